@@ -1,0 +1,1 @@
+//! Puts the rooms together: sees every room, decides nothing.

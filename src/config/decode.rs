@@ -1,0 +1,481 @@
+//! From the tree to typed values, by hand, so that one run finds every problem and each has its place.
+//!
+//! A decoder never stops at the first error: it notes a [`Problem`] and yields `None`, and its caller goes on with the
+//! rest. [`Fields`] reads a map key by key and at [`Fields::finish`] reports the keys nobody asked for.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use ipnet::IpNet;
+
+use super::tree::{Key, Node, Place, Value};
+use crate::secret::Secret;
+
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The file cannot be used.
+    Error,
+    /// The file can be used, but probably says something else than meant.
+    Warning,
+}
+
+/// One thing wrong with the file, for the person who edits it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    /// Error or warning.
+    pub severity: Severity,
+    /// Stable name of the kind of problem: `unknown-key`.
+    pub code: &'static str,
+    /// What is wrong, in one sentence without a full stop.
+    pub message: String,
+    /// Where.
+    pub place: Place,
+    /// What to do, where there is something to say: `did you mean `throttle`?`.
+    pub help: Option<String>,
+    /// Context: which rule, which keys are legal.
+    pub note: Option<String>,
+}
+
+impl Problem {
+    /// Adds what to do about it.
+    pub fn help(&mut self, text: impl Into<String>) -> &mut Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    /// Adds context.
+    pub fn note(&mut self, text: impl Into<String>) -> &mut Self {
+        self.note = Some(text.into());
+        self
+    }
+}
+
+/// What decoders share: the problems found so far and what they may look up.
+#[derive(Debug, Default)]
+pub struct Context {
+    /// Every problem so far.
+    pub problems: Vec<Problem>,
+    /// Named templates of the file, for destinations and rules that refer to them.
+    pub templates: BTreeMap<String, String>,
+    /// Private targets the file lets through (`security.allow_targets`), for the check of URLs.
+    pub allow_targets: Vec<AllowTarget>,
+    /// Whether targets must be https (`security.require_https`).
+    pub require_https: bool,
+    /// Folder of the file, against which relative paths are read.
+    pub folder: std::path::PathBuf,
+}
+
+/// An entry of `security.allow_targets`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowTarget {
+    /// Addresses of this network.
+    Net(IpNet),
+    /// Whatever this host name (lower case) resolves to.
+    Host(String),
+}
+
+impl Context {
+    /// Notes an error at `place`.
+    pub fn error(&mut self, code: &'static str, place: Place, message: impl Into<String>) -> &mut Problem {
+        self.push(Severity::Error, code, place, message.into())
+    }
+
+    /// Notes a warning at `place`.
+    pub fn warning(&mut self, code: &'static str, place: Place, message: impl Into<String>) -> &mut Problem {
+        self.push(Severity::Warning, code, place, message.into())
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the element was pushed on the line before")]
+    fn push(&mut self, severity: Severity, code: &'static str, place: Place, message: String) -> &mut Problem {
+        self.problems.push(Problem { severity, code, message, place, help: None, note: None });
+        let last = self.problems.len() - 1;
+        &mut self.problems[last]
+    }
+
+    /// True when an error was noted.
+    pub fn failed(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+
+    /// Notes that `node` is not `wanted` (`a duration such as 30s`), and yields `None`.
+    pub fn expected<T>(&mut self, wanted: &str, node: &Node) -> Option<T> {
+        let got = match &node.value {
+            Value::String(text) if !node.referenced => format!("`{text}`"),
+            _ => node.kind().to_owned(),
+        };
+        self.error("bad-type", node.place, format!("expected {wanted}, found {got}"));
+        None
+    }
+
+    /// `path` of the file, read against the file's folder.
+    pub fn resolve_path(&self, path: &str) -> std::path::PathBuf {
+        self.folder.join(Path::new(path))
+    }
+}
+
+/// A type that `routes.yaml` can hold.
+pub trait Decode: Sized {
+    /// Reads `node`; notes what is wrong with it and yields `None`.
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self>;
+}
+
+/// A decoded value that keeps its place, for checks that come later.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands.
+    pub place: Place,
+}
+
+impl<T: Decode> Decode for Located<T> {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        Some(Self { value: T::decode(node, cx)?, place: node.place })
+    }
+}
+
+/// A map that is being read key by key.
+#[derive(Debug)]
+pub struct Fields<'n> {
+    what: String,
+    place: Place,
+    map: &'n [(Key, Node)],
+    asked: Vec<&'static str>,
+}
+
+impl<'n> Fields<'n> {
+    /// Opens `node`, called `what` in messages (`a rule`, `destination "crm"`).
+    pub fn open(node: &'n Node, what: impl Into<String>, cx: &mut Context) -> Option<Self> {
+        let what = what.into();
+        match &node.value {
+            Value::Map(map) => Some(Self { what, place: node.place, map, asked: Vec::new() }),
+            _ => cx.expected(&format!("{what} as a map"), node),
+        }
+    }
+
+    /// What this map is called in messages.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Where the map stands.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The value of `name` as it stands, which counts as asked for. A key without a value counts as absent.
+    pub fn node(&mut self, name: &'static str) -> Option<&'n Node> {
+        self.asked.push(name);
+        let (_, node) = self.map.iter().find(|(key, _)| key.name == name)?;
+        (node.value != Value::Null).then_some(node)
+    }
+
+    /// The place of the key `name`, or of the whole map where it is absent.
+    pub fn key_place(&self, name: &str) -> Place {
+        self.map.iter().find(|(key, _)| key.name == name).map_or(self.place, |(key, _)| key.place)
+    }
+
+    /// The value of `name`; its absence is an error.
+    pub fn required<T: Decode>(&mut self, name: &'static str, cx: &mut Context) -> Option<T> {
+        match self.node(name) {
+            Some(node) => T::decode(node, cx),
+            None => {
+                let place = self.key_place(name);
+                cx.error("missing-key", place, format!("{} needs `{name}`", self.what));
+                None
+            }
+        }
+    }
+
+    /// The value of `name`, or `None` where it is absent (or wrong, which is noted).
+    pub fn optional<T: Decode>(&mut self, name: &'static str, cx: &mut Context) -> Option<T> {
+        self.node(name).and_then(|node| T::decode(node, cx))
+    }
+
+    /// The value of `name`, or `default` where it is absent (or wrong, which is noted).
+    pub fn or<T: Decode>(&mut self, name: &'static str, default: T, cx: &mut Context) -> T {
+        self.optional(name, cx).unwrap_or(default)
+    }
+
+    /// Reports every key that was not asked for.
+    pub fn finish(self, cx: &mut Context) {
+        for (key, _) in self.map.iter().filter(|(key, _)| !self.asked.contains(&key.name.as_str())) {
+            let mut legal = self.asked.clone();
+            legal.sort_unstable();
+            legal.dedup();
+            let help = nearest(&key.name, legal.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            let problem = cx.error("unknown-key", key.place, format!("{} has no key `{}`", self.what, key.name));
+            problem.help = help;
+            problem.note(format!("keys here: {}", legal.join(" ")));
+        }
+    }
+}
+
+/// How alike two words must be for one to be suggested for the other (Jaro-Winkler).
+const ALIKE: f64 = 0.8;
+
+/// The candidate that `word` was probably meant to be.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = candidates.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
+    scored.filter(|(score, _)| ALIKE <= *score).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+}
+
+/// Reads one of a few words; anything else is an error that lists them.
+pub fn one_of<T: Copy>(node: &Node, words: &[(&str, T)], cx: &mut Context) -> Option<T> {
+    let Value::String(text) = &node.value else {
+        return cx.expected(&list_of(words), node);
+    };
+    if let Some((_, value)) = words.iter().find(|(word, _)| word == text) {
+        return Some(*value);
+    }
+    let help = nearest(text, words.iter().map(|(word, _)| *word)).map(|near| format!("did you mean `{near}`?"));
+    cx.error("bad-value", node.place, format!("expected {}, found `{text}`", list_of(words))).help = help;
+    None
+}
+
+fn list_of<T>(words: &[(&str, T)]) -> String {
+    let words: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+    words.join(" or ")
+}
+
+impl Decode for String {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        match &node.value {
+            Value::String(text) => Some(text.clone()),
+            Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
+                cx.error("bad-type", node.place, format!("expected text, found {}", node.kind())).help("put it in quotes");
+                None
+            }
+            _ => cx.expected("text", node),
+        }
+    }
+}
+
+impl Decode for bool {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        match &node.value {
+            Value::Bool(yes) => Some(*yes),
+            Value::String(text) if node.referenced && text == "true" => Some(true),
+            Value::String(text) if node.referenced && text == "false" => Some(false),
+            _ => cx.expected("`true` or `false`", node),
+        }
+    }
+}
+
+impl Decode for u64 {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let number = match &node.value {
+            Value::Int(number) => u64::try_from(*number).ok(),
+            Value::String(text) if node.referenced => text.parse().ok(),
+            _ => None,
+        };
+        number.or_else(|| cx.expected("a whole number, 0 or more", node))
+    }
+}
+
+impl Decode for u32 {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let number = u64::decode(node, cx)?;
+        u32::try_from(number).ok().or_else(|| cx.expected("a number below 4294967296", node))
+    }
+}
+
+impl Decode for f64 {
+    #[expect(clippy::cast_precision_loss, reason = "factors are small")]
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let number = match &node.value {
+            Value::Int(number) => Some(*number as f64),
+            Value::Float(number) => Some(*number),
+            Value::String(text) if node.referenced => text.parse().ok(),
+            _ => None,
+        };
+        number.filter(|number| number.is_finite()).or_else(|| cx.expected("a number", node))
+    }
+}
+
+impl Decode for Secret {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        String::decode(node, cx).map(Secret::new)
+    }
+}
+
+impl<T: Decode> Decode for Vec<T> {
+    /// A list; every item that is wrong is noted, and then there is none.
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let Value::List(items) = &node.value else {
+            return cx.expected("a list", node);
+        };
+        let decoded: Vec<_> = items.iter().map(|item| T::decode(item, cx)).collect();
+        decoded.into_iter().collect()
+    }
+}
+
+/// One item or a list of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OneOrMore<T>(pub Vec<T>);
+
+impl<T: Decode> Decode for OneOrMore<T> {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        match &node.value {
+            Value::List(_) => Vec::decode(node, cx).map(Self),
+            _ => T::decode(node, cx).map(|one| Self(vec![one])),
+        }
+    }
+}
+
+/// Secrets, the current one first. Empty items (an unset `${NAME:-}`) are dropped; none left is an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secrets(pub Vec<Secret>);
+
+impl Decode for Secrets {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let OneOrMore(mut secrets) = OneOrMore::<Secret>::decode(node, cx)?;
+        secrets.retain(|secret| !secret.is_empty());
+        if secrets.is_empty() {
+            cx.error("no-secret", node.place, "at least one secret must not be empty");
+            return None;
+        }
+        Some(Self(secrets))
+    }
+}
+
+impl Decode for Duration {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let parsed = match &node.value {
+            Value::String(text) => duration(text),
+            _ => None,
+        };
+        parsed.or_else(|| cx.expected("a duration such as 500ms, 30s, 5m, 24h or 7d", node))
+    }
+}
+
+/// `500ms`, `30s`, `5m`, `24h`, `7d`.
+pub fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    // A century: longer is a mistake, and shorter never overflows a time.
+    number.checked_mul(millis).filter(|ms| *ms <= 100 * 366 * 86_400_000).map(Duration::from_millis)
+}
+
+/// A number of bytes: `512`, `64KiB`, `1MiB`, `2GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl Decode for Size {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let parsed = match &node.value {
+            Value::Int(number) => u64::try_from(*number).ok(),
+            Value::String(text) => size(text),
+            _ => None,
+        };
+        parsed.map(Self).or_else(|| cx.expected("a size such as 64KiB, 1MiB or 2GiB", node))
+    }
+}
+
+/// `64KiB`, `1MiB`, `2GiB`, or plain bytes.
+pub fn size(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let factor = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(factor).filter(|bytes| i64::try_from(*bytes).is_ok())
+}
+
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    Some((number.parse().ok()?, unit))
+}
+
+/// So many per second, minute or hour, with a burst: `{rate: 50/s, burst: 100}`. Without `burst`, one second's worth (at least 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// Per how long.
+    pub per: Duration,
+    /// How many may come at once.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// `count` a second, up to `burst` at once.
+    pub const fn per_second(count: u32, burst: u32) -> Self {
+        Self { count, per: Duration::from_secs(1), burst }
+    }
+}
+
+impl Decode for Rate {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        if let Value::String(_) = node.value {
+            return rate(node, cx);
+        }
+        let mut fields = Fields::open(node, "a rate limit", cx)?;
+        let rate_node = fields.node("rate");
+        if rate_node.is_none() {
+            cx.error("missing-key", node.place, "a rate limit needs `rate`");
+        }
+        let parsed = rate_node.and_then(|node| rate(node, cx));
+        let burst = fields.optional::<Located<u32>>("burst", cx);
+        fields.finish(cx);
+        if let Some(Located { value: 0, place }) = burst {
+            cx.error("bad-value", place, "a burst of 0 lets nothing through");
+            return None;
+        }
+        let parsed = parsed?;
+        Some(Self { burst: burst.map_or(parsed.burst, |burst| burst.value), ..parsed })
+    }
+}
+
+fn rate(node: &Node, cx: &mut Context) -> Option<Rate> {
+    let parsed = match &node.value {
+        Value::String(text) => text.split_once('/').and_then(|(count, unit)| {
+            let secs = match unit {
+                "s" => 1,
+                "m" | "min" => 60,
+                "h" => 3600,
+                _ => return None,
+            };
+            let count: u32 = count.parse().ok().filter(|count| *count > 0)?;
+            Some(Rate { count, per: Duration::from_secs(secs), burst: (count / u32::try_from(secs).unwrap_or(1)).max(1) })
+        }),
+        _ => None,
+    };
+    parsed.or_else(|| cx.expected("a rate such as 50/s, 100/m or 1000/h", node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes() {
+        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(duration("7d"), Some(Duration::from_secs(7 * 86400)));
+        assert_eq!(size("64KiB"), Some(65536));
+        for bad in ["", "5", "s", "-5s", "1.5h", "99999999999999d", "5 m"] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+        for bad in ["", "MiB", "1MB", "99999999999999TiB"] {
+            assert_eq!(size(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_word() {
+        assert_eq!(nearest("chanel", ["channel", "timeout"]), Some("channel"));
+        assert_eq!(nearest("chanel", ["timeout"]), None);
+    }
+}

@@ -1,0 +1,32 @@
+//! Hookyard takes webhooks in, proves who sent them, turns them into one envelope, keeps them, and fans them out by the rules in one
+//! file. The rooms, in the order an event walks through them:
+//!
+//! - [`envelope`]: the event as plain data.
+//! - [`config`]: `routes.yaml` to typed values, or every problem with its place.
+//! - [`sign`]: every signing scheme, making and checking.
+//! - [`ingest`]: limit, verify, normalise, plan, accept.
+//! - [`route`]: which rules match an event, and why.
+//! - [`store`]: what is on disk.
+//! - [`deliver`]: lanes, attempts, retries, dead letters.
+//! - [`render`]: templates and their escapes.
+//! - [`api`]: the HTTP API over the store.
+//! - [`cli`]: one file per verb.
+//! - [`app`]: puts the rooms together.
+
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod deliver;
+pub mod envelope;
+pub mod ingest;
+pub mod json;
+pub mod listen;
+pub mod render;
+pub mod route;
+pub mod seal;
+pub mod secret;
+pub mod sign;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,1 @@
+//! The accept loop both listeners run on.

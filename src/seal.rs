@@ -1,0 +1,176 @@
+//! Encryption of what is kept secret at rest: XChaCha20-Poly1305 under `security.encryption_key`.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+    sync::Arc,
+};
+
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305, XNonce,
+    aead::{Aead, Payload},
+};
+use data_encoding::BASE64;
+use ring::{
+    hmac,
+    rand::{SecureRandom, SystemRandom},
+};
+use zeroize::Zeroizing;
+
+use crate::{secret::Secret, sign};
+
+/// Why something could not be sealed or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The key is not 32 bytes in base64.
+    #[error("the encryption key must be 32 bytes in base64 (make one with `openssl rand -base64 32`)")]
+    BadKey,
+    /// The key file cannot be read or made.
+    #[error("the key file {path} cannot be used: {source}")]
+    KeyFile {
+        /// Where it is.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Sealed under another key, or changed since.
+    #[error("this was sealed under another encryption key, or was changed since")]
+    NotOurs,
+    /// The system gave no random bytes.
+    #[error("the system gives no random bytes")]
+    NoRandom,
+}
+
+/// Bytes in front of what is sealed: format version and key id.
+const HEADER: usize = 1 + 4;
+/// XChaCha20's nonce: drawn at random, long enough never to repeat.
+const NONCE: usize = 24;
+/// The only format so far.
+const VERSION: u8 = 1;
+
+/// Seals and opens. Cheap to clone; prints nothing of its key.
+#[derive(Clone)]
+pub struct Sealer {
+    cipher: Arc<XChaCha20Poly1305>,
+    digest: Arc<hmac::Key>,
+    key_id: [u8; 4],
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer(***)")
+    }
+}
+
+impl Sealer {
+    /// A sealer with the key that `text` holds: base64 of 32 bytes.
+    pub fn new(text: &Secret) -> Result<Self, Error> {
+        let bytes = Zeroizing::new(BASE64.decode(text.reveal().trim().as_bytes()).map_err(|_| Error::BadKey)?);
+        let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| Error::BadKey)?;
+        // Two uses of one key are kept apart by deriving the second.
+        let derived = Zeroizing::new(sign::sha256(&[b"hookyard digest key", &bytes]));
+        let fingerprint = sign::sha256(&[b"hookyard key id", &bytes]);
+        let mut key_id = [0; 4];
+        key_id.copy_from_slice(&fingerprint[..4]);
+        Ok(Self { cipher: Arc::new(cipher), digest: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*derived)), key_id })
+    }
+
+    /// The sealer of the key file at `path`, which is made (0600) where it is missing.
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::KeyFile { path: path.display().to_string(), source };
+        match fs::read_to_string(path) {
+            Ok(text) => Self::new(&Secret::new(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut bytes = Zeroizing::new([0; 32]);
+                SystemRandom::new().fill(&mut *bytes).map_err(|_| Error::NoRandom)?;
+                let text = Zeroizing::new(BASE64.encode(&*bytes));
+                make_private(path, text.as_bytes()).map_err(failed)?;
+                Self::new(&Secret::new(text.as_str()))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Encrypts `plain`; `place` (what it belongs to) must be the same when it is opened.
+    pub fn seal(&self, plain: &[u8], place: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut nonce = [0; NONCE];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| Error::NoRandom)?;
+        let sealed = self.cipher.encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: place }).map_err(|_| Error::NotOurs)?;
+        let mut out = Vec::with_capacity(HEADER + NONCE + sealed.len());
+        out.push(VERSION);
+        out.extend_from_slice(&self.key_id);
+        out.extend_from_slice(&nonce);
+        out.extend_from_slice(&sealed);
+        Ok(out)
+    }
+
+    /// Decrypts what [`Sealer::seal`] made.
+    pub fn open(&self, sealed: &[u8], place: &[u8]) -> Result<Vec<u8>, Error> {
+        let (header, rest) = sealed.split_at_checked(HEADER).ok_or(Error::NotOurs)?;
+        let (nonce, text) = rest.split_first_chunk::<NONCE>().ok_or(Error::NotOurs)?;
+        if header.first() != Some(&VERSION) || header.get(1..) != Some(&self.key_id[..]) {
+            return Err(Error::NotOurs);
+        }
+        self.cipher.decrypt(&XNonce::from(*nonce), Payload { msg: text, aad: place }).map_err(|_| Error::NotOurs)
+    }
+
+    /// A keyed hash of `value`: tells whether two values are the same without keeping either.
+    pub fn digest(&self, value: &[u8]) -> [u8; 32] {
+        let mut out = [0; 32];
+        out.copy_from_slice(hmac::sign(&self.digest, value).as_ref());
+        out
+    }
+}
+
+#[cfg(unix)]
+fn make_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sealer(byte: u8) -> Sealer {
+        Sealer::new(&Secret::new(BASE64.encode(&[byte; 32]))).unwrap()
+    }
+
+    #[test]
+    fn only_the_same_key_and_place_open_it() {
+        let sealed = sealer(1).seal(b"body", b"rejection").unwrap();
+        assert_eq!(sealer(1).open(&sealed, b"rejection").unwrap(), b"body");
+        assert!(matches!(sealer(2).open(&sealed, b"rejection"), Err(Error::NotOurs)));
+        assert!(matches!(sealer(1).open(&sealed, b"elsewhere"), Err(Error::NotOurs)));
+        assert!(!sealed.windows(4).any(|part| part == b"body"));
+    }
+
+    #[test]
+    fn a_key_file_is_made_once_and_is_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hookyard.key");
+        let sealed = Sealer::from_file(&path).unwrap().seal(b"x", b"").unwrap();
+        assert_eq!(Sealer::from_file(&path).unwrap().open(&sealed, b"").unwrap(), b"x");
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_short_key_is_refused() {
+        for bad in ["", "c2hvcnQ=", "not base64"] {
+            assert!(matches!(Sealer::new(&Secret::new(bad)), Err(Error::BadKey)), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_it(bytes: Vec<u8>) {
+            prop_assert!(sealer(1).open(&bytes, b"").is_err());
+        }
+    }
+}

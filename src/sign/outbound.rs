@@ -1,0 +1,241 @@
+//! The signature headers a target receives. Facts: `product.md`, "Outbound contracts"; Standard Webhooks 1.0.0;
+//! Interactor webhooks guide, "Signature Header Format"; agent webhooks guide, "Signature Verification".
+
+use super::{Algorithm, Key, NotAStandardSecret, base64, hex, sha256, standard_key};
+use crate::{
+    clock::{Timestamp, rfc3339_s},
+    envelope::{Envelope, Name},
+    secret::Secret,
+};
+
+/// A way to sign what goes out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scheme {
+    /// Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature`, one `v1` item per secret.
+    Standard,
+    /// `X-Interactor-Signature: sha256=<hex>` over the body, beside `X-Interactor-Timestamp`.
+    Interactor,
+    /// `X-Webhook-Signature: <hex>` over the body.
+    Agent,
+    /// `X-Honeyframe-Signature: sha256=<hex>` over the body.
+    Honeyframe,
+    /// As configured.
+    Custom(Custom),
+}
+
+/// The `custom` scheme: HMAC-SHA-256 with the literal secret, under a header of the user's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Custom {
+    /// Header that carries the signature.
+    pub header: String,
+    /// What stands before the signature: `sha256=`.
+    pub prefix: String,
+    /// How the signature is written.
+    pub encoding: Encoding,
+    /// What is signed.
+    pub content: Content,
+    /// Header that carries the timestamp (Unix seconds of the attempt) when it is part of the content.
+    pub timestamp_header: String,
+}
+
+/// How a signature is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// Lowercase hex.
+    Hex,
+    /// Standard base64 with padding.
+    Base64,
+}
+
+/// What is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// The body.
+    Body,
+    /// Unix seconds, a dot, the body.
+    TimestampBody,
+}
+
+/// The schemes and keys of one target, made ready.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    schemes: Vec<Scheme>,
+    literal: Vec<Key>,
+    standard: Vec<Key>,
+}
+
+/// What one attempt signs.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// `webhook-id`: see [`webhook_id`].
+    pub id: &'a str,
+    /// When the attempt is made.
+    pub at: Timestamp,
+    /// The bytes sent.
+    pub body: &'a [u8],
+}
+
+impl Signing {
+    /// Makes keys of `secrets`, the current one first. Fails when `schemes` has `standard` and a secret does not fit it.
+    pub fn new(schemes: Vec<Scheme>, secrets: &[Secret]) -> Result<Self, NotAStandardSecret> {
+        let standard = if schemes.contains(&Scheme::Standard) {
+            secrets.iter().map(standard_key).collect::<Result<_, _>>()?
+        } else {
+            Vec::new()
+        };
+        Ok(Self { literal: secrets.iter().map(Key::literal).collect(), standard, schemes })
+    }
+
+    /// How many secrets there are to sign with, for schemes that carry one signature only: an attempt refused with 401
+    /// or 403 is repeated with the next. 1 where every scheme carries all signatures at once.
+    pub fn rounds(&self) -> usize {
+        let single = self.schemes.iter().any(|scheme| *scheme != Scheme::Standard);
+        if single { self.literal.len().max(1) } else { 1 }
+    }
+
+    /// The headers for `message`. `round` says which secret signs where a scheme carries one signature: 0 is the current one.
+    pub fn headers(&self, message: Message<'_>, round: usize) -> Vec<(String, String)> {
+        let mut headers = Vec::with_capacity(self.schemes.len() * 3);
+        let seconds = message.at.as_second().to_string();
+        for scheme in &self.schemes {
+            self.sign(scheme, message, &seconds, round, &mut headers);
+        }
+        headers
+    }
+
+    /// Names (lower case) of every header these schemes set, which custom headers cannot override.
+    pub fn header_names(&self) -> Vec<String> {
+        let names = self.schemes.iter().flat_map(|scheme| match scheme {
+            Scheme::Standard => vec!["webhook-id", "webhook-timestamp", "webhook-signature"],
+            Scheme::Interactor => vec!["x-interactor-signature", "x-interactor-timestamp"],
+            Scheme::Agent => vec!["x-webhook-signature"],
+            Scheme::Honeyframe => vec!["x-honeyframe-signature"],
+            Scheme::Custom(custom) => vec![custom.header.as_str(), custom.timestamp_header.as_str()],
+        });
+        names.map(str::to_ascii_lowercase).collect()
+    }
+
+    fn sign(&self, scheme: &Scheme, message: Message<'_>, seconds: &str, round: usize, headers: &mut Vec<(String, String)>) {
+        let mut header = |name: &str, value: String| headers.push((name.to_owned(), value));
+        let body_hex = || self.literal.get(round).map(|key| hex(key.sign(&[message.body]).as_ref()));
+        match scheme {
+            Scheme::Standard => {
+                let parts = [message.id.as_bytes(), b".", seconds.as_bytes(), b".", message.body];
+                let items: Vec<_> = self.standard.iter().map(|key| format!("v1,{}", base64(key.sign(&parts).as_ref()))).collect();
+                header("webhook-id", message.id.to_owned());
+                header("webhook-timestamp", seconds.to_owned());
+                header("webhook-signature", items.join(" "));
+            }
+            Scheme::Interactor => {
+                if let Some(hex) = body_hex() {
+                    header("X-Interactor-Signature", format!("sha256={hex}"));
+                    header("X-Interactor-Timestamp", rfc3339_s(message.at));
+                }
+            }
+            Scheme::Agent => {
+                if let Some(hex) = body_hex() {
+                    header("X-Webhook-Signature", hex);
+                }
+            }
+            Scheme::Honeyframe => {
+                if let Some(hex) = body_hex() {
+                    header("X-Honeyframe-Signature", format!("sha256={hex}"));
+                }
+            }
+            Scheme::Custom(custom) => {
+                let Some(key) = self.literal.get(round) else { return };
+                let tag = match custom.content {
+                    Content::Body => key.sign(&[message.body]),
+                    Content::TimestampBody => {
+                        header(&custom.timestamp_header, seconds.to_owned());
+                        key.sign(&[seconds.as_bytes(), b".", message.body])
+                    }
+                };
+                let text = match custom.encoding {
+                    Encoding::Hex => hex(tag.as_ref()),
+                    Encoding::Base64 => base64(tag.as_ref()),
+                };
+                header(&custom.header, format!("{}{text}", custom.prefix));
+            }
+        }
+    }
+}
+
+/// The `webhook-id` of an event: its id where that is `[A-Za-z0-9_:-]{1,128}`, else `evt_` and the first 32 hex digits of
+/// SHA-256 over source and id.
+pub fn webhook_id(envelope: &Envelope) -> String {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'-');
+    if (1..=128).contains(&envelope.id.len()) && envelope.id.bytes().all(fits) {
+        return envelope.id.clone();
+    }
+    let mut digest = hex(&identity(&envelope.source, &envelope.id));
+    digest.truncate(32);
+    format!("evt_{digest}")
+}
+
+/// SHA-256 over source and id, kept apart by a zero byte, which neither can hold.
+pub fn identity(source: &Name, id: &str) -> [u8; 32] {
+    sha256(&[source.as_str().as_bytes(), &[0], id.as_bytes()])
+}
+
+/// An HMAC key over the bytes of `secret` for `algorithm`, for `hmac` sources.
+pub fn key_for(algorithm: Algorithm, secret: &Secret) -> Key {
+    Key::new(algorithm, secret.reveal().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::tests::sample;
+
+    fn message() -> Message<'static> {
+        Message { id: "evt_003", at: "2026-01-20T12:00:00.9Z".parse().unwrap(), body: br#"{"a":1}"# }
+    }
+
+    fn secrets() -> [Secret; 2] {
+        [Secret::new("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"), Secret::new("whsec_cHJldmlvdXNwcmV2aW91c3ByZXZpb3Vz")]
+    }
+
+    #[test]
+    fn several_schemes_sign_one_body() {
+        let custom = Custom {
+            header: "X-Sig".into(),
+            prefix: "v0=".into(),
+            encoding: Encoding::Base64,
+            content: Content::TimestampBody,
+            timestamp_header: "X-Sig-Time".into(),
+        };
+        let schemes = vec![Scheme::Standard, Scheme::Interactor, Scheme::Agent, Scheme::Honeyframe, Scheme::Custom(custom)];
+        let signing = Signing::new(schemes, &secrets()).unwrap();
+        let headers = signing.headers(message(), 0);
+        let find = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).unwrap();
+        assert_eq!(find("webhook-id"), "evt_003");
+        assert_eq!(find("webhook-timestamp"), "1768910400");
+        assert_eq!(find("webhook-signature").split(' ').count(), 2);
+        assert_eq!(find("X-Interactor-Timestamp"), "2026-01-20T12:00:00Z");
+        assert_eq!(find("X-Interactor-Signature"), format!("sha256={}", find("X-Webhook-Signature")));
+        assert_eq!(find("X-Honeyframe-Signature"), find("X-Interactor-Signature"));
+        assert_eq!(find("X-Sig-Time"), "1768910400");
+        assert!(find("X-Sig").starts_with("v0="));
+        assert_eq!(signing.header_names().len(), 9);
+        assert_eq!(signing.rounds(), 2);
+        assert_ne!(headers, signing.headers(message(), 1));
+    }
+
+    #[test]
+    fn standard_alone_needs_one_round_and_standard_secrets() {
+        assert_eq!(Signing::new(vec![Scheme::Standard], &secrets()).unwrap().rounds(), 1);
+        assert!(Signing::new(vec![Scheme::Standard], &[Secret::new("plain")]).is_err());
+        assert!(Signing::new(vec![Scheme::Agent], &[Secret::new("plain")]).is_ok());
+    }
+
+    #[test]
+    fn ids_that_no_header_can_carry_are_hashed() {
+        let id = |id: &str| webhook_id(&Envelope { id: id.into(), ..sample() });
+        assert_eq!(id("evt_003"), "evt_003");
+        assert_eq!(id("sha256:00ff-17"), "sha256:00ff-17");
+        let hashed = id("a.b");
+        assert!(hashed.starts_with("evt_") && hashed.len() == 36, "{hashed}");
+        assert_ne!(hashed, id("a,b"));
+    }
+}
