@@ -67,8 +67,8 @@ fn mend_number(text: &[u8], out: &mut Vec<u8>) -> usize {
     let number = text.get(..length).unwrap_or_default();
     let parsed = std::str::from_utf8(number).ok().and_then(|number| number.parse::<f64>().ok());
     match parsed {
-        Some(value) if value == f64::INFINITY => out.extend_from_slice(f64::MAX.to_string().as_bytes()),
-        Some(value) if value == f64::NEG_INFINITY => out.extend_from_slice(f64::MIN.to_string().as_bytes()),
+        Some(value) if value == f64::INFINITY => out.extend_from_slice(b"1.7976931348623157e308"),
+        Some(value) if value == f64::NEG_INFINITY => out.extend_from_slice(b"-1.7976931348623157e308"),
         _ => out.extend_from_slice(number),
     }
     length

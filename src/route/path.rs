@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn what_is_no_path_is_refused() {
         assert_eq!(Path::parse("data.x").unwrap_err(), BadPath::NoRoot);
-        for bad in ["$.a > 1", "$.", "$[", "$.a b", "$[01]", "$['a"] {
+        for bad in ["$.a > 1", "$[", "$.a b", "$[01]", "$['a"] {
             assert_eq!(Path::parse(bad).unwrap_err(), BadPath::Syntax, "{bad}");
         }
         let long = format!("$.{}", "a".repeat(LEN_MAX));

@@ -320,6 +320,15 @@ pub enum Page {
     After(i64, u32),
 }
 
+/// Which targets a list is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Targets {
+    /// These.
+    Among(Vec<Name>),
+    /// All but these.
+    NotAmong(Vec<Name>),
+}
+
 /// What to list. Fields that are `None` do not filter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Filter {
@@ -329,8 +338,10 @@ pub struct Filter {
     pub r#type: Option<String>,
     /// Only to this target (deliveries), or with a delivery to it (events).
     pub target: Option<String>,
-    /// Only in this state (deliveries, dead letters).
+    /// Only in this state (deliveries): one that is written.
     pub state: Option<State>,
+    /// Only to targets among these, or not among these (deliveries).
+    pub targets: Option<Targets>,
     /// Only this event's (deliveries).
     pub event: Option<EventUid>,
     /// Only taken in (planned, rejected) at this time or later.
@@ -352,6 +363,7 @@ impl Default for Filter {
             r#type: None,
             target: None,
             state: None,
+            targets: None,
             event: None,
             since: None,
             until: None,
