@@ -1,7 +1,7 @@
 //! What is done to problems once the whole file is read: said where they are, freed of secrets, sorted and cut.
 
 use super::{
-    PROBLEMS_MAX, Problem, Severity,
+    PROBLEMS_MAX, Problem,
     mask::Mask,
     tree::{Node, Place, Value},
 };
@@ -114,7 +114,8 @@ fn path_of(root: &Node, problem: &Problem) -> Option<String> {
 /// Names the rule a problem is in: a list has no names to point at.
 fn in_which_rule(problem: &mut Problem, root: &Node) {
     let Some(index) = problem.path.as_deref().and_then(rule_index) else { return };
-    let Some(name) = root.get("rules").and_then(|rules| rules.items().get(index)).and_then(|rule| rule.get("name")?.text()) else {
+    let Some(name) = root.get("rules").and_then(|rules| rules.items().get(index)).and_then(|rule| rule.get("name")?.text())
+    else {
         return;
     };
     if problem.message.contains(&format!("\"{name}\"")) {

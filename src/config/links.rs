@@ -157,7 +157,7 @@ fn rule_names(root: &Node, lines: &Lines, cx: &mut Context) {
         let Some(name) = node.text() else { continue };
         if let Some(first) = names.get(name) {
             let line = lines.line(first.start);
-            cx.error("repeated-name", node.place, format!("two rules have the name {}", quoted(node)))
+            cx.error("repeated-name", node.place, format!("two rules have the name \"{name}\""))
                 .note(format!("first on line {line}"));
             continue;
         }

@@ -176,15 +176,24 @@ impl Lines {
         }
         if let Some(key) = secret_key_in(content) {
             self.inside = Some(content.len() - content.trim_start().len());
-            return Some(Place { start: start + key, end: start + content.len() });
+            return Some(inner(content, start, key));
         }
         let deeper = self.inside.is_some_and(|key| key < indent);
         if !deeper {
             self.inside = None;
             return None;
         }
-        Some(Place { start: start + indent, end: start + content.len() })
+        Some(inner(content, start, indent))
     }
+}
+
+/// What of `line`, which begins at byte `start` of the file, stands from `from` on, without the brackets and quotes around it.
+fn inner(line: &str, start: usize, from: usize) -> Place {
+    let value = line.get(from..).unwrap_or_default();
+    let left = value.trim_start_matches([' ', '[', '{', '"', '\'']);
+    let text = left.trim_end_matches([' ', ']', '}', '"', '\'']);
+    let begin = start + from + value.len() - left.len();
+    Place { start: begin, end: begin + text.len() }
 }
 
 /// Where the value of the first secret key of `line` begins.
@@ -239,7 +248,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_yaml_hides_by_lines() {
         let text = "a: [\nsources:\n  x:\n    secrets:\n      - whsec_abc\n      - def\n    path: /x\n    header: {value: hush, name: X}\nb: 1\n";
-        insta::assert_snapshot!(Mask::of_lines(text).apply(text), @r"
+        insta::assert_snapshot!(Mask::of_lines(text).apply(text), @r##"
         a: [
         sources:
           x:
@@ -247,9 +256,9 @@ mod tests {
               - *********
               - ***
             path: /x
-            header: {value: ***** ***** **
+            header: {value: ***** ***** *}
         b: 1
-        ");
+        "##);
         assert!(lexical_line(text, text.find("      - def").unwrap()) && !lexical_line(text, text.find("    path").unwrap()));
     }
 

@@ -29,8 +29,8 @@ mod traps;
 pub mod tree;
 pub mod yaml;
 
-use decode::{Context, Fields};
 pub use decode::{AllowTarget, Problem, Severity};
+use decode::{Context, Fields};
 pub use references::{Environment, System};
 use tree::{Key, Node, Place, Value};
 
@@ -208,9 +208,8 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     cx.templates.clone_from(&templates);
     let defaults = defaults(fields.node("defaults"), cx);
     let sources = entries(fields.node("sources"), "`sources`", cx, Source::decode);
-    let destinations = entries(fields.node("destinations"), "`destinations`", cx, |key, node, cx| {
-        Destination::decode(key, node, &defaults, cx)
-    });
+    let destinations =
+        entries(fields.node("destinations"), "`destinations`", cx, |key, node, cx| Destination::decode(key, node, &defaults, cx));
     let rules = rules(fields.node("rules"), cx);
     let unmatched = sections::unmatched(fields.node("unmatched"), cx);
     fields.finish(cx);
@@ -229,7 +228,8 @@ fn version(fields: &mut Fields<'_>, cx: &mut Context) {
     match fields.node("version") {
         Some(Node { value: Value::Int(VERSION), .. }) => {}
         Some(node) => {
-            cx.error("bad-version", node.place, "this version of Hookyard reads files of `version: 1`").fix = Some("1".to_owned());
+            cx.error("bad-version", node.place, "this version of Hookyard reads files of `version: 1`").fix =
+                Some("1".to_owned());
         }
         None => {
             fields.missing("version", cx);
@@ -306,3 +306,6 @@ fn store_block(text: &str) -> Option<String> {
     let rest = lines.take_while(|line| line.is_empty() || line.starts_with([' ', '#']));
     Some(std::iter::once(first).chain(rest).collect::<Vec<_>>().join("\n"))
 }
+
+#[cfg(test)]
+mod tests;

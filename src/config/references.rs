@@ -321,7 +321,13 @@ mod tests {
         let mut out = String::new();
         for problem in cx.problems {
             let place = &text[problem.place.start..problem.place.end];
-            out.push_str(&format!("{}: {} @ {place} {} | {}\n", problem.code, problem.message, problem.place.start, problem.note.unwrap_or_default()));
+            out.push_str(&format!(
+                "{}: {} @ {place} {} | {}\n",
+                problem.code,
+                problem.message,
+                problem.place.start,
+                problem.note.unwrap_or_default()
+            ));
         }
         insta::assert_snapshot!(out, @r##"
         unset-env: environment variable NO is not set @ ${NO} 28 | needed by source "s"

@@ -149,7 +149,8 @@ pub(super) fn store_url(node: &Node, cx: &mut Context) -> Option<Secret> {
             None
         }
         _ => {
-            cx.error("bad-value", node.place, "expected the URL of a store").help("sqlite://hookyard.db, or sqlite:///var/lib/hookyard.db");
+            cx.error("bad-value", node.place, "expected the URL of a store")
+                .help("sqlite://hookyard.db, or sqlite:///var/lib/hookyard.db");
             None
         }
     }

@@ -88,7 +88,9 @@ impl<'t> Line<'t> {
     fn quote(&self, start: usize, message: Option<String>) -> Trap {
         let value = value_at(self.text.get(start..).unwrap_or_default());
         let place = self.place(start, start + value.len().max(1));
-        let showable = !self.secret && !value.contains(['"', '\\']) && value.len() <= SHOWN_MAX && !value.is_empty();
+        let reference = value.starts_with("${") && value.ends_with('}') && !value.contains(":-");
+        let showable =
+            (reference || !self.secret) && !value.contains(['"', '\\']) && value.len() <= SHOWN_MAX && !value.is_empty();
         let help = if showable { format!("put it in quotes: \"{value}\"") } else { "put it in quotes".to_owned() };
         Trap { place, message, help }
     }
