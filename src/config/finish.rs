@@ -1,4 +1,6 @@
-//! What is done to problems once the whole file is read: said where they are, freed of secrets, sorted and cut.
+//! What is done to problems once the whole file is read: sorted, cut to those that are shown, placed in the tree, freed of secrets.
+
+use std::collections::HashSet;
 
 use super::{
     PROBLEMS_MAX, Problem,
@@ -14,14 +16,10 @@ const OUTSIDE_MIN: usize = 6;
 /// What stands in the place of a secret.
 const STARS: &str = "***";
 
-/// Says where in the tree each problem is, and drops those that only follow from a reference which could not be resolved.
-pub(super) fn describe(problems: &mut Vec<Problem>, root: &Node, failed: &[Place]) {
+/// Drops what only follows from a reference that could not be resolved.
+pub(super) fn without_consequences(problems: &mut Vec<Problem>, failed: &[Place]) {
+    let failed: HashSet<Place> = failed.iter().copied().collect();
     problems.retain(|problem| !failed.contains(&problem.place) || is_about_a_reference(problem));
-    problems.sort_by_key(|problem| problem.place);
-    for problem in problems.iter_mut() {
-        problem.path = path_of(root, problem);
-        in_which_rule(problem, root);
-    }
 }
 
 fn is_about_a_reference(problem: &Problem) -> bool {
@@ -29,20 +27,23 @@ fn is_about_a_reference(problem: &Problem) -> bool {
 }
 
 /// The first problems by place, errors before warnings where not all can be shown, and how many are left off.
-pub(super) fn select(mut problems: Vec<Problem>, mask: &Mask, text: &str, outside: &[Secret]) -> (Vec<Problem>, usize) {
-    problems.dedup_by(|b, a| (a.place, a.code, &a.message) == (b.place, b.code, &b.message));
+pub(super) fn select(mut problems: Vec<Problem>) -> (Vec<Problem>, usize) {
     problems.sort_by_key(|problem| (problem.severity, problem.place));
+    problems.dedup_by(|b, a| (a.place, a.code, &a.message) == (b.place, b.code, &b.message));
     let left_off = problems.len().saturating_sub(PROBLEMS_MAX);
     problems.truncate(PROBLEMS_MAX);
     problems.sort_by_key(|problem| (problem.place, problem.severity));
-    for problem in &mut problems {
-        censor(problem, mask, text, outside);
-    }
     (problems, left_off)
 }
 
+/// Says where in the tree a problem is.
+pub(super) fn locate(problem: &mut Problem, root: &Node) {
+    problem.path = path_of(root, problem);
+    in_which_rule(problem, root);
+}
+
 /// Takes secrets out of what a problem says.
-fn censor(problem: &mut Problem, mask: &Mask, text: &str, outside: &[Secret]) {
+pub(super) fn censor(problem: &mut Problem, mask: &Mask, text: &str, outside: &[Secret]) {
     let literal: Vec<&str> = mask.within(problem.place).filter_map(|place| text.get(place.start..place.end)).collect();
     if !literal.is_empty() {
         problem.fix = None;

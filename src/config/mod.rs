@@ -31,6 +31,7 @@ pub mod yaml;
 
 pub use decode::{AllowTarget, Problem, Severity};
 use decode::{Context, Fields};
+use references::References;
 pub use references::{Environment, System};
 use tree::{Key, Node, Place, Value};
 
@@ -174,19 +175,20 @@ fn unreadable(file: File, place: Place, message: String) -> Loaded {
 /// Reads what `file` says: every problem in one run. Touches nothing but `env`.
 pub fn parse(file: File, env: &dyn Environment) -> Loaded {
     let mut cx = Context { folder: folder(&file.path), text: file.text.clone(), ..Context::default() };
-    let tree = yaml::parse(&file.text, &mut cx);
+    let mut tree = yaml::parse(&file.text, &mut cx);
     let mask = tree.as_ref().map_or_else(|| mask::Mask::of_lines(&file.text), mask::Mask::of_tree);
-    let (config, outside) = match tree {
-        Some(mut root) => {
-            let resolved = references::resolve(&mut root, &file.text, env, &mut cx);
-            let config = decode(&root, &file, env, &mut cx);
-            finish::describe(&mut cx.problems, &root, &resolved.failed);
-            (config, resolved.outside)
-        }
-        None => (None, Vec::new()),
-    };
-    let config = config.filter(|_| !cx.failed());
-    let (problems, left_off) = finish::select(cx.problems, &mask, &file.text, &outside);
+    let mut resolved = References::default();
+    let mut config = None;
+    if let Some(root) = &mut tree {
+        resolved = references::resolve(root, &file.text, env, &mut cx);
+        config = decode(root, &file, env, &mut cx).filter(|_| !cx.failed());
+    }
+    finish::without_consequences(&mut cx.problems, &resolved.failed);
+    let (mut problems, left_off) = finish::select(cx.problems);
+    for problem in &mut problems {
+        tree.iter().for_each(|root| finish::locate(problem, root));
+        finish::censor(problem, &mask, &file.text, &resolved.outside);
+    }
     let shown = mask.apply(&file.text);
     Loaded { file, config, problems, left_off, shown }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Where something stands in `routes.yaml`: a range of bytes of its text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Place {
     /// First byte.
     pub start: usize,
