@@ -16,6 +16,6 @@ const PARAMS: [&str; 7] = ["source", "type", "target", "since", "until", "limit"
 
 /// A page of dead letters.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?)?;
+    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, deliveries::place_of)?;
     deliveries::page(&api, filter, Some(Stored::Dead)).await
 }

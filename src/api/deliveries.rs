@@ -30,7 +30,7 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let state = params.take_as("state", "a state of deliveries", Stored::parse)?;
     let event = params.take_as("event", "an event's uid", |text| text.parse().ok())?;
-    let filter = Filter { event, ..list::filter(&mut params)? };
+    let filter = Filter { event, ..list::filter(&mut params, place_of)? };
     page(&api, filter, state).await
 }
 
@@ -51,7 +51,7 @@ pub(super) async fn page(api: &Api, filter: Filter, state: Option<Stored>) -> Re
         Some(Stored::Sending) => view.sending(api, filter).await?,
         _ => view.written(api, filter, state).await?,
     };
-    Ok(list::answer(rows, page, limit, |row| place(row.delivery.id), |row| view.item(row)))
+    Ok(list::answer(rows, page, limit, |row| row.delivery.id.place(), |row| view.item(row)))
 }
 
 /// The deliveries of `event` with their attempts.
@@ -64,8 +64,10 @@ pub(super) async fn of_event(api: &Api, event: EventUid) -> store::Result<Vec<De
     Ok(rows.iter().map(story).collect())
 }
 
-fn place(id: DeliveryId) -> (i64, u32) {
-    (id.event.seq, id.n)
+/// The place of a delivery's id, or behind all deliveries of an event's.
+pub(super) fn place_of(id: &str) -> Option<i64> {
+    let behind = |event| DeliveryId { event, n: store::N_MAX }.place();
+    id.parse().map(DeliveryId::place).ok().or_else(|| id.parse().ok().map(behind))
 }
 
 /// How rows look at this moment: which are in hand, and which targets exist.
@@ -111,10 +113,10 @@ impl<'a> View<'a> {
             let found = Filter { event: Some(event), page: Page::Newest, limit: events::STORY_MAX, ..filter.clone() };
             rows.extend(api.store.deliveries(found).await?);
         }
-        rows.retain(|row| self.state(&row.delivery).0 == Stored::Sending && within(filter.page, place(row.delivery.id)));
+        rows.retain(|row| self.state(&row.delivery).0 == Stored::Sending && within(filter.page, row.delivery.id.place()));
         match filter.page {
-            Page::After(..) => rows.sort_unstable_by_key(|row| place(row.delivery.id)),
-            Page::Newest | Page::Before(..) => rows.sort_unstable_by_key(|row| Reverse(place(row.delivery.id))),
+            Page::After(..) => rows.sort_unstable_by_key(|row| row.delivery.id.place()),
+            Page::Newest | Page::Before(..) => rows.sort_unstable_by_key(|row| Reverse(row.delivery.id.place())),
         }
         Ok(rows)
     }
@@ -140,11 +142,11 @@ impl<'a> View<'a> {
     }
 }
 
-fn within(page: Page, place: (i64, u32)) -> bool {
+fn within(page: Page, place: i64) -> bool {
     match page {
         Page::Newest => true,
-        Page::Before(seq, n) => place < (seq, n),
-        Page::After(seq, n) => (seq, n) < place,
+        Page::Before(end) => place < end,
+        Page::After(start) => start < place,
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::rfc3339_ms,
-    envelope::Envelope,
+    envelope::{Envelope, EventUid},
     json,
     store::{EventRow, Filter, Page},
 };
@@ -24,10 +24,10 @@ const PARAMS: [&str; 7] = ["source", "type", "target", "since", "until", "limit"
 
 /// A page of events.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?)?;
+    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, place_of)?;
     let (page, limit) = (filter.page, filter.limit);
     let rows = api.store.events(Filter { limit: list::one_more(&filter), ..filter }).await?;
-    Ok(list::answer(rows, page, limit, |row| (row.uid.seq, 0), EventItem::new))
+    Ok(list::answer(rows, page, limit, |row| row.uid.seq, EventItem::new))
 }
 
 /// One event: its verdict, its envelope, the rules that matched, and each delivery with its attempts.
@@ -39,6 +39,10 @@ pub(super) async fn one(State(api): State<Api>, uid: Result<Path<String>, PathRe
     deliveries.sort_unstable_by_key(DeliveryStory::number);
     let story = EventStory { event: EventItem::new(&row), rules: &row.rules, envelope: raw(&row.envelope), deliveries };
     Ok(list::one(&story))
+}
+
+fn place_of(id: &str) -> Option<i64> {
+    id.parse().ok().map(|uid: EventUid| uid.seq)
 }
 
 /// An event as lists show it.
@@ -98,6 +102,6 @@ fn raw(envelope: &Envelope) -> Box<RawValue> {
 pub(super) const STORY_MAX: u32 = 1000;
 
 /// The filter for everything that belongs to one event.
-pub(super) fn all_of(event: crate::envelope::EventUid) -> Filter {
+pub(super) fn all_of(event: EventUid) -> Filter {
     Filter { event: Some(event), page: Page::Newest, limit: STORY_MAX, ..Filter::default() }
 }

@@ -12,7 +12,6 @@ use serde::Serialize;
 use super::error::ApiError;
 use crate::{
     clock::Timestamp,
-    envelope::{DeliveryId, EventUid},
     store::{Filter, Page},
 };
 
@@ -71,8 +70,11 @@ pub(super) fn invalid(name: &str, reason: &str) -> ApiError {
     ApiError::Invalid(format!("parameter `{name}` {reason}"))
 }
 
+/// The place in a list of the thing that has this id.
+type PlaceOf = fn(&str) -> Option<i64>;
+
 /// Reads the filters that lists share and the page; what is left in `params` is the caller's.
-pub(super) fn filter(params: &mut Params) -> Result<Filter, ApiError> {
+pub(super) fn filter(params: &mut Params, place_of: PlaceOf) -> Result<Filter, ApiError> {
     let time = "a time in RFC 3339, such as 2026-01-20T12:00:00Z";
     let limit = params.take_as("limit", &format!("a number from 1 to {LIMIT_MAX}"), |text| {
         text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit))
@@ -84,7 +86,7 @@ pub(super) fn filter(params: &mut Params) -> Result<Filter, ApiError> {
         since: params.take_as("since", time, instant)?,
         until: params.take_as("until", time, instant)?,
         code: params.take("code"),
-        page: params.take_as("after", "a cursor", page)?.unwrap_or(Page::Newest),
+        page: params.take_as("after", "a cursor", |text| page(text, place_of))?.unwrap_or(Page::Newest),
         limit: limit.unwrap_or(LIMIT),
         ..Filter::default()
     })
@@ -95,32 +97,19 @@ fn instant(text: &str) -> Option<Timestamp> {
     text.parse().or_else(|_| text.replace(' ', "+").parse()).ok()
 }
 
-/// Where `cursor` says the page begins: one of ours, an id of an event or delivery, or `0`.
-fn page(cursor: &str) -> Option<Page> {
-    if let Ok(event) = cursor.parse::<EventUid>() {
-        return Some(Page::After(event.seq, u32::MAX));
-    }
-    if let Ok(delivery) = cursor.parse::<DeliveryId>() {
-        return Some(Page::After(delivery.event.seq, delivery.n));
+/// Where `cursor` says the page begins: one of ours, an id that `place_of` knows, or `0`.
+fn page(cursor: &str, place_of: PlaceOf) -> Option<Page> {
+    if let Some(place) = place_of(cursor) {
+        return Some(Page::After(place));
     }
     if let Some(place) = cursor.strip_prefix('b') {
-        return place_of(place).map(|(seq, n)| Page::Before(seq, n));
+        return number(place).map(Page::Before);
     }
-    place_of(cursor.strip_prefix('a').unwrap_or(cursor)).map(|(seq, n)| Page::After(seq, n))
+    number(cursor.strip_prefix('a').unwrap_or(cursor)).map(Page::After)
 }
 
-/// `<seq>`, or `<seq>.<n>` where there are several things at one place.
-fn place_of(text: &str) -> Option<(i64, u32)> {
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    let (seq, n) = text.split_once('.').unwrap_or((text, "0"));
-    if !digits(seq) || !digits(n) {
-        return None;
-    }
-    Some((seq.parse().ok()?, n.parse().ok()?))
-}
-
-fn cursor(direction: char, (seq, n): (i64, u32)) -> String {
-    if n == 0 { format!("{direction}{seq}") } else { format!("{direction}{seq}.{n}") }
+fn number(text: &str) -> Option<i64> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// How many rows to ask the store for, so that [`answer`] can tell whether there are more.
@@ -133,7 +122,7 @@ pub(super) fn answer<R, T: Serialize>(
     mut rows: Vec<R>,
     page: Page,
     limit: u32,
-    place: impl Fn(&R) -> (i64, u32),
+    place: impl Fn(&R) -> i64,
     show: impl Fn(&R) -> T,
 ) -> Response {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -141,8 +130,8 @@ pub(super) fn answer<R, T: Serialize>(
     rows.truncate(limit);
     let last = rows.last().map(place);
     let next = match page {
-        Page::After(seq, n) => Some(cursor('a', last.unwrap_or((seq, n)))),
-        Page::Newest | Page::Before(..) => last.filter(|_| more).map(|last| cursor('b', last)),
+        Page::After(place) => Some(format!("a{}", last.unwrap_or(place))),
+        Page::Newest | Page::Before(_) => last.filter(|_| more).map(|last| format!("b{last}")),
     };
     let data: Vec<T> = rows.iter().map(show).collect();
     Json(Listed { data, next }).into_response()
@@ -171,12 +160,11 @@ mod tests {
 
     #[test]
     fn ids_and_zero_begin_a_walk_in_commit_order() {
-        let event = EventUid { salt: 9, seq: 7 };
-        assert_eq!(page("0"), Some(Page::After(0, 0)));
-        assert_eq!(page(&event.to_string()), Some(Page::After(7, u32::MAX)));
-        assert_eq!(page(&DeliveryId { event, n: 2 }.to_string()), Some(Page::After(7, 2)));
-        for bad in ["", "a", "b", "c3", "-1", "a-1", "b1.", "b1.2.3", "a1.99999999999", "b99999999999999999999", "a+1"] {
-            assert_eq!(page(bad), None, "{bad}");
+        let place_of: PlaceOf = |text| (text == "id").then_some(7);
+        assert_eq!(page("0", place_of), Some(Page::After(0)));
+        assert_eq!(page("id", place_of), Some(Page::After(7)));
+        for bad in ["", "a", "b", "c3", "-1", "a-1", "b1.", "b1.2", "b99999999999999999999", "a+1", "other"] {
+            assert_eq!(page(bad, place_of), None, "{bad}");
         }
     }
 
@@ -187,7 +175,7 @@ mod tests {
         assert_eq!(message("source=a&source=b"), "parameter `source` is given twice");
         for bad in ["limit=0", "limit=1001", "limit=x", "limit="] {
             let mut params = Params::from_query(Some(bad), &["limit"]).unwrap();
-            assert!(filter(&mut params).unwrap_err().to_string().contains("`limit`"), "{bad}");
+            assert!(filter(&mut params, |_| None).unwrap_err().to_string().contains("`limit`"), "{bad}");
         }
     }
 
@@ -199,16 +187,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_goes_on_where_it_says(seq in 0_i64.., n: u32) {
-            prop_assert_eq!(page(&cursor('a', (seq, n))), Some(Page::After(seq, n)));
-            prop_assert_eq!(page(&cursor('b', (seq, n))), Some(Page::Before(seq, n)));
+        fn a_cursor_goes_on_where_it_says(place in 0_i64..) {
+            prop_assert_eq!(page(&format!("a{place}"), |_| None), Some(Page::After(place)));
+            prop_assert_eq!(page(&format!("b{place}"), |_| None), Some(Page::Before(place)));
         }
 
         #[test]
         fn no_query_breaks_it(query: String, like in "(after|since|limit)=[ab0-9.T:Z%+-]{0,12}") {
             for query in [&query, &like] {
                 if let Ok(mut params) = Params::from_query(Some(query), &["after", "since", "limit"]) {
-                    let _ = filter(&mut params);
+                    let _ = filter(&mut params, |_| None);
                 }
             }
         }

@@ -31,10 +31,10 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// A page of rejections.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?)?;
+    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, |_| None)?;
     let (page, limit) = (filter.page, filter.limit);
     let rows = api.store.rejections(Filter { limit: list::one_more(&filter), ..filter }).await?;
-    Ok(list::answer(rows, page, limit, |row| (row.id, 0), RejectionItem::new))
+    Ok(list::answer(rows, page, limit, |row| row.id, RejectionItem::new))
 }
 
 /// Verifies quarantined requests again with today's configuration: all that the filters in query or JSON body let through.
@@ -46,7 +46,7 @@ pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, bod
         }
     }
     let offset = params.take_as("clock_offset", "a signed duration such as -5m or 300s", offset)?.unwrap_or_default();
-    let filter = Filter { limit: u32::MAX, ..list::filter(&mut params)? };
+    let filter = Filter { limit: u32::MAX, ..list::filter(&mut params, |_| None)? };
     let report = api.running.retry_rejections(filter, offset).await?;
     tracing::info!(report.tried, report.accepted, report.duplicates, report.failed, "rejections were retried");
     Ok(list::one(&Retried {

@@ -64,11 +64,11 @@ fn delivery(seq: i64, n: u32) -> DeliveryRow {
 }
 
 /// What a store does with a page.
-fn paged<T>(mut rows: Vec<T>, filter: &Filter, place: impl Fn(&T) -> (i64, u32)) -> Vec<T> {
+fn paged<T>(mut rows: Vec<T>, filter: &Filter, place: impl Fn(&T) -> i64) -> Vec<T> {
     rows.sort_by_key(|row| place(row));
     match filter.page {
-        Page::After(seq, n) => rows.retain(|row| (seq, n) < place(row)),
-        Page::Before(seq, n) => rows.retain(|row| place(row) < (seq, n)),
+        Page::After(start) => rows.retain(|row| start < place(row)),
+        Page::Before(end) => rows.retain(|row| place(row) < end),
         Page::Newest => {}
     }
     if !matches!(filter.page, Page::After(..)) {
@@ -107,7 +107,7 @@ impl Store for Fake {
             return Err(store::Error::Backend("disk on fire".into()));
         }
         let rows = (1..=7).map(event).filter(|_| filter.source.as_deref().is_none_or(|source| source == "interactor"));
-        Ok(paged(rows.collect(), &filter, |row| (row.uid.seq, 0)))
+        Ok(paged(rows.collect(), &filter, |row| row.uid.seq))
     }
 
     async fn event(&self, uid: EventUid) -> store::Result<Option<EventRow>> {
@@ -123,7 +123,7 @@ impl Store for Fake {
             Some(Targets::Among(names)) => names.contains(&row.delivery.target),
             Some(Targets::NotAmong(names)) => !names.contains(&row.delivery.target),
         });
-        Ok(paged(rows, &filter, |row| (row.delivery.id.event.seq, row.delivery.id.n)))
+        Ok(paged(rows, &filter, |row| row.delivery.id.place()))
     }
 
     async fn attempts(&self, event: EventUid) -> store::Result<Vec<Attempt>> {
@@ -163,7 +163,7 @@ impl Store for Fake {
             accepted_as: None,
             retried_at: None,
         };
-        Ok(paged((1..=3).map(rejection).collect(), &filter, |row| (row.id, 0)))
+        Ok(paged((1..=3).map(rejection).collect(), &filter, |row| row.id))
     }
 
     async fn quarantined(&self, _: Filter, _: i64) -> store::Result<Vec<Rejection>> {

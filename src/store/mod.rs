@@ -310,14 +310,39 @@ pub enum Retried {
 }
 
 /// Which page of a list, and in which order.
+///
+/// A place is where a row stands in its list: the `seq` of an event, [`DeliveryId::place`], the `id` of a rejection.
+/// All are above 0, so that `After(0)` begins with the oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
     /// The newest, newest first.
     Newest,
     /// What is older than this place, newest first.
-    Before(i64, u32),
+    Before(i64),
     /// What was committed after this place, in commit order.
-    After(i64, u32),
+    After(i64),
+}
+
+/// Bits of a delivery's place that hold its `n`.
+const N_BITS: u32 = 16;
+/// Most deliveries that one event can have, replays included.
+pub const N_MAX: u32 = (1 << N_BITS) - 1;
+/// Largest `seq` of an event: at a million events in a second enough for four years.
+pub const SEQ_MAX: i64 = (i64::MAX >> N_BITS) - 1;
+
+impl DeliveryId {
+    /// Where the delivery stands among all deliveries of its store: by event, then by `n`.
+    /// An id that no store gives out stands behind them all.
+    pub fn place(self) -> i64 {
+        let given_out = (0..=SEQ_MAX).contains(&self.event.seq) && self.n <= N_MAX;
+        if given_out { self.event.seq << N_BITS | i64::from(self.n) } else { i64::MAX }
+    }
+
+    /// The delivery that stands at `place` in the store with this `salt`.
+    pub fn at(salt: u64, place: i64) -> Self {
+        let n = u32::try_from(place & i64::from(N_MAX)).unwrap_or_default();
+        Self { event: EventUid { salt, seq: place >> N_BITS }, n }
+    }
 }
 
 /// Which targets a list is about.
@@ -483,7 +508,7 @@ pub trait Store: Send + Sync {
     /// One event with its body.
     async fn event(&self, uid: EventUid) -> Result<Option<EventRow>>;
 
-    /// Deliveries. `Page` places are those of [`DeliveryId`]: the event's `seq` and `n`.
+    /// Deliveries, without their bodies.
     async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryRow>>;
 
     /// The attempts of the deliveries of one event, in order.
