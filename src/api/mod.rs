@@ -38,14 +38,14 @@ mod tests;
 use error::ApiError;
 
 /// Answers on the admin listener: the whole API, metrics and health.
-pub fn admin(handles: &Handles) -> Router {
+pub fn admin(handles: Handles) -> Router {
     Api::new(handles).admin()
 }
 
 /// Answers on the public listener: health, the events where the file says so, and the sources for everything else.
 pub fn public(handles: &Handles) -> Router {
-    let public_api = handles.config.server.public_api;
-    Api::new(handles).public(public_api).fallback_service(handles.ingest.clone().router())
+    let (public_api, ingest) = (handles.config.server.public_api, handles.ingest.clone());
+    Api::new(handles).public(public_api).fallback_service(ingest.router())
 }
 
 /// What handlers work with. Cheap to clone.
@@ -90,21 +90,21 @@ impl Running for Handles {
 }
 
 impl Api {
-    fn new(handles: &Handles) -> Self {
+    fn new(handles: Handles) -> Self {
         let config = Loaded {
             hash: handles.config.hash.clone(),
-            at: handles.clock.now(),
+            at: handles.loaded_at,
             error: handles.config_error.clone(),
             destinations: handles.config.destinations.iter().map(|destination| destination.name.clone()).collect(),
         };
         Self {
             store: handles.store.clone(),
-            running: Arc::new(handles.clone()),
             metrics: handles.metrics.clone(),
             admin_token: handles.admin_token.clone(),
             config: Arc::new(config),
             ready: Arc::default(),
             stop: handles.stop.clone(),
+            running: Arc::new(handles),
         }
     }
 

@@ -13,6 +13,18 @@ use tracing_subscriber::{
 #[derive(Debug, Clone)]
 pub struct Filter(String);
 
+impl Filter {
+    /// What a running relay says about its work.
+    pub fn info() -> Self {
+        Self("info".to_owned())
+    }
+
+    /// Only what somebody should look at.
+    pub fn warn() -> Self {
+        Self("warn".to_owned())
+    }
+}
+
 impl std::str::FromStr for Filter {
     type Err = String;
 

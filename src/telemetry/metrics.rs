@@ -70,6 +70,13 @@ struct Levels {
 }
 
 impl Metrics {
+    /// Instruments of a relay that runs on the configuration with this hash.
+    pub fn new(config_hash: &str) -> Self {
+        let metrics = Self::default();
+        metrics.configured(config_hash);
+        metrics
+    }
+
     /// `webhook_received_total{source,event_type,status}`: a request came to `source` and got `status`: `success`, `duplicate`,
     /// `duplicate_mismatch`, or the error's code. `event_type` is `None` where it is not known.
     pub fn received(&self, source: Option<&Name>, event_type: Option<&str>, status: &'static str) {
