@@ -20,6 +20,7 @@ pub mod clock;
 pub mod config;
 pub mod deliver;
 pub mod envelope;
+pub mod housekeeping;
 pub mod ingest;
 pub mod json;
 pub mod listen;

@@ -1,49 +1,34 @@
 //! Which rules match an event, and why. Pure: no async, no clock, no store.
+//!
+//! `match` is what an index answers (source, type, namespace); `when` is looked at only for rules whose `match` fits.
+
+use serde_json::{Map, Value};
 
 use crate::{
-    config::{
-        decode::{Context, Located},
-        tree::{Node, Place},
-    },
+    clock::rfc3339_ms,
     envelope::{Envelope, Name},
+    json,
     store::NewDelivery,
 };
 
+pub mod glob;
+mod index;
 pub mod path;
+mod rule;
 pub mod when;
 
-/// One entry of `rules`.
-#[derive(Debug, Clone)]
-pub struct Rule {
-    /// Its name; `rule-<n>` where the file gives none.
-    pub name: Name,
-    /// Where it stands.
-    pub place: Place,
-    /// Where it sends what it matches. Empty: matched on purpose, sent nowhere.
-    pub to: Vec<To>,
-    /// Whether later rules are left out for what it matches.
-    pub stop: bool,
-}
+pub use rule::{Match, Rule, To};
 
-/// One entry of a rule's `to`.
-#[derive(Debug, Clone)]
-pub struct To {
-    /// The destination's name; whether it exists is checked when the whole file is read.
-    pub destination: Located<Name>,
-    /// The named template the rule wants for it; whether it exists likewise.
-    pub template: Option<Located<String>>,
-}
-
-impl Rule {
-    /// Reads entry `index` of `rules`.
-    pub fn decode(_index: usize, _node: &Node, _cx: &mut Context) -> Option<Self> {
-        None
-    }
-}
+/// The source of the relay's own events, which only a rule that names it gets.
+pub const OWN_SOURCE: &str = "hookyard";
 
 /// The rules, made ready to plan with.
 #[derive(Debug)]
-pub struct Router;
+pub struct Router {
+    rules: Vec<Rule>,
+    index: index::Index,
+    unmatched: Vec<Name>,
+}
 
 /// What is to be done with an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -54,14 +39,243 @@ pub struct Plan {
     pub rules: Vec<Name>,
 }
 
+/// Why a rule did or did not match an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// The rule.
+    pub rule: Name,
+    /// Whether it fired.
+    pub matched: bool,
+    /// The first condition that failed with the value seen, or the rule whose `stop` came before; `None` when it fired.
+    pub reason: Option<String>,
+}
+
 impl Router {
     /// Indexes `rules`; what none of them matches goes to `unmatched`.
-    pub fn new(_rules: Vec<Rule>, _unmatched: Vec<Name>) -> Self {
-        Self
+    pub fn new(rules: Vec<Rule>, unmatched: Vec<Name>) -> Self {
+        let index = index::Index::new(&rules);
+        Self { rules, index, unmatched }
     }
 
-    /// Plans the deliveries of `event`.
-    pub fn plan(&self, _event: &Envelope) -> Plan {
-        Plan::default()
+    /// Plans the deliveries of `event`: every matching rule fires, top to bottom, until one says `stop`; one event reaches one
+    /// target once, with the template of the first rule that names the target (`delivery.md`, "Two rules, one target").
+    pub fn plan(&self, event: &Envelope) -> Plan {
+        let mut view = View::new(event);
+        let mut plan = Plan::default();
+        for rule in self.index.candidates(event).filter_map(|at| self.rules.get(at)) {
+            if rule.matches.fits(event) && rule.when.iter().all(|condition| condition.holds(view.value())) {
+                plan.add(rule);
+                if rule.stop {
+                    break;
+                }
+            }
+        }
+        if plan.rules.is_empty() && event.source.as_str() != OWN_SOURCE {
+            plan.deliveries = self.unmatched.iter().map(|target| delivery(target, None, None)).collect();
+        }
+        plan
+    }
+
+    /// For every rule, whether it fires for `event`, and if not, why not.
+    pub fn explain(&self, event: &Envelope) -> Vec<Why> {
+        let mut view = View::new(event);
+        let mut stopped_by: Option<&Name> = None;
+        let mut all = Vec::with_capacity(self.rules.len());
+        for rule in &self.rules {
+            let reason = match stopped_by {
+                Some(name) => Some(format!("rule {name} stopped the walk")),
+                None => {
+                    rule.matches.why_not(event).or_else(|| rule.when.iter().find_map(|condition| condition.why_not(view.value())))
+                }
+            };
+            if reason.is_none() && rule.stop {
+                stopped_by = Some(&rule.name);
+            }
+            all.push(Why { rule: rule.name.clone(), matched: reason.is_none(), reason });
+        }
+        all
+    }
+}
+
+impl Plan {
+    fn add(&mut self, rule: &Rule) {
+        self.rules.push(rule.name.clone());
+        for to in &rule.to {
+            let target = &to.destination.value;
+            if !self.deliveries.iter().any(|planned| planned.target == *target) {
+                let template = to.template.as_ref().map(|template| template.value.clone());
+                self.deliveries.push(delivery(target, Some(&rule.name), template));
+            }
+        }
+    }
+}
+
+fn delivery(target: &Name, rule: Option<&Name>, template: Option<String>) -> NewDelivery {
+    NewDelivery { target: target.clone(), rule: rule.cloned(), template }
+}
+
+/// The envelope as `$` of a rule, made when a condition first asks for it.
+struct View<'e> {
+    event: &'e Envelope,
+    value: Option<Value>,
+}
+
+impl<'e> View<'e> {
+    fn new(event: &'e Envelope) -> Self {
+        Self { event, value: None }
+    }
+
+    fn value(&mut self) -> &Value {
+        self.value.get_or_insert_with(|| to_value(self.event))
+    }
+}
+
+/// The envelope as a tree, as rules (`$`) and templates (`event`) see it: the members of [`Envelope::to_json`].
+pub fn to_value(event: &Envelope) -> Value {
+    let mut map = Map::new();
+    let mut put = |name: &str, value: &str| _ = map.insert(name.to_owned(), Value::from(value));
+    put("specversion", "1.0");
+    put("id", &event.id);
+    put("source", &Envelope::source_uri(&event.source));
+    put("type", &event.r#type);
+    put("time", &event.time);
+    put("timestamp", &event.timestamp);
+    put("datacontenttype", crate::envelope::JSON);
+    put("sourcekind", event.kind);
+    put("receivedat", &rfc3339_ms(event.received_at));
+    let optional = [("subject", &event.subject), ("namespace", &event.namespace), ("traceparent", &event.traceparent)];
+    optional.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).for_each(|(name, value)| put(name, value));
+    if event.replayed {
+        map.insert("replayed".to_owned(), Value::Bool(true));
+    }
+    map.insert("data".to_owned(), json::lenient(event.data()));
+    Value::Object(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{config::decode::Context, envelope::tests::sample};
+
+    fn router(rules: Value) -> Router {
+        let mut cx = Context::default();
+        let Value::Array(rules) = rules else { panic!("a list") };
+        let rules = rules.iter().enumerate().map(|(at, rule)| Rule::decode(at, &when::tests::node(rule), &mut cx).unwrap());
+        let rules = rules.collect();
+        assert!(!cx.failed(), "{:?}", cx.problems);
+        Router::new(rules, vec!["fallback".into()])
+    }
+
+    fn names(plan: &Plan) -> (Vec<&str>, Vec<&str>) {
+        (plan.rules.iter().map(Name::as_str).collect(), plan.deliveries.iter().map(|d| d.target.as_str()).collect())
+    }
+
+    fn example() -> Router {
+        router(json!([
+            {"name": "reconnect", "match": {"type": ["credential.expired", "credential.revoked"]}, "to": ["mail", {"destination": "slack", "template": "short"}]},
+            {"name": "large", "match": {"type": "workflow.instance.*", "namespace": "user_*"}, "when": [{"path": "$.data.amount", "gt": 1000}], "to": ["crm"]},
+            {"name": "chatter", "match": {"source": "agents", "type": ["agent.message"]}, "to": ["n8n"], "stop": true},
+            {"name": "audit", "match": {"type": "**"}, "to": ["crm", "slack"]},
+            {"name": "own", "match": {"source": "hookyard", "type": "relay.**"}, "to": ["slack"]}
+        ]))
+    }
+
+    #[test]
+    fn every_match_fires_and_a_target_is_reached_once() {
+        let plan = example().plan(&sample());
+        assert_eq!(names(&plan), (vec!["reconnect", "audit"], vec!["mail", "slack", "crm"]));
+        assert_eq!(plan.deliveries[1].template.as_deref(), Some("short"));
+        assert_eq!(plan.deliveries[1].rule, Some("reconnect".into()));
+    }
+
+    #[test]
+    fn stop_ends_the_walk() {
+        let event = Envelope { source: "agents".into(), r#type: "agent.message".into(), ..sample() };
+        assert_eq!(names(&example().plan(&event)), (vec!["chatter"], vec!["n8n"]));
+    }
+
+    #[test]
+    fn the_relays_own_events_go_only_to_rules_that_name_them() {
+        let event = Envelope { source: OWN_SOURCE.into(), r#type: "relay.target.broken".into(), ..sample() };
+        assert_eq!(names(&example().plan(&event)), (vec!["own"], vec!["slack"]));
+        let nobody = router(json!([{"name": "all", "match": {"source": "*", "type": "**"}, "to": ["crm"]}]));
+        assert_eq!(names(&nobody.plan(&event)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_no_rule_matches_goes_where_unmatched_says() {
+        let plan = router(json!([{"name": "a", "match": {"type": "x"}, "to": ["crm"]}])).plan(&sample());
+        assert_eq!(names(&plan), (vec![], vec!["fallback"]));
+    }
+
+    #[test]
+    fn a_rule_may_match_and_send_nowhere() {
+        let plan = router(json!([{"name": "a", "match": {"type": "credential.*"}, "to": []}])).plan(&sample());
+        assert_eq!(names(&plan), (vec!["a"], vec![]));
+    }
+
+    #[test]
+    fn explain_names_the_first_condition_that_failed() {
+        let event = Envelope { r#type: "workflow.instance.completed".into(), ..sample() };
+        let why = example().explain(&event);
+        let text: Vec<_> =
+            why.iter().map(|why| format!("{}: {}", why.rule, why.reason.as_deref().unwrap_or("matched"))).collect();
+        insta::assert_snapshot!(text.join("\n"), @r#"
+        reconnect: type "workflow.instance.completed" fits none of credential.expired, credential.revoked
+        large: $.data.amount gt 1000: absent
+        chatter: source "interactor" fits none of agents
+        audit: matched
+        own: source "interactor" fits none of hookyard
+        "#);
+    }
+
+    #[test]
+    fn the_view_of_rules_is_the_envelope_that_is_sent() {
+        for event in
+            [sample(), Envelope { replayed: true, namespace: None, traceparent: Some("00-1".into()), data: None, ..sample() }]
+        {
+            let sent: Value = serde_json::from_slice(&event.to_json()).unwrap();
+            assert_eq!(to_value(&event), sent);
+        }
+    }
+
+    #[test]
+    fn thousands_of_rules_do_not_slow_an_event_that_matches_few() {
+        let rules: Vec<_> = (0..5000)
+            .map(|n| match n % 4 {
+                0 => json!({"name": format!("t{n}"), "match": {"type": format!("a{n}.b")}, "to": ["crm"]}),
+                1 => json!({"name": format!("p{n}"), "match": {"type": format!("a{n}.**")}, "to": ["crm"]}),
+                2 => json!({"name": format!("n{n}"), "match": {"type": "**", "namespace": format!("team-{n}")}, "to": ["crm"]}),
+                _ => json!({"name": format!("s{n}"), "match": {"source": format!("source-{n}")}, "to": ["crm"]}),
+            })
+            .collect();
+        let router = router(Value::from(rules));
+        let event = Envelope { r#type: "a4.b".into(), namespace: Some("team-6".into()), source: "source-7".into(), ..sample() };
+        assert_eq!(router.index.candidates(&event).collect::<Vec<_>>(), [4, 6, 7]);
+        assert_eq!(router.plan(&event).rules.len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_leaves_out_no_rule_that_matches(
+            rules in prop::collection::vec((r"[ab]|\*|\*\*|[ab]\.\*|[ab]\.[ab]|\*\.[ab]|[ab]\.\*\*|[ab]\*", "(x|y|x\\*|\\*\\*|)", "(s|t|\\*|)"), 0..12),
+            r#type in r"[ab](\.[ab]){0,2}", namespace in prop::option::of("[xy]"), source in "[st]",
+        ) {
+            let rules: Vec<_> = rules.iter().enumerate().map(|(n, (r#type, namespace, source))| {
+                let mut matching = json!({"type": r#type});
+                if !namespace.is_empty() { matching["namespace"] = json!([namespace]); }
+                if !source.is_empty() { matching["source"] = json!(source); }
+                json!({"name": format!("r{n}"), "match": matching, "to": ["crm"]})
+            }).collect();
+            let router = router(Value::from(rules));
+            let event = Envelope { r#type, namespace, source: source.as_str().into(), ..sample() };
+            let plain: Vec<_> = router.rules.iter().filter(|rule| rule.matches.fits(&event)).map(|rule| rule.name.clone()).collect();
+            prop_assert_eq!(&router.plan(&event).rules, &plain);
+            let explained: Vec<_> = router.explain(&event).into_iter().filter(|why| why.matched).map(|why| why.rule).collect();
+            prop_assert_eq!(explained, plain);
+        }
     }
 }
