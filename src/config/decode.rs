@@ -10,6 +10,9 @@ use ipnet::IpNet;
 use super::tree::{Key, Node, Place, Value};
 use crate::secret::Secret;
 
+/// Longest piece of the file that a message repeats, in bytes.
+const WRITTEN_MAX: usize = 80;
+
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -34,12 +37,25 @@ pub struct Problem {
     pub help: Option<String>,
     /// Context: which rule, which keys are legal.
     pub note: Option<String>,
+    /// Text that would put it right in place of what stands at `place`.
+    pub fix: Option<String>,
+    /// Where in the tree: `rules[1].to[0]`. Filled in when the whole file is read.
+    pub path: Option<String>,
 }
 
 impl Problem {
     /// Adds what to do about it.
     pub fn help(&mut self, text: impl Into<String>) -> &mut Self {
         self.help = Some(text.into());
+        self
+    }
+
+    /// Says that `near` was probably meant, where there is such a word.
+    pub fn did_you_mean(&mut self, near: Option<&str>) -> &mut Self {
+        if let Some(near) = near {
+            self.fix = Some(near.to_owned());
+            self.help = Some(format!("did you mean `{near}`?"));
+        }
         self
     }
 
@@ -63,6 +79,8 @@ pub struct Context {
     pub require_https: bool,
     /// Folder of the file, against which relative paths are read.
     pub folder: std::path::PathBuf,
+    /// The file's text, for messages that quote how a value is written (`1.20`).
+    pub text: String,
 }
 
 /// An entry of `security.allow_targets`.
@@ -87,7 +105,7 @@ impl Context {
 
     #[expect(clippy::indexing_slicing, reason = "the element was pushed on the line before")]
     fn push(&mut self, severity: Severity, code: &'static str, place: Place, message: String) -> &mut Problem {
-        self.problems.push(Problem { severity, code, message, place, help: None, note: None });
+        self.problems.push(Problem { severity, code, message, place, help: None, note: None, fix: None, path: None });
         let last = self.problems.len() - 1;
         &mut self.problems[last]
     }
@@ -105,6 +123,12 @@ impl Context {
         };
         self.error("bad-type", node.place, format!("expected {wanted}, found {got}"));
         None
+    }
+
+    /// What is written at `place`, when it is short and stands on one line.
+    pub fn written(&self, place: Place) -> Option<&str> {
+        let text = self.text.get(place.start..place.end)?;
+        (!text.is_empty() && text.len() <= WRITTEN_MAX && !text.contains(['\n', '"', '\\'])).then_some(text)
     }
 
     /// `path` of the file, read against the file's folder.
@@ -180,10 +204,21 @@ impl<'n> Fields<'n> {
         match self.node(name) {
             Some(node) => T::decode(node, cx),
             None => {
-                let place = self.key_place(name);
-                cx.error("missing-key", place, format!("{} needs `{name}`", self.what));
+                self.missing(name, cx);
                 None
             }
+        }
+    }
+
+    /// Notes that `name` is absent, or has no value.
+    pub fn missing(&self, name: &str, cx: &mut Context) {
+        let place = self.key_place(name);
+        let comment = rest_of_line(&cx.text, place).trim_start_matches([':', ' ']).trim_end();
+        let comment = Some(comment).filter(|comment| comment.starts_with('#') && comment.len() <= WRITTEN_MAX).map(str::to_owned);
+        let problem = cx.error("missing-key", place, format!("{} needs `{name}`", self.what));
+        // `channel: #ops` loads as a key without a value.
+        if let Some(comment) = comment.filter(|_| place != self.place) {
+            problem.help(format!("`#` begins a comment; put the value in quotes: \"{comment}\""));
         }
     }
 
@@ -203,12 +238,16 @@ impl<'n> Fields<'n> {
             let mut legal = self.asked.clone();
             legal.sort_unstable();
             legal.dedup();
-            let help = nearest(&key.name, legal.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            let near = nearest(&key.name, legal.iter().copied());
             let problem = cx.error("unknown-key", key.place, format!("{} has no key `{}`", self.what, key.name));
-            problem.help = help;
-            problem.note(format!("keys here: {}", legal.join(" ")));
+            problem.did_you_mean(near).note(format!("keys here: {}", legal.join(" ")));
         }
     }
+}
+
+/// What follows `place` on its line.
+fn rest_of_line(text: &str, place: Place) -> &str {
+    text.get(place.end..).and_then(|rest| rest.lines().next()).unwrap_or_default()
 }
 
 /// How alike two words must be for one to be suggested for the other (Jaro-Winkler).
@@ -228,8 +267,11 @@ pub fn one_of<T: Copy>(node: &Node, words: &[(&str, T)], cx: &mut Context) -> Op
     if let Some((_, value)) = words.iter().find(|(word, _)| word == text) {
         return Some(*value);
     }
-    let help = nearest(text, words.iter().map(|(word, _)| *word)).map(|near| format!("did you mean `{near}`?"));
-    cx.error("bad-value", node.place, format!("expected {}, found `{text}`", list_of(words))).help = help;
+    if node.referenced {
+        return cx.expected(&list_of(words), node);
+    }
+    let near = nearest(text, words.iter().map(|(word, _)| *word));
+    cx.error("bad-value", node.place, format!("expected {}, found `{text}`", list_of(words))).did_you_mean(near);
     None
 }
 
@@ -243,7 +285,10 @@ impl Decode for String {
         match &node.value {
             Value::String(text) => Some(text.clone()),
             Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
-                cx.error("bad-type", node.place, format!("expected text, found {}", node.kind())).help("put it in quotes");
+                let quoted = cx.written(node.place).map(|text| format!("\"{text}\""));
+                let problem = cx.error("bad-type", node.place, format!("expected text, found {}", node.kind()));
+                problem.help(quoted.as_ref().map_or("put it in quotes".to_owned(), |text| format!("put it in quotes: {text}")));
+                problem.fix = quoted;
                 None
             }
             _ => cx.expected("text", node),
@@ -257,8 +302,26 @@ impl Decode for bool {
             Value::Bool(yes) => Some(*yes),
             Value::String(text) if node.referenced && text == "true" => Some(true),
             Value::String(text) if node.referenced && text == "false" => Some(false),
+            Value::String(text) if !node.referenced => {
+                let fix = boolean(text);
+                cx.expected::<Self>("`true` or `false`", node);
+                if let (Some(fix), Some(problem)) = (fix, cx.problems.last_mut()) {
+                    problem.fix = Some(fix.to_owned());
+                    problem.help(format!("YAML 1.2 reads `{text}` as text; write `{fix}`"));
+                }
+                None
+            }
             _ => cx.expected("`true` or `false`", node),
         }
+    }
+}
+
+/// What YAML 1.1 took `text` for.
+fn boolean(text: &str) -> Option<&'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "y" => Some("true"),
+        "no" | "off" | "n" => Some("false"),
+        _ => None,
     }
 }
 
@@ -425,7 +488,7 @@ impl Decode for Rate {
         let mut fields = Fields::open(node, "a rate limit", cx)?;
         let rate_node = fields.node("rate");
         if rate_node.is_none() {
-            cx.error("missing-key", node.place, "a rate limit needs `rate`");
+            fields.missing("rate", cx);
         }
         let parsed = rate_node.and_then(|node| rate(node, cx));
         let burst = fields.optional::<Located<u32>>("burst", cx);
