@@ -1,0 +1,517 @@
+//! All deliveries of one destination: which of them is tried next, and when.
+//!
+//! The store is the queue. What has just been committed is handed over as it is, as far as a bounded buffer holds; the rest,
+//! and every retry, is read back by due time. A delivery that is in hand (buffered, being sent, being recorded) is claimed,
+//! and a claim ends only when its attempt is recorded: so no delivery is in two attempts at once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    task::{Id, JoinSet},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Destination,
+    attempt::{self, Settled},
+    client::Http,
+    record::Recorder,
+};
+use crate::{
+    clock::{Clock, Timestamp, until},
+    envelope::{DeliveryId, Name},
+    render::Templates,
+    store::{Attempt, Committed, Due, Next, OnCommit, Store},
+    telemetry::Metrics,
+};
+
+/// Deliveries that one lane takes over from commits without reading them back.
+const HANDED_OVER_MAX: usize = 512;
+/// Bytes of bodies that all lanes together hold from commits.
+const HANDED_OVER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Deliveries read back at once.
+const FETCH_MAX: usize = 128;
+/// Bytes one read-back should bring, judged by the last one.
+const FETCH_BYTES: usize = 4 * 1024 * 1024;
+/// Attempts that are sent and wait to be recorded, beyond those that `concurrency` allows to be sent.
+const RECORDING_MAX: usize = 64;
+/// How often the store is asked for due deliveries even when nothing calls for it.
+const POLL: Duration = Duration::from_secs(30);
+/// How long a read-back that failed is left alone.
+const FETCH_AGAIN: Duration = Duration::from_secs(1);
+
+/// Where commits and attempts leave what a lane has to know.
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    bell: Notify,
+}
+
+struct State {
+    /// Handed over by commits, in their order.
+    ready: VecDeque<Handed>,
+    /// What is in hand, and whether an attempt of it is under way.
+    claimed: HashMap<DeliveryId, bool>,
+    /// True while the store may hold due deliveries that are not in hand: commits then hand nothing over.
+    behind: bool,
+    /// The earliest known time at which a delivery in the store falls due.
+    next_due: Option<Timestamp>,
+    /// Nothing is sent before (`Retry-After`).
+    held_until: Option<Timestamp>,
+}
+
+/// A delivery in hand, with its share of the budget where a commit handed it over.
+struct Handed {
+    due: Due,
+    _share: Option<Share>,
+}
+
+impl Inbox {
+    fn new() -> Self {
+        let state = State {
+            ready: VecDeque::new(),
+            claimed: HashMap::new(),
+            // What an earlier run left is read first.
+            behind: true,
+            next_due: None,
+            held_until: None,
+        };
+        Self { state: Mutex::new(state), bell: Notify::new() }
+    }
+
+    /// The state stays sound whatever its holder was doing: each change is one step.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hand_over(&self, due: Due, budget: &Arc<AtomicUsize>) {
+        let mut state = self.state();
+        // A read-back may have seen the commit before this call: what it claimed is in hand already.
+        if state.claimed.contains_key(&due.delivery.id) {
+            return;
+        }
+        let room = !state.behind && state.ready.len() < HANDED_OVER_MAX;
+        match room.then(|| Share::take(budget, due.envelope.body.len())).flatten() {
+            Some(share) => {
+                state.claimed.insert(due.delivery.id, false);
+                state.ready.push_back(Handed { due, _share: Some(share) });
+            }
+            None => state.behind = true,
+        }
+    }
+
+    /// The store holds more that is older than what commits handed over after the first `before`: that goes back.
+    fn fall_behind(&self, before: usize) {
+        let mut state = self.state();
+        state.behind = true;
+        while before < state.ready.len() {
+            if let Some(handed) = state.ready.pop_back() {
+                state.claimed.remove(&handed.due.delivery.id);
+            }
+        }
+    }
+
+    /// An attempt is sent: `hold` is until when its target wants nothing more.
+    fn sent(&self, hold: Option<Timestamp>) {
+        let mut state = self.state();
+        state.held_until = state.held_until.max(hold);
+    }
+
+    /// An attempt is recorded: its delivery is no longer in hand, and due again where `next` says so.
+    fn recorded(&self, delivery: &DeliveryId, next: Next) {
+        let mut state = self.state();
+        state.claimed.remove(delivery);
+        if let Next::Retry(at) = next {
+            state.next_due = Some(state.next_due.map_or(at, |known| known.min(at)));
+        }
+    }
+}
+
+/// A share of the bytes all lanes may hold together; given back when dropped.
+struct Share {
+    budget: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Share {
+    fn take(budget: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let fits = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= HANDED_OVER_BYTES_MAX);
+        budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Self { budget: budget.clone(), bytes })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The inboxes of all lanes; hears of commits.
+pub(super) struct Inboxes {
+    by_target: HashMap<Name, Arc<Inbox>>,
+    budget: Arc<AtomicUsize>,
+    metrics: Metrics,
+}
+
+impl Inboxes {
+    /// Hands commits to the lane of each target; targets without one wait in the store.
+    pub(super) fn new(by_target: HashMap<Name, Arc<Inbox>>, metrics: Metrics) -> Self {
+        Self { by_target, budget: Arc::default(), metrics }
+    }
+
+    /// The deliveries an attempt of which is under way.
+    pub(super) fn in_flight(&self) -> Vec<DeliveryId> {
+        let sending = |inbox: &Arc<Inbox>| {
+            inbox.state().claimed.iter().filter(|(_, sending)| **sending).map(|(id, _)| *id).collect::<Vec<_>>()
+        };
+        self.by_target.values().flat_map(sending).collect()
+    }
+}
+
+impl OnCommit for Inboxes {
+    fn committed(&self, events: Vec<Committed>) {
+        let mut told: Vec<&Arc<Inbox>> = Vec::new();
+        for event in events {
+            for delivery in event.deliveries {
+                let Some(inbox) = self.by_target.get(&delivery.target) else { continue };
+                inbox.hand_over(Due { delivery, envelope: event.envelope.clone() }, &self.budget);
+                if !told.iter().any(|known| Arc::ptr_eq(known, inbox)) {
+                    told.push(inbox);
+                }
+            }
+        }
+        told.into_iter().for_each(|inbox| inbox.bell.notify_one());
+    }
+
+    fn batch(&self, count: usize, took: Duration) {
+        self.metrics.committed(count, took);
+    }
+}
+
+/// What a lane works with.
+pub(super) struct Parts {
+    pub(super) destination: Arc<Destination>,
+    pub(super) http: Http,
+    pub(super) templates: Arc<Templates>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) recorder: Recorder,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    /// Cancelled: begin nothing more.
+    pub(super) stop: CancellationToken,
+    /// Cancelled: break off what is under way.
+    pub(super) break_off: CancellationToken,
+}
+
+/// One lane.
+pub(super) struct Lane {
+    parts: Arc<Parts>,
+    inbox: Arc<Inbox>,
+    refused: watch::Receiver<usize>,
+    /// Read back from the store, earliest due first.
+    fetched: VecDeque<Handed>,
+    /// Mean size of the bodies last read back.
+    typical: usize,
+    /// When the store is asked again though nothing calls for it.
+    poll_at: Instant,
+    /// That time has come.
+    poll: bool,
+    /// The last read-back failed: none before `poll_at`.
+    resting: bool,
+    slots: Arc<Semaphore>,
+    attempts: JoinSet<()>,
+    /// Which delivery each task tries, in case it panics.
+    under_way: HashMap<Id, UnderWay>,
+}
+
+/// What is recorded should an attempt panic.
+struct UnderWay {
+    delivery: DeliveryId,
+    number: u32,
+    at: Timestamp,
+    began: Instant,
+}
+
+impl Lane {
+    /// A lane that begins with what the store holds.
+    pub(super) fn new(parts: Parts) -> Self {
+        let concurrency = usize::try_from(parts.destination.concurrency).unwrap_or(1);
+        Self {
+            refused: parts.recorder.refused(),
+            parts: Arc::new(parts),
+            inbox: Arc::new(Inbox::new()),
+            fetched: VecDeque::new(),
+            typical: 0,
+            poll_at: Instant::now() + POLL,
+            poll: false,
+            resting: false,
+            slots: Arc::new(Semaphore::new(concurrency)),
+            attempts: JoinSet::new(),
+            under_way: HashMap::new(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &Name {
+        &self.parts.destination.name
+    }
+
+    pub(super) fn inbox(&self) -> Arc<Inbox> {
+        self.inbox.clone()
+    }
+
+    /// Delivers until it is stopped; then waits for what is under way, unless that is broken off.
+    pub(super) async fn run(mut self) {
+        while !self.parts.stop.is_cancelled() {
+            self.fetch_if_needed().await;
+            self.begin_attempts();
+            self.wait().await;
+        }
+        let break_off = self.parts.break_off.clone();
+        let rest = async { while self.join().await {} };
+        if break_off.run_until_cancelled(rest).await.is_none() {
+            self.attempts.shutdown().await;
+        }
+    }
+
+    /// Waits until there may be something to do.
+    async fn wait(&mut self) {
+        let parts = self.parts.clone();
+        let inbox = self.inbox.clone();
+        let due = self.wake_at();
+        tokio::select! {
+            () = parts.stop.cancelled() => {}
+            () = inbox.bell.notified() => {}
+            Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
+            () = sleep_until(&parts.clock, due) => {}
+            () = tokio::time::sleep_until(self.poll_at) => {
+                self.poll_at = Instant::now() + POLL;
+                (self.poll, self.resting) = (true, false);
+            }
+            // The sender lives in `parts`, so this ends only when the count changes.
+            _ = self.refused.changed() => {}
+        }
+        while let Some(ended) = self.attempts.try_join_next_with_id() {
+            self.ended(ended);
+        }
+    }
+
+    /// The next time by the clock at which there is something to do.
+    fn wake_at(&self) -> Option<Timestamp> {
+        let state = self.inbox.state();
+        let now = self.parts.clock.now();
+        match state.held_until.filter(|until| now < *until) {
+            Some(held) => Some(held),
+            // A time that has passed is of no use here: only a free slot or a read-back moves those on.
+            None => state.next_due.filter(|at| now < *at),
+        }
+    }
+
+    fn held(&self, now: Timestamp) -> bool {
+        self.inbox.state().held_until.is_some_and(|until| now < until)
+    }
+
+    /// Begins attempts, earliest due first, while there are slots and the store takes their records.
+    fn begin_attempts(&mut self) {
+        let now = self.parts.clock.now();
+        if self.held(now) || self.parts.stop.is_cancelled() || *self.refused.borrow_and_update() != 0 {
+            return;
+        }
+        let most = usize::try_from(self.parts.destination.concurrency).unwrap_or(1).saturating_add(RECORDING_MAX);
+        while self.attempts.len() < most {
+            let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };
+            let Some(next) = self.take() else { return };
+            self.begin(next, slot);
+        }
+    }
+
+    /// The earliest of what is in hand.
+    fn take(&mut self) -> Option<Handed> {
+        let mut state = self.inbox.state();
+        let ready_is_first = match (state.ready.front(), self.fetched.front()) {
+            (Some(ready), Some(fetched)) => due_at(&ready.due) < due_at(&fetched.due),
+            (ready, _) => ready.is_some(),
+        };
+        let next = if ready_is_first { state.ready.pop_front() } else { self.fetched.pop_front() }?;
+        state.claimed.insert(next.due.delivery.id, true);
+        Some(next)
+    }
+
+    fn begin(&mut self, next: Handed, slot: OwnedSemaphorePermit) {
+        let under_way = UnderWay {
+            delivery: next.due.delivery.id,
+            number: next.due.delivery.attempts.saturating_add(1),
+            at: self.parts.clock.now(),
+            began: Instant::now(),
+        };
+        let task = self.attempts.spawn(deliver(self.parts.clone(), self.inbox.clone(), next, slot));
+        self.under_way.insert(task.id(), under_way);
+    }
+
+    /// Waits for the end of one attempt; false when none is under way.
+    async fn join(&mut self) -> bool {
+        match self.attempts.join_next_with_id().await {
+            Some(ended) => {
+                self.ended(ended);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
+        let (id, panicked) = match &ended {
+            Ok((id, ())) => (*id, false),
+            Err(error) => (error.id(), error.is_panic()),
+        };
+        let Some(it) = self.under_way.remove(&id) else { return };
+        if panicked {
+            tracing::error!(delivery.id = %it.delivery, target.name = %self.name(), attempt = it.number, "the relay failed while it made an attempt");
+            let attempt = attempt::broken(it.delivery, it.number, it.at, it.began.elapsed());
+            self.attempts.spawn(record(self.parts.clone(), self.inbox.clone(), attempt));
+        }
+    }
+
+    /// Reads back what is due when nothing read back is left and the store may hold some.
+    async fn fetch_if_needed(&mut self) {
+        if !self.fetched.is_empty() || self.slots.available_permits() == 0 || !self.fetch_is_due() {
+            return;
+        }
+        self.poll = false;
+        if let Err(error) = self.fetch().await {
+            tracing::error!(target.name = %self.name(), %error, "due deliveries cannot be read");
+            self.inbox.state().behind = true;
+            self.poll_at = Instant::now() + FETCH_AGAIN;
+            self.resting = true;
+        }
+    }
+
+    fn fetch_is_due(&self) -> bool {
+        let now = self.parts.clock.now();
+        if self.resting || self.held(now) {
+            return false;
+        }
+        let state = self.inbox.state();
+        // What was handed over comes before what was missed since: the store is asked once that is used up.
+        self.poll || (state.behind && state.ready.is_empty()) || state.next_due.is_some_and(|at| at <= now)
+    }
+
+    /// Reads one batch. Nothing is begun meanwhile, so claims made by commits last until it is over, and a row that was read
+    /// without being in hand has not been tried since. (The store tells of a commit before it takes the record of an attempt
+    /// at what was committed.)
+    async fn fetch(&mut self) -> Result<(), crate::store::Error> {
+        let limit = self.fetch_limit();
+        let (before, except) = {
+            let mut state = self.inbox.state();
+            (state.behind, state.next_due) = (false, None);
+            (state.ready.len(), claimed(&state))
+        };
+        let (store, target) = (self.parts.store.clone(), self.name().clone());
+        let now = self.parts.clock.now();
+        let found = store.due(&target, now, u32::try_from(limit).unwrap_or(u32::MAX), except).await?;
+        let all = found.len() < limit;
+        self.keep(found);
+        if !all {
+            self.inbox.fall_behind(before);
+            return Ok(());
+        }
+        let except = claimed(&self.inbox.state());
+        let next = store.next_due(&target, except).await?;
+        let mut state = self.inbox.state();
+        state.next_due = [state.next_due, next].into_iter().flatten().min();
+        Ok(())
+    }
+
+    fn keep(&mut self, found: Vec<Due>) {
+        if !found.is_empty() {
+            self.typical = found.iter().map(|due| due.envelope.body.len()).sum::<usize>() / found.len();
+        }
+        let mut state = self.inbox.state();
+        for due in found {
+            if let std::collections::hash_map::Entry::Vacant(free) = state.claimed.entry(due.delivery.id) {
+                free.insert(false);
+                self.fetched.push_back(Handed { due, _share: None });
+            }
+        }
+    }
+
+    /// Fewer at once where bodies are large, but always enough to fill the slots half.
+    fn fetch_limit(&self) -> usize {
+        let fitting = FETCH_BYTES / self.typical.max(1);
+        fitting.clamp((self.slots.available_permits() / 2).clamp(1, FETCH_MAX), FETCH_MAX)
+    }
+}
+
+async fn sleep_until(clock: &Clock, at: Option<Timestamp>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn claimed(state: &State) -> Vec<DeliveryId> {
+    let mut ids: Vec<_> = state.claimed.keys().copied().collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn due_at(due: &Due) -> Timestamp {
+    due.delivery.due_at.unwrap_or(due.delivery.created_at)
+}
+
+/// One attempt from beginning to record. Its slot is free for the next as soon as it is sent.
+async fn deliver(parts: Arc<Parts>, inbox: Arc<Inbox>, handed: Handed, slot: OwnedSemaphorePermit) {
+    let due = &handed.due;
+    let settled = attempt::make(&parts.destination, &parts.http, &parts.templates, &parts.clock, due).await;
+    inbox.sent(settled.hold);
+    drop(slot);
+    inbox.bell.notify_one();
+    report(&parts, due, &settled);
+    record(parts, inbox, settled.attempt).await;
+}
+
+async fn record(parts: Arc<Parts>, inbox: Arc<Inbox>, attempt: Attempt) {
+    let (delivery, next) = (attempt.delivery, attempt.next);
+    // Where the store has closed, the claim stays: nobody may try this delivery again in this run.
+    if parts.recorder.record(attempt).await {
+        inbox.recorded(&delivery, next);
+        inbox.bell.notify_one();
+    }
+}
+
+/// Counts and logs a settled attempt.
+fn report(parts: &Parts, due: &Due, settled: &Settled) {
+    let (target, attempt) = (&parts.destination.name, &settled.attempt);
+    if settled.template_failed {
+        parts.metrics.template_failed(target);
+    }
+    let outcome = match attempt.next {
+        Next::Delivered => "delivered",
+        Next::Retry(_) => "retry",
+        Next::Dead(_) => "dead",
+    };
+    parts.metrics.attempted(target, outcome);
+    let duration_ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
+    let (number, status) = (attempt.number, attempt.status);
+    let error = attempt.error.as_deref().unwrap_or_default();
+    match attempt.next {
+        Next::Delivered => {
+            parts.metrics.delivered_after(target, until(due.envelope.received_at, parts.clock.now()));
+            tracing::debug!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, "delivered");
+        }
+        Next::Retry(at) => {
+            tracing::warn!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, detail = ?attempt.detail, "attempt {number} failed: {error}; next at {at}");
+        }
+        Next::Dead(cause) => {
+            tracing::error!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, detail = ?attempt.detail, cause = cause.word(), "attempt {number} failed: {error}; dead letter");
+        }
+    }
+}
