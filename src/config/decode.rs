@@ -81,6 +81,8 @@ pub struct Context {
     pub folder: std::path::PathBuf,
     /// The file's text, for messages that quote how a value is written (`1.20`).
     pub text: String,
+    /// Places of secrets that are in no tree, because the keys above them repeat or are not text.
+    pub hidden: Vec<Place>,
 }
 
 /// An entry of `security.allow_targets`.
@@ -213,12 +215,11 @@ impl<'n> Fields<'n> {
     /// Notes that `name` is absent, or has no value.
     pub fn missing(&self, name: &str, cx: &mut Context) {
         let place = self.key_place(name);
-        let comment = rest_of_line(&cx.text, place).trim_start_matches([':', ' ']).trim_end();
-        let comment = Some(comment).filter(|comment| comment.starts_with('#') && comment.len() <= WRITTEN_MAX).map(str::to_owned);
+        let comment = rest_of_line(&cx.text, place).trim_start_matches([':', ' ']).starts_with('#');
         let problem = cx.error("missing-key", place, format!("{} needs `{name}`", self.what));
-        // `channel: #ops` loads as a key without a value.
-        if let Some(comment) = comment.filter(|_| place != self.place) {
-            problem.help(format!("`#` begins a comment; put the value in quotes: \"{comment}\""));
+        // `channel: #ops` loads as a key without a value. What follows is not repeated: it may be a secret.
+        if comment && place != self.place {
+            problem.help("`#` begins a comment: put the value in quotes");
         }
     }
 
@@ -534,6 +535,18 @@ mod tests {
         for bad in ["", "MiB", "1MB", "99999999999999TiB"] {
             assert_eq!(size(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_value_that_is_a_comment_is_named_as_the_trap_it_is() {
+        let text = "kind: slack\nchannel: #ops\n".to_owned();
+        let mut cx = Context { text: text.clone(), ..Context::default() };
+        let node = crate::config::yaml::parse(&text, &mut cx).unwrap();
+        let mut fields = Fields::open(&node, "a destination", &mut cx).unwrap();
+        assert_eq!(fields.required::<String>("channel", &mut cx), None);
+        assert_eq!(fields.required::<String>("url", &mut cx), None);
+        assert_eq!(cx.problems[0].help.as_deref(), Some("`#` begins a comment: put the value in quotes"));
+        assert_eq!((cx.problems[1].message.as_str(), &cx.problems[1].help), ("a destination needs `url`", &None));
     }
 
     #[test]

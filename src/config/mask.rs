@@ -24,10 +24,10 @@ fn is_secret_header(name: &str) -> bool {
 }
 
 impl Mask {
-    /// The secrets of a file that is YAML: `root`, before references are resolved.
-    pub(super) fn of_tree(root: &Node) -> Self {
-        let mut places = Vec::new();
-        collect(root, "", false, &mut places);
+    /// The secrets of a file that is YAML: those of `root`, before references are resolved, and what stands at `hidden`.
+    pub(super) fn of_tree(root: &Node, text: &str, hidden: &[Place]) -> Self {
+        let mut places = hidden.to_vec();
+        collect(root, text, "", false, &mut places);
         places.sort_unstable();
         Self { places }
     }
@@ -79,7 +79,7 @@ pub(super) fn lexical_line(text: &str, start: usize) -> bool {
     false
 }
 
-fn collect(node: &Node, key: &str, secret: bool, places: &mut Vec<Place>) {
+fn collect(node: &Node, text: &str, key: &str, secret: bool, places: &mut Vec<Place>) {
     match &node.value {
         Value::Map(map) => {
             let capability = map.iter().any(|(key, node)| key.name == "kind" && has_secret_url(node));
@@ -90,14 +90,30 @@ fn collect(node: &Node, key: &str, secret: bool, places: &mut Vec<Place>) {
                 if name == "url" {
                     places.extend(secret_of_url(node, capability));
                 }
-                collect(node, name, secret, places);
+                collect(node, text, name, secret, places);
             }
         }
-        Value::List(items) => items.iter().for_each(|item| collect(item, key, secret, places)),
+        Value::List(items) => items.iter().for_each(|item| collect(item, text, key, secret, places)),
+        Value::Null if secret => places.extend(comment_after(text, node.place.start)),
         Value::Null => {}
         _ if secret => places.push(node.place),
         _ => {}
     }
+}
+
+/// The secrets of `node`, which stands under `key` in a map unknown; without a key, all of it.
+pub(super) fn secrets_of(key: Option<&str>, node: &Node) -> Vec<Place> {
+    let mut places = Vec::new();
+    let secret = key.is_none_or(|key| is_secret(key) || is_secret_header(key) || matches!(key, "value" | "values"));
+    collect(node, "", key.unwrap_or_default(), secret, &mut places);
+    places
+}
+
+/// The comment that begins where a value was meant: `password: #hush`.
+fn comment_after(text: &str, at: usize) -> Option<Place> {
+    let line = text.get(at..)?.lines().next()?;
+    let comment = line.find('#')?;
+    Some(Place { start: at + comment, end: at + line.len() })
 }
 
 /// Kinds whose URL is a capability: whoever has its path can send.
@@ -219,12 +235,12 @@ mod tests {
 
     fn masked(text: &str) -> String {
         let root = yaml::parse(text, &mut Context::default()).unwrap();
-        Mask::of_tree(&root).apply(text)
+        Mask::of_tree(&root, text, &[]).apply(text)
     }
 
     #[test]
     fn literal_secrets_are_starred_and_references_are_not() {
-        let text = "secrets: [whsec_abc, \"${A}\", \"${B:-höhö}\"]\npassword: 'x y'\nbot_token: |\n  xoxb\nheader: {name: X-Key, value: hush}\nheaders: {X-Team: billing, Authorization: Bearer abc}\nvalue: shown\n";
+        let text = "secrets: [whsec_abc, \"${A}\", \"${B:-höhö}\"]\npassword: 'x y'\nbot_token: |\n  xoxb\nheader: {name: X-Key, value: hush}\nheaders: {X-Team: billing, Authorization: Bearer abc}\nvalue: shown\ntoken: #hush\n";
         insta::assert_snapshot!(masked(text), @r##"
         secrets: [*********, "${A}", "${B:-*·*·}"]
         password: '* *'
@@ -233,6 +249,7 @@ mod tests {
         header: {name: X-Key, value: ****}
         headers: {X-Team: billing, Authorization: ****** ***}
         value: shown
+        token: *****
         "##);
     }
 
@@ -268,7 +285,7 @@ mod tests {
             let shown = Mask::of_lines(&text).apply(&text);
             prop_assert_eq!((shown.len(), shown.chars().count()), (text.len(), text.chars().count()));
             if let Some(root) = yaml::parse(&text, &mut Context::default()) {
-                let shown = Mask::of_tree(&root).apply(&text);
+                let shown = Mask::of_tree(&root, &text, &[]).apply(&text);
                 prop_assert_eq!((shown.len(), shown.chars().count()), (text.len(), text.chars().count()));
             }
         }

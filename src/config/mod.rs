@@ -31,6 +31,7 @@ pub mod yaml;
 
 pub use decode::{AllowTarget, Problem, Severity};
 use decode::{Context, Fields};
+use mask::Mask;
 use references::References;
 pub use references::{Environment, System};
 use tree::{Key, Node, Place, Value};
@@ -168,7 +169,7 @@ fn parse_bytes(path: &Path, bytes: Vec<u8>, env: &dyn Environment) -> Loaded {
 fn unreadable(file: File, place: Place, message: String) -> Loaded {
     let mut cx = Context::default();
     cx.error("unreadable-file", place, message);
-    let shown = mask::Mask::of_lines(&file.text).apply(&file.text);
+    let shown = Mask::of_lines(&file.text).apply(&file.text);
     Loaded { file, config: None, problems: cx.problems, left_off: 0, shown }
 }
 
@@ -176,7 +177,10 @@ fn unreadable(file: File, place: Place, message: String) -> Loaded {
 pub fn parse(file: File, env: &dyn Environment) -> Loaded {
     let mut cx = Context { folder: folder(&file.path), text: file.text.clone(), ..Context::default() };
     let mut tree = yaml::parse(&file.text, &mut cx);
-    let mask = tree.as_ref().map_or_else(|| mask::Mask::of_lines(&file.text), mask::Mask::of_tree);
+    let mask = match &tree {
+        Some(root) => Mask::of_tree(root, &file.text, &cx.hidden),
+        None => Mask::of_lines(&file.text),
+    };
     let mut resolved = References::default();
     let mut config = None;
     if let Some(root) = &mut tree {

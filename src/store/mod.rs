@@ -14,6 +14,8 @@ use crate::{
     secret::Secret,
 };
 
+#[cfg(test)]
+pub(crate) mod contract;
 pub mod sqlite;
 
 /// Opens the store at `url`, made where it is missing: `sqlite://<path>`, relative to `folder` or absolute

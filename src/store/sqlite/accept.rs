@@ -140,9 +140,12 @@ struct Seen {
     suffix: Option<i64>,
 }
 
+/// What is remembered of a key.
+pub(super) const KNOWN: &str = "SELECT body, seq, seen_at, suffix FROM dedupe WHERE key = ?";
+
 fn known(session: &Session, event: &NewEvent) -> rusqlite::Result<Known> {
     let dedupe = &event.dedupe;
-    let mut look_up = session.conn.prepare_cached("SELECT body, seq, seen_at, suffix FROM dedupe WHERE key = ?")?;
+    let mut look_up = session.conn.prepare_cached(KNOWN)?;
     let seen = look_up.query_row([dedupe.key], |row| {
         Ok(Seen { body: row.get(0)?, seq: row.get(1)?, seen_at: row.get(2)?, suffix: row.get(3)? })
     });

@@ -37,6 +37,8 @@ mod reject;
 mod rows;
 mod schema;
 mod session;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 /// Opens the store in the file at `path`, made where it is missing; see [`super::open`].

@@ -43,12 +43,14 @@ impl After {
     }
 }
 
+/// Moves a delivery that is not final.
+pub(super) const SETTLE: &str = "UPDATE deliveries SET state = ?, cause = ?, due_at = ?, settled_at = ?,
+        attempts = max(attempts, ?), error = ?, first_attempt_at = coalesce(first_attempt_at, ?)
+    WHERE place = ? AND state = 0";
+
 /// Moves the delivery at `place`; false when it is final already, or not held at all.
 fn settle(conn: &Connection, place: i64, attempt: &Attempt, after: &After) -> rusqlite::Result<bool> {
-    let sql = "UPDATE deliveries SET state = ?, cause = ?, due_at = ?, settled_at = ?, attempts = max(attempts, ?), error = ?,
-            first_attempt_at = coalesce(first_attempt_at, ?)
-        WHERE place = ? AND state = 0";
-    let changed = conn.prepare_cached(sql)?.execute((
+    let changed = conn.prepare_cached(SETTLE)?.execute((
         after.state,
         after.cause,
         after.due_at,
