@@ -43,7 +43,7 @@ pub fn admin(handles: Handles) -> Router {
 }
 
 /// Answers on the public listener: health, the events where the file says so, and the sources for everything else.
-pub fn public(handles: &Handles) -> Router {
+pub fn public(handles: Handles) -> Router {
     let (public_api, ingest) = (handles.config.server.public_api, handles.ingest.clone());
     Api::new(handles).public(public_api).fallback_service(ingest.router())
 }

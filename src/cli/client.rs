@@ -82,7 +82,8 @@ pub(super) fn client() -> Result<reqwest::Client, Failure> {
         .map_err(|error| failed(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().redirect(reqwest::redirect::Policy::none());
+    let builder =
+        reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().redirect(reqwest::redirect::Policy::none());
     builder.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT).build().map_err(|error| failed(error.to_string()))
 }
 
@@ -125,7 +126,13 @@ impl Relay {
             Some(token) => request.bearer_auth(token.reveal()),
             None => request,
         };
-        let unreachable = |error| Failure::Unreachable(format!("no answer from the relay at {}: {}", self.url, deepest(&error)));
+        let unreachable = |error| {
+            Failure::Unreachable(format!(
+                "no answer from the relay at {}: {}",
+                self.url.origin().ascii_serialization(),
+                deepest(&error)
+            ))
+        };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let text = response.text().await.map_err(unreachable)?;

@@ -43,7 +43,11 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let relay = args.access.relay()?;
     if let Some(id) = &args.id {
         let answer = relay.get(&format!("/api/v1/deliveries/{}", in_path(id)?), &[]).await?;
-        if args.access.json { output::raw(&answer.text) } else { tell_delivery(&answer.json["data"]) }
+        if args.access.json {
+            output::raw(&answer.text)
+        } else {
+            tell_delivery(&answer.json["data"])
+        }
         return Ok(());
     }
     let filters = [

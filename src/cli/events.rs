@@ -51,7 +51,11 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let relay = args.access.relay()?;
     if let Some(uid) = &args.uid {
         let answer = relay.get(&format!("/api/v1/events/{}", in_path(uid)?), &[]).await?;
-        if args.access.json { output::raw(&answer.text) } else { tell(&answer.json["data"]) }
+        if args.access.json {
+            output::raw(&answer.text)
+        } else {
+            tell(&answer.json["data"])
+        }
         return Ok(());
     }
     let mut query = given(&[("source", &args.source), ("type", &args.r#type), ("target", &args.target)]);

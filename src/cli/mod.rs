@@ -21,6 +21,7 @@ mod send;
 mod sender;
 mod serve;
 mod sign;
+mod way;
 
 /// What the relay and its tools are asked to do.
 #[derive(Debug, Parser)]
@@ -100,7 +101,13 @@ impl Failure {
 pub fn run(args: Args) -> Result<(), Failure> {
     match args.verb {
         Verb::Serve(args) => relay(serve::run(args)),
-        Verb::Check(args) => if check::run(&args) == 0 { Ok(()) } else { Err(Failure::BadAndSaid) },
+        Verb::Check(args) => {
+            if check::run(&args) == 0 {
+                Ok(())
+            } else {
+                Err(Failure::BadAndSaid)
+            }
+        }
         Verb::Sign(args) => sign::run(&args),
         Verb::Send(args) => tool(send::run(args)),
         Verb::Demo(args) => relay(demo::run(args)),

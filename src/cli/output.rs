@@ -77,8 +77,8 @@ mod tests {
         let thing = json!({"id": "evt\u{1b}[2J\n1", "target": null, "attempts": 3});
         let row: Vec<_> = ["id", "target", "attempts"].map(|name| cell(&thing, name)).into();
         insta::assert_snapshot!(drawn(&["id", "target", "attempts"], &[row], false), @r"
-         ID                TARGET  ATTEMPTS
-         evt\u{1b}[2J\n1  -       3
+        ID               TARGET  ATTEMPTS
+        evt\u{1b}[2J\n1  -       3
         ");
     }
 }

@@ -24,7 +24,11 @@ pub(super) const ALL: [Sample; 14] = [
     sample("interactor", "credential.revoked", include_str!("samples/interactor-evt_004-credential.revoked.json")),
     sample("interactor", "workflow.instance.created", include_str!("samples/interactor-evt_005-workflow.instance.created.json")),
     sample("interactor", "workflow.instance.halted", include_str!("samples/interactor-evt_006-workflow.instance.halted.json")),
-    sample("interactor", "workflow.instance.completed", include_str!("samples/interactor-evt_007-workflow.instance.completed.json")),
+    sample(
+        "interactor",
+        "workflow.instance.completed",
+        include_str!("samples/interactor-evt_007-workflow.instance.completed.json"),
+    ),
     sample("interactor", "workflow.instance.failed", include_str!("samples/interactor-evt_008-workflow.instance.failed.json")),
     sample("interactor", "agent.room.message", include_str!("samples/interactor-evt_009-agent.room.message.json")),
     sample("interactor", "agent.room.closed", include_str!("samples/interactor-evt_010-agent.room.closed.json")),

@@ -16,7 +16,6 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp, rfc3339_s},
     config,
-    ingest::Source,
     secret::Secret,
     sign::{hex, outbound::Message},
 };
@@ -81,7 +80,8 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     for _ in 0..args.count {
         let (id, at) = (random_id("evt_")?, Clock::system().now());
         let body = args.body(way.kind, &id, at)?;
-        let (status, answer) = post(&client, &url, &way, Message { id: &id, at, body: &body }).await?;
+        let beside = args.beside(&way.scheme, &id);
+        let (status, answer) = post(&client, &url, &way, Message { id: &id, at, body: &body }, beside).await?;
         good &= (200..300).contains(&status);
         tell(status, &answer, args.json);
     }
@@ -102,17 +102,18 @@ fn way(args: &Args) -> Result<(Way, String), Failure> {
     Ok((Way::of(source), base))
 }
 
-/// Posts one signed message; answers the status and the answer's text.
+/// Posts one signed message, with the headers `beside` its signature; answers the status and the answer's text.
 pub(super) async fn post(
     client: &reqwest::Client,
     url: &str,
     way: &Way,
     message: Message<'_>,
+    beside: Vec<(String, String)>,
 ) -> Result<(u16, String), Failure> {
     let headers = sender::headers(&way.scheme, &way.secret, message).map_err(|error| Failure::Bad(error.to_string()))?;
     let (name, value) = sender::CONTENT_TYPE;
     let mut request = client.post(url).header(name, value).body(message.body.to_vec());
-    for (name, value) in headers {
+    for (name, value) in headers.into_iter().chain(beside) {
         request = request.header(name, value);
     }
     let unreachable = |error| Failure::Unreachable(format!("no answer from the relay: {}", deepest(&error)));
@@ -137,6 +138,14 @@ pub(super) fn random_id(prefix: &str) -> Result<String, Failure> {
 }
 
 impl Args {
+    /// The headers in which GitHub says what no body of its says: the event's type and id.
+    fn beside(&self, scheme: &Scheme, id: &str) -> Vec<(String, String)> {
+        let github = matches!(scheme, Scheme::Hmac(hmac) if hmac.header.eq_ignore_ascii_case("X-Hub-Signature-256"));
+        let r#type = self.what.r#type.clone().filter(|_| github);
+        let names = |r#type| vec![("X-GitHub-Event".to_owned(), r#type), ("X-GitHub-Delivery".to_owned(), id.to_owned())];
+        r#type.map(names).unwrap_or_default()
+    }
+
     fn body(&self, kind: &str, id: &str, at: Timestamp) -> Result<Vec<u8>, Failure> {
         if let Some(file) = &self.what.body {
             return sign::read(file);

@@ -107,7 +107,9 @@ pub(super) const CONTENT_TYPE: (&str, &str) = ("Content-Type", "application/json
 pub(super) fn body(kind: &str, id: &str, r#type: &str, at: Timestamp, data: &serde_json::Value) -> String {
     let time = rfc3339_s(at);
     let body = match kind {
-        "agent" => serde_json::json!({"event": r#type, "webhook": {"id": id, "name": "hookyard send"}, "timestamp": time, "data": data}),
+        "agent" => {
+            serde_json::json!({"event": r#type, "webhook": {"id": id, "name": "hookyard send"}, "timestamp": time, "data": data})
+        }
         "standard" => serde_json::json!({"type": r#type, "timestamp": time, "data": data}),
         _ => serde_json::json!({"id": id, "type": r#type, "timestamp": time, "data": data}),
     };
@@ -147,7 +149,21 @@ mod tests {
             Scheme::Static("X-Key".into()),
             Scheme::Nothing,
         ];
-        insta::assert_snapshot!(schemes.iter().map(signed).collect::<String>(), @"");
+        insta::assert_snapshot!(schemes.iter().map(signed).collect::<String>(), @"
+        X-Interactor-Signature: sha256=497a4ef2599e4034223e36ac5e93f088c60df2a982efad814dc4969d782624e9
+        X-Interactor-Timestamp: 2026-01-20T12:00:00Z
+        X-Interactor-Signature: 171a5d0e2cf4cb2c2f9c23da4ee3abe5c1683f12df503dea26901dbbabd4c0aa
+        X-Interactor-Timestamp: 1768910400
+        X-Webhook-Signature: 497a4ef2599e4034223e36ac5e93f088c60df2a982efad814dc4969d782624e9
+        webhook-id: evt_003
+        webhook-timestamp: 1768910400
+        webhook-signature: v1,fh3IlugZo37ms/xH741oSXmFDeIEuR7vET31Xg4wO98=
+        X-Honeyframe-Signature: sha256=497a4ef2599e4034223e36ac5e93f088c60df2a982efad814dc4969d782624e9
+        Stripe-Signature: t=1768910400,v1=171a5d0e2cf4cb2c2f9c23da4ee3abe5c1683f12df503dea26901dbbabd4c0aa
+        X-Sig: v0=8hppmJC9SrS5AS0NAMRIjVwyCBiIxTTLappTj5u4YnwKtCshTifpVizCd4+kmEHTK33pKGT4B5Bu5BYvgR85Pg==
+        X-Time: 1768910400
+        X-Key: whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3
+        ");
     }
 
     #[test]

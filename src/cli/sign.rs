@@ -153,7 +153,12 @@ mod tests {
     #[test]
     fn a_curl_command_survives_the_shell() {
         let headers = [("X-Webhook-Signature".to_owned(), "00ff".to_owned())];
-        insta::assert_snapshot!(curl("http://localhost/it's", &headers, Path::new("event.json")), @"");
+        insta::assert_snapshot!(curl("http://localhost/it's", &headers, Path::new("event.json")), @r"
+        curl -sS 'http://localhost/it'\''s' \
+          -H 'Content-Type: application/json' \
+          -H 'X-Webhook-Signature: 00ff' \
+          --data-binary '@event.json'
+        ");
     }
 
     #[test]

@@ -119,7 +119,7 @@ async fn send_all(secrets: &Secrets, public: SocketAddr) -> Result<(), Failure> 
         let way = way(sample, secrets);
         let url = format!("http://{public}{}", way.path);
         let message = Message { id: "", at: Clock::system().now(), body: sample.body.as_bytes() };
-        let (status, answer) = send::post(&client, &url, &way, message).await?;
+        let (status, answer) = send::post(&client, &url, &way, message, Vec::new()).await?;
         if status != 200 {
             return Err(Failure::Bad(format!("{} was answered with {status}: {answer}", sample.r#type)));
         }
