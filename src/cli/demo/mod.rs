@@ -144,7 +144,7 @@ async fn watch(landings: &mut mpsc::Receiver<Landed>, deadline: Instant, quiet: 
         let Ok(Some(landed)) = timeout_at(deadline, landings.recv()).await else { break };
         if !quiet {
             let verdict = if landed.signed { "signature ok" } else { "SIGNATURE WRONG" };
-            output::line(&format!("{:<4} got {:<28} {:<20} {verdict}", landed.target, landed.r#type, landed.event));
+            output::line(&format!("{:<4} got {:<28} {:<20} {verdict}", landed.target, landed.r#type, shortened(&landed.event)));
         }
         seen.insert(landed.delivery, landed.signed);
     }
