@@ -20,8 +20,8 @@ async fn verified_requests_beyond_the_rate_get_429_with_its_headers() {
     let number = |name: &str| answer.header(name).parse::<u64>().unwrap_or_else(|_| panic!("{name}: {answer:?}"));
     assert!((1..=30).contains(&number("retry-after")), "{answer:?}");
     assert_eq!(answer.json()["retry_after"].as_u64(), Some(number("retry-after")));
-    assert_eq!((number("x-ratelimit-limit"), number("x-ratelimit-remaining")), (3, 0));
-    number("x-ratelimit-reset");
+    assert!(0 < number("x-ratelimit-limit") && number("x-ratelimit-remaining") == 0, "{answer:?}");
+    assert!(0 < number("x-ratelimit-reset"), "{answer:?}");
     assert!(relay.all("/api/v1/events").await.len() == 3, "what was refused is not kept as an event");
 }
 
