@@ -1,6 +1,7 @@
 //! The envelope: product.md, "The envelope", byte for byte, and as an independent CloudEvents SDK reads it.
 
 use proptest::{
+    strategy::ValueTree,
     prelude::*,
     test_runner::{Config, TestRunner},
 };

@@ -93,8 +93,8 @@ async fn the_webhook_id_is_the_events_or_a_hash() {
 
 #[tokio::test]
 async fn schemes_sign_side_by_side() {
-    let custom = "{custom: {header: X-Sig, prefix: \"v0=\", encoding: base64, content: timestamp.body, timestamp_header: X-Sig-Time}}";
-    let fields = format!("signing: {{schemes: [standard, interactor, agent, honeyframe, {custom}], secrets: [\"{OUT}\"]}}");
+    let custom = "header: X-Sig, prefix: \"v0=\", encoding: base64, content: timestamp.body, timestamp_header: X-Sig-Time";
+    let fields = format!("signing: {{schemes: [standard, interactor, agent, honeyframe, custom], secrets: [\"{OUT}\"], {custom}}}");
     let (request, _relay) = deliver(&fields).await;
     let hex = hex_mac(OUT, &[&request.body]);
     assert_eq!(request.header("x-interactor-signature"), format!("sha256={hex}"));
