@@ -9,8 +9,7 @@ use std::{
     time::Duration,
 };
 
-use proptest::test_runner::{RngAlgorithm, TestRng};
-use proptest::prelude::RngCore;
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
 use crate::support::{
@@ -58,16 +57,15 @@ async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_killed() {
     }
 
     let mut kills = 0;
-    let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
     while kills < KILLS || !sending.over.load(Ordering::Relaxed) {
         if kills < KILLS {
             // Spread over the events, with a random moment each: some kills hit a commit, some a delivery.
-            let goal = EVENTS * kills / (KILLS + 1) + usize::try_from(random.next_u64() % 200).unwrap();
+            let goal = EVENTS * kills / (KILLS + 1) + usize::from(random() % 200);
             until("events to be sent", Duration::from_secs(120), async || {
                 (goal <= sending.next.load(Ordering::Relaxed) || sending.over.load(Ordering::Relaxed)).then_some(())
             })
             .await;
-            tokio::time::sleep(Duration::from_micros(random.next_u64() % 50_000)).await;
+            tokio::time::sleep(Duration::from_micros(random().into())).await;
             sending.addr.send_replace(None);
             relay.kill();
             kills += 1;
@@ -102,6 +100,13 @@ async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_killed() {
     println!("crash: sent {sent}, acknowledged {}, delivered {}, repeated {repeated}, kills {kills}", acknowledged.len(), delivered.len());
     assert_eq!((acknowledged.len(), delivered.len()), (EVENTS, EVENTS));
     until("the backlog to be gone", SOON, async || relay.all("/api/v1/deliveries?state=pending").await.is_empty().then_some(())).await;
+}
+
+/// Any number up to 65,535.
+fn random() -> u16 {
+    let mut bytes = [0; 2];
+    SystemRandom::new().fill(&mut bytes).unwrap();
+    u16::from_be_bytes(bytes)
 }
 
 /// Sends events until there are none left; each again until it is acknowledged, as a platform that retries does.
