@@ -5,9 +5,9 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Receiver, Relay, routes,
+    Receiver, Relay, SOON, routes,
     signed::{agent, event, interactor, interactor_by},
-    until, SOON,
+    until,
 };
 
 /// A relay that took `count` Interactor events, delivered to `crm`.
@@ -32,7 +32,15 @@ fn names(range: impl Iterator<Item = usize>) -> Vec<String> {
 #[tokio::test]
 async fn without_the_token_there_is_nothing_to_see() {
     let relay = Relay::start(&routes().interactor()).await;
-    for path in ["/api/v1/events", "/api/v1/events/ev_1", "/api/v1/deliveries", "/api/v1/dead-letters", "/api/v1/rejections", "/api/v1/config", "/api/v1/unheard-of"] {
+    for path in [
+        "/api/v1/events",
+        "/api/v1/events/ev_1",
+        "/api/v1/deliveries",
+        "/api/v1/dead-letters",
+        "/api/v1/rejections",
+        "/api/v1/config",
+        "/api/v1/unheard-of",
+    ] {
         for token in [None, Some(""), Some("hy_wrong"), Some("Basic x")] {
             let answer = relay.get_as(path, token).await;
             assert_eq!(answer.status, 401, "{path} {token:?}");
@@ -54,7 +62,13 @@ async fn without_the_token_there_is_nothing_to_see() {
 #[tokio::test]
 async fn unknown_things_are_not_found_in_the_shape_of_every_error() {
     let relay = Relay::start(&routes().interactor()).await;
-    for path in ["/api/v1/unheard-of", "/api/v1/events/ev_00000000000000000000000000000000", "/api/v1/events/nonsense", "/api/v1/deliveries/dl_1", "/api/v1/events/%00"] {
+    for path in [
+        "/api/v1/unheard-of",
+        "/api/v1/events/ev_00000000000000000000000000000000",
+        "/api/v1/events/nonsense",
+        "/api/v1/deliveries/dl_1",
+        "/api/v1/events/%00",
+    ] {
         relay.get(path).await.refused(404, "not_found");
     }
     let wrong = relay.post("/api/v1/events", &json!({})).await;
@@ -70,7 +84,14 @@ async fn unknown_things_are_not_found_in_the_shape_of_every_error() {
 async fn an_event_in_a_list_has_its_fields_and_one_tells_its_story() {
     let (crm, relay) = with_events(1).await;
     let row = relay.all("/api/v1/events").await.remove(0);
-    for (name, expected) in [("id", "evt_0"), ("source", "interactor"), ("type", "credential.expired"), ("time", "2026-01-20T12:00:00Z"), ("namespace", "user_123"), ("verdict", "accepted")] {
+    for (name, expected) in [
+        ("id", "evt_0"),
+        ("source", "interactor"),
+        ("type", "credential.expired"),
+        ("time", "2026-01-20T12:00:00Z"),
+        ("namespace", "user_123"),
+        ("verdict", "accepted"),
+    ] {
         assert_eq!(row[name], expected, "{row}");
     }
     let story = relay.data(&format!("/api/v1/events/{}", row["uid"].as_str().unwrap())).await;
@@ -78,14 +99,20 @@ async fn an_event_in_a_list_has_its_fields_and_one_tells_its_story() {
     let delivery = &story["deliveries"][0];
     assert_eq!((delivery["target"].as_str(), delivery["state"].as_str()), (Some("crm"), Some("delivered")));
     let attempt = &delivery["log"][0];
-    assert_eq!((&attempt["number"], &attempt["status"], &attempt["outcome"]), (&json!(1), &json!(200), &json!("delivered")), "{story}");
+    assert_eq!(
+        (&attempt["number"], &attempt["status"], &attempt["outcome"]),
+        (&json!(1), &json!(200), &json!("delivered")),
+        "{story}"
+    );
     assert_eq!(delivery["id"], crm.first().await.header("idempotency-key"));
 }
 
 #[tokio::test]
 async fn a_delivery_has_its_fields() {
     let crm = Receiver::start([503]).await;
-    let relay = Relay::start(&routes().interactor().webhook_with("crm", &crm, "retry: {initial: 1h, factor: 1, max: 1h, jitter: none}")).await;
+    let relay =
+        Relay::start(&routes().interactor().webhook_with("crm", &crm, "retry: {initial: 1h, factor: 1, max: 1h, jitter: none}"))
+            .await;
     relay.accepts(&interactor(event("evt_0"))).await;
     let row = until("the attempt to be recorded", SOON, async || {
         relay.all("/api/v1/deliveries").await.into_iter().find(|row| row["attempts"] == 1)
@@ -156,7 +183,8 @@ async fn filters_narrow_every_list() {
     assert_eq!((count("/api/v1/deliveries?state=delivered").await, count("/api/v1/deliveries?state=dead").await), (4, 0));
     assert_eq!(count("/api/v1/dead-letters").await, 0);
     relay.send(&interactor_by("whsec_wrong", event("evt_x"))).await;
-    until("the rejection to be listed", SOON, async || (count("/api/v1/rejections?source=interactor").await == 1).then_some(())).await;
+    until("the rejection to be listed", SOON, async || (count("/api/v1/rejections?source=interactor").await == 1).then_some(()))
+        .await;
     assert_eq!(count("/api/v1/rejections?source=agents").await, 0);
 }
 

@@ -129,7 +129,10 @@ async fn variables_and_files_are_read_and_never_shown() {
     let home = Home::new();
     let secret = home.write("secret.txt", "whsec_from_a_file\n");
     let text = routes()
-        .source("a", &format!("kind: interactor, path: /a, secrets: [\"${{file:{}}}\", \"${{NOT_SET_HERE:-}}\"]", secret.display()))
+        .source(
+            "a",
+            &format!("kind: interactor, path: /a, secrets: [\"${{file:{}}}\", \"${{NOT_SET_HERE:-}}\"]", secret.display()),
+        )
         .source("b", "kind: agent, path: /b, secrets: [\"${FROM_ENV}\"]")
         .text();
     home.write("routes.yaml", &text);
@@ -138,7 +141,8 @@ async fn variables_and_files_are_read_and_never_shown() {
     let relay = Relay::from(&home, command).await;
     relay.accepts(&crate::support::signed::interactor_by("whsec_from_a_file", event("evt_1")).to("/a")).await;
     let body = r#"{"event":"e"}"#;
-    let signed = Request::json("/b", body).header("X-Webhook-Signature", hex_mac("agent-secret-of-the-environment", &[body.as_bytes()]));
+    let signed =
+        Request::json("/b", body).header("X-Webhook-Signature", hex_mac("agent-secret-of-the-environment", &[body.as_bytes()]));
     relay.accepts(&signed).await;
 }
 
@@ -163,7 +167,8 @@ async fn sign_prints_headers_that_verify() {
     let relay = Relay::start(&routes().interactor()).await;
     let body = event("evt_signed");
     relay.home.write("body.json", &body);
-    let mut command = relay.home.command(&["sign", "--scheme", "interactor", "--secret-env", "SECRET", "--body", "body.json", "--json"]);
+    let mut command =
+        relay.home.command(&["sign", "--scheme", "interactor", "--secret-env", "SECRET", "--body", "body.json", "--json"]);
     command.env("SECRET", INTERACTOR);
     let output = crate::support::relay::finish(command).await;
     assert!(output.status.success(), "{}", err(&output));
@@ -196,7 +201,19 @@ async fn sign_agrees_with_the_vectors_of_standard_webhooks() {
         ),
     ] {
         home.write("body.json", body);
-        let mut command = home.command(&["sign", "--scheme", "standard", "--secret-env", "SECRET", "--id", id, "--timestamp", at, "--body", "body.json"]);
+        let mut command = home.command(&[
+            "sign",
+            "--scheme",
+            "standard",
+            "--secret-env",
+            "SECRET",
+            "--id",
+            id,
+            "--timestamp",
+            at,
+            "--body",
+            "body.json",
+        ]);
         command.env("SECRET", secret);
         let output = crate::support::relay::finish(command).await;
         assert!(output.status.success() && out(&output).contains(signature), "{}{}", out(&output), err(&output));

@@ -13,9 +13,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
 use crate::support::{
-    Home, Receiver, Relay, relay, routes,
+    Home, Receiver, Relay, SOON, relay, routes,
     signed::{event, interactor},
-    until, SOON,
+    until,
 };
 
 /// Signed events that are sent.
@@ -80,7 +80,10 @@ async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_killed() {
     let acknowledged = sending.acknowledged.lock().unwrap().clone();
     for receiver in [&crm, &audit] {
         let what = format!("all {} acknowledged events", acknowledged.len());
-        until(&what, Duration::from_secs(120), async || (acknowledged.len() <= receiver.distinct("webhook-id").len()).then_some(())).await;
+        until(&what, Duration::from_secs(120), async || {
+            (acknowledged.len() <= receiver.distinct("webhook-id").len()).then_some(())
+        })
+        .await;
     }
     let (mut delivered, mut repeated) = (BTreeSet::new(), 0);
     for receiver in [&crm, &audit] {
@@ -97,9 +100,14 @@ async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_killed() {
         delivered.extend(ids.into_keys());
     }
     let sent = sending.sent.load(Ordering::Relaxed);
-    println!("crash: sent {sent}, acknowledged {}, delivered {}, repeated {repeated}, kills {kills}", acknowledged.len(), delivered.len());
+    println!(
+        "crash: sent {sent}, acknowledged {}, delivered {}, repeated {repeated}, kills {kills}",
+        acknowledged.len(),
+        delivered.len()
+    );
     assert_eq!((acknowledged.len(), delivered.len()), (EVENTS, EVENTS));
-    until("the backlog to be gone", SOON, async || relay.all("/api/v1/deliveries?state=pending").await.is_empty().then_some(())).await;
+    until("the backlog to be gone", SOON, async || relay.all("/api/v1/deliveries?state=pending").await.is_empty().then_some(()))
+        .await;
 }
 
 /// Any number up to 65,535.

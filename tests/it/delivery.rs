@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Receiver, Relay, Reply, routes,
+    Receiver, Relay, Reply, SOON, routes,
     routes::FAST,
     signed::{event, interactor},
-    throughout, until, SOON,
+    throughout, until,
 };
 
 /// A relay with one destination `crm` that answers with `replies`, one event on its way to it.
@@ -78,7 +78,10 @@ async fn rules_for_single_statuses_override() {
 
 #[tokio::test]
 async fn what_cannot_be_reached_is_tried_again() {
-    let gone = { let receiver = Receiver::ok().await; receiver.url() };
+    let gone = {
+        let receiver = Receiver::ok().await;
+        receiver.url()
+    };
     let fields = |url: &str| format!("kind: webhook, url: \"{url}\", timeout: 2s, {FAST}");
     let closing = Receiver::start([Reply::Close]).await;
     let routes = routes()
@@ -121,7 +124,10 @@ async fn retry_after_with_503_holds_the_whole_lane_and_no_other() {
     relay.accepts(&interactor(event("evt_1"))).await;
     let held = crm.first().await.at;
     // The answer is read after the request was seen; what is accepted from now on must wait.
-    until("the attempt to be recorded", SOON, async || (relay.all("/api/v1/deliveries?target=crm").await[0]["attempts"] == 1).then_some(())).await;
+    until("the attempt to be recorded", SOON, async || {
+        (relay.all("/api/v1/deliveries?target=crm").await[0]["attempts"] == 1).then_some(())
+    })
+    .await;
     relay.accepts(&interactor(event("evt_2"))).await;
     other.wait_within(2, Duration::from_secs(2)).await;
     let seen = crm.wait_for(3).await;
@@ -136,7 +142,8 @@ async fn an_absurd_retry_after_is_capped_or_ignored() {
         relay.accepts(&interactor(event("evt_1"))).await;
         relay.settled("state=delivered", 1).await;
     }
-    let (_crm, relay) = one([Reply::with(503, "retry-after", "99999999999999999999")], &format!("{FAST}, retry_after_max: 1s")).await;
+    let (_crm, relay) =
+        one([Reply::with(503, "retry-after", "99999999999999999999")], &format!("{FAST}, retry_after_max: 1s")).await;
     relay.settled("state=dead", 1).await;
 }
 
@@ -181,7 +188,11 @@ async fn a_2xx_whose_body_drips_past_the_timeout_is_delivered() {
     let relay = Relay::start(&routes().interactor().webhook_with("crm", &crm, &format!("timeout: 500ms, {FAST}"))).await;
     relay.accepts(&interactor(event("evt_1"))).await;
     let row = relay.settled("", 1).await.remove(0);
-    assert_eq!((&row["state"], &row["attempts"]), (&json!("delivered"), &json!(1)), "the status decides once the header has come");
+    assert_eq!(
+        (&row["state"], &row["attempts"]),
+        (&json!("delivered"), &json!(1)),
+        "the status decides once the header has come"
+    );
 }
 
 #[tokio::test]
@@ -283,7 +294,11 @@ async fn unmatched_events_may_have_a_destination() {
 #[tokio::test]
 async fn shutdown_drains_and_start_up_resumes() {
     let slow = Receiver::answering(|_, place| if place == 0 { Reply::Never } else { 200.into() }).await;
-    let routes = routes().interactor().server("shutdown_grace: 2s").webhook_with("crm", &slow, &format!("concurrency: 1, timeout: 60s, {FAST}"));
+    let routes = routes().interactor().server("shutdown_grace: 2s").webhook_with(
+        "crm",
+        &slow,
+        &format!("concurrency: 1, timeout: 60s, {FAST}"),
+    );
     let relay = Relay::start(&routes).await;
     for n in 0..5 {
         relay.accepts(&interactor(event(&format!("evt_{n}")))).await;
@@ -337,7 +352,8 @@ async fn deliveries_of_a_destination_that_is_gone_are_held() {
     let relay = Relay::start(&with).await;
     relay.accepts(&interactor(event("evt_1"))).await;
     crm.first().await;
-    until("the attempt to be recorded", SOON, async || (relay.all("/api/v1/deliveries").await[0]["attempts"] == 1).then_some(())).await;
+    until("the attempt to be recorded", SOON, async || (relay.all("/api/v1/deliveries").await[0]["attempts"] == 1).then_some(()))
+        .await;
     let home = relay.home.clone();
     relay.stop().await;
     let relay = Relay::start_in(&home, &routes().interactor()).await;

@@ -1,15 +1,14 @@
 //! The envelope: product.md, "The envelope", byte for byte, and as an independent CloudEvents SDK reads it.
 
 use proptest::{
-    strategy::ValueTree,
     prelude::*,
+    strategy::ValueTree,
     test_runner::{Config, TestRunner},
 };
 use serde_json::{Value, json};
 
 use crate::support::{
-    Receiver, Relay, referee, routes,
-    seeds,
+    Receiver, Relay, referee, routes, seeds,
     signed::{agent, event, interactor},
 };
 
@@ -93,7 +92,9 @@ async fn a_cloudevents_sdk_reads_it_in_both_media_types() {
         for (request, reading) in seen.iter().zip(readings) {
             let envelope = request.json();
             assert_eq!(reading["data"], envelope["data"], "{reading}");
-            for name in ["id", "source", "type", "subject", "datacontenttype", "namespace", "sourcekind", "timestamp", "receivedat"] {
+            for name in
+                ["id", "source", "type", "subject", "datacontenttype", "namespace", "sourcekind", "timestamp", "receivedat"]
+            {
                 assert_eq!(reading["attributes"].get(name), envelope.get(name), "{name}: {reading}");
             }
         }
@@ -155,11 +156,17 @@ async fn any_json_keeps_its_bytes() {
 }
 
 fn json_value() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), any::<String>().prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from)
+    ];
     leaf.prop_recursive(4, 24, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((any::<String>(), inner), 0..4).prop_map(|members| Value::Object(members.into_iter().collect())),
+            prop::collection::vec((any::<String>(), inner), 0..4)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
         ]
     })
 }

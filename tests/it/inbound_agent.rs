@@ -8,7 +8,8 @@ use crate::support::{
     signed::{AGENT, agent, hash_id, hex_mac},
 };
 
-const MESSAGE: &str = r#"{"event":"agent.message","timestamp":"2024-01-15T11:45:00.000000Z","data":{"room":"room-1","content":"hi"}}"#;
+const MESSAGE: &str =
+    r#"{"event":"agent.message","timestamp":"2024-01-15T11:45:00.000000Z","data":{"room":"room-1","content":"hi"}}"#;
 
 #[tokio::test]
 async fn the_seeds_events_are_taken_by_their_hash() {
@@ -31,7 +32,9 @@ async fn the_signature_is_64_hex_with_or_without_prefix() {
     let relay = Relay::start(&routes().agent()).await;
     let hex = hex_mac(AGENT, &[MESSAGE.as_bytes()]);
     relay.send(&agent(MESSAGE).without("X-Webhook-Signature")).await.refused(401, "invalid_signature");
-    for bad in ["", "sha256=", &hex[..62], &format!("{hex}00"), &format!("sha1={hex}"), &"0".repeat(64), &format!("sha256=sha256={hex}")] {
+    for bad in
+        ["", "sha256=", &hex[..62], &format!("{hex}00"), &format!("sha1={hex}"), &"0".repeat(64), &format!("sha256=sha256={hex}")]
+    {
         relay.send(&agent(MESSAGE).header("X-Webhook-Signature", bad)).await.refused(401, "invalid_signature");
     }
     relay.accepts(&agent(MESSAGE)).await;
@@ -45,7 +48,12 @@ async fn any_secret_verifies() {
     let relay = Relay::start(&routes().source("agents", &fields)).await;
     relay.accepts(&agent(MESSAGE)).await;
     let body = MESSAGE.replace("hi", "ho");
-    relay.accepts(&Request::json("/webhooks/agent", body.clone()).header("X-Webhook-Signature", hex_mac("brand-new", &[body.as_bytes()]))).await;
+    relay
+        .accepts(
+            &Request::json("/webhooks/agent", body.clone())
+                .header("X-Webhook-Signature", hex_mac("brand-new", &[body.as_bytes()])),
+        )
+        .await;
 }
 
 #[tokio::test]

@@ -28,7 +28,15 @@ fn sized(id: &str, size: usize) -> String {
 #[tokio::test]
 async fn unknown_paths_are_not_found() {
     let relay = Relay::start(&routes().interactor()).await;
-    for path in ["/", "/webhooks", "/webhooks/", "/webhooks/interactor/", "/webhooks/interactor/x", "/WEBHOOKS/interactor", "//webhooks/interactor"] {
+    for path in [
+        "/",
+        "/webhooks",
+        "/webhooks/",
+        "/webhooks/interactor/",
+        "/webhooks/interactor/x",
+        "/WEBHOOKS/interactor",
+        "//webhooks/interactor",
+    ] {
         relay.send(&interactor(event("evt_1")).to(path)).await.refused(404, "not_found");
     }
     relay.accepts(&interactor(event("evt_1")).to("/webhooks/interactor?a=b")).await;
@@ -55,7 +63,8 @@ async fn post_is_the_only_method() {
 async fn checks_come_in_their_order() {
     let relay = Relay::start(&routes().interactor().server("max_body: 1KiB")).await;
     let huge = sized("evt_1", 1500);
-    let everything_wrong = interactor_by("whsec_wrong", &huge).header("X-Interactor-Timestamp", "never").header("content-type", "text/html");
+    let everything_wrong =
+        interactor_by("whsec_wrong", &huge).header("X-Interactor-Timestamp", "never").header("content-type", "text/html");
     relay.send(&everything_wrong.clone().to("/nowhere")).await.refused(404, "not_found");
     relay.send(&everything_wrong).await.refused(413, "payload_too_large");
     let small = everything_wrong.with_body("{");
@@ -71,10 +80,18 @@ async fn checks_come_in_their_order() {
 #[tokio::test]
 async fn json_is_the_only_media_type_and_its_absence_counts_as_json() {
     let relay = Relay::start(&routes().interactor()).await;
-    for bad in ["text/plain", "application/x-www-form-urlencoded", "application/xml", "multipart/form-data; boundary=x", "json", "application/jsonx"] {
+    for bad in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/xml",
+        "multipart/form-data; boundary=x",
+        "json",
+        "application/jsonx",
+    ] {
         relay.send(&interactor(event("evt_bad")).header("content-type", bad)).await.refused(415, "unsupported_media_type");
     }
-    for (n, good) in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"].iter().enumerate() {
+    for (n, good) in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"].iter().enumerate()
+    {
         relay.accepts(&interactor(event(&format!("evt_m{n}"))).header("content-type", *good)).await;
     }
     relay.accepts(&interactor(event("evt_none")).without("content-type")).await;
@@ -150,7 +167,12 @@ async fn a_huge_header_is_refused() {
 #[tokio::test]
 async fn nonsense_is_refused() {
     let relay = Relay::start(&routes().interactor()).await;
-    let bodies: [&[u8]; 4] = [b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"POST / HTTP/9.9\r\n\r\n", b"\r\n\r\n\r\n \x00\r\n\r\n"];
+    let bodies: [&[u8]; 4] = [
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"POST / HTTP/9.9\r\n\r\n",
+        b"\r\n\r\n\r\n \x00\r\n\r\n",
+    ];
     for bytes in bodies {
         let answer = raw(relay.public, bytes, QUIET).await;
         assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
@@ -222,7 +244,10 @@ async fn expect_continue_is_honoured() {
     let body = event("evt_expect");
     let request = interactor(&body);
     let mut socket = TcpStream::connect(relay.public).await.unwrap();
-    socket.write_all(&request.head(&format!("content-length: {}\r\nexpect: 100-continue\r\nconnection: close\r\n", body.len()))).await.unwrap();
+    socket
+        .write_all(&request.head(&format!("content-length: {}\r\nexpect: 100-continue\r\nconnection: close\r\n", body.len())))
+        .await
+        .unwrap();
     let mut part = [0; 256];
     let count = tokio::time::timeout(SOON, socket.read(&mut part)).await.unwrap().unwrap();
     assert!(part[..count].starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&part[..count]));

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::{
-    Receiver, Relay, Request, routes, throughout, until, SOON,
+    Receiver, Relay, Request, SOON, routes,
     signed::{AGENT, HMAC, agent, event, hash_id, interactor, prefixed},
+    throughout, until,
 };
 
 const HASHED: &str = r#"{"event":"agent.message","data":{"content":"hi"}}"#;
@@ -81,11 +82,16 @@ async fn the_window_may_be_off() {
 
 #[tokio::test]
 async fn the_window_says_nothing_of_senders_ids() {
-    let fields = format!("kind: hmac, preset: honeyframe, path: /webhooks/reports, secrets: [\"{HMAC}\"], map: {{id: $.id, type: t}}, dedupe: {{window: 1s}}");
+    let fields = format!(
+        "kind: hmac, preset: honeyframe, path: /webhooks/reports, secrets: [\"{HMAC}\"], map: {{id: $.id, type: t}}, dedupe: {{window: 1s}}"
+    );
     let relay = Relay::start(&routes().source("reports", &fields)).await;
     let request: Request = prefixed("X-Honeyframe-Signature", r#"{"id":"r1"}"#);
     relay.accepts(&request).await;
-    throughout("an id is remembered longer", Duration::from_secs(3), async || relay.send(&request).await.json()["duplicate"] == true).await;
+    throughout("an id is remembered longer", Duration::from_secs(3), async || {
+        relay.send(&request).await.json()["duplicate"] == true
+    })
+    .await;
 }
 
 #[tokio::test]

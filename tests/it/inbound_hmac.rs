@@ -18,14 +18,18 @@ fn source(fields: &str) -> Routes {
 #[tokio::test]
 async fn honeyframe_signs_the_body() {
     let crm = Receiver::ok().await;
-    let relay = Relay::start(&source("preset: honeyframe, map: {id: $.id, type: $.type, time: $.timestamp}").webhook("crm", &crm)).await;
+    let relay =
+        Relay::start(&source("preset: honeyframe, map: {id: $.id, type: $.type, time: $.timestamp}").webhook("crm", &crm)).await;
     let good = || prefixed("X-Honeyframe-Signature", BODY);
     relay.send(&good().without("X-Honeyframe-Signature")).await.refused(401, "invalid_signature");
     relay.send(&good().with_body(format!("{BODY} "))).await.refused(401, "invalid_signature");
     assert_eq!(relay.accepts(&good()).await, "rep_1");
     let request = crm.first().await;
     let envelope = request.json();
-    assert_eq!((&envelope["type"], &envelope["time"], &envelope["sourcekind"]), (&json!("recipe.run.failed"), &json!("2026-01-20T12:00:00Z"), &json!("hmac")));
+    assert_eq!(
+        (&envelope["type"], &envelope["time"], &envelope["sourcekind"]),
+        (&json!("recipe.run.failed"), &json!("2026-01-20T12:00:00Z"), &json!("hmac"))
+    );
     assert!(request.text().ends_with(&format!("\"data\":{BODY}}}")), "the whole body is the data");
 }
 
@@ -42,7 +46,8 @@ async fn github_names_its_delivery_in_a_header() {
 #[tokio::test]
 async fn githubs_own_example_verifies() {
     // GitHub's "Validating webhook deliveries", "Testing the webhook payload validation".
-    let fields = "kind: hmac, preset: github, path: /webhooks/reports, secrets: [\"It's a Secret to Everybody\"], map: {type: ping}";
+    let fields =
+        "kind: hmac, preset: github, path: /webhooks/reports, secrets: [\"It's a Secret to Everybody\"], map: {type: ping}";
     let relay = Relay::start(&routes().source("reports", fields)).await;
     let signature = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
     let request = Request::json("/webhooks/reports", "Hello, World!").header("X-Hub-Signature-256", signature);
@@ -86,17 +91,23 @@ async fn a_sender_of_its_own_kind_is_spelt_out() {
 #[tokio::test]
 async fn other_algorithms_are_spoken() {
     for (name, algorithm) in [("sha512", ring::hmac::HMAC_SHA512), ("sha1", ring::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY)] {
-        let relay = Relay::start(&source(&format!("header: X-Sig, encoding: hex, algorithm: {name}, content: body, map: {{type: t}}"))).await;
+        let relay =
+            Relay::start(&source(&format!("header: X-Sig, encoding: hex, algorithm: {name}, content: body, map: {{type: t}}")))
+                .await;
         let tag = ring::hmac::sign(&ring::hmac::Key::new(algorithm, HMAC.as_bytes()), BODY.as_bytes());
         let hex = data_encoding::HEXLOWER.encode(tag.as_ref());
         relay.accepts(&Request::json("/webhooks/reports", BODY).header("X-Sig", hex)).await;
-        relay.send(&Request::json("/webhooks/reports", BODY).header("X-Sig", hex_mac(HMAC, &[BODY.as_bytes()]))).await.refused(401, "invalid_signature");
+        relay
+            .send(&Request::json("/webhooks/reports", BODY).header("X-Sig", hex_mac(HMAC, &[BODY.as_bytes()])))
+            .await
+            .refused(401, "invalid_signature");
     }
 }
 
 #[tokio::test]
 async fn previous_secrets_verify_too() {
-    let fields = format!("kind: hmac, preset: honeyframe, path: /webhooks/reports, secrets: [fresh-secret, \"{HMAC}\"], map: {{type: t}}");
+    let fields =
+        format!("kind: hmac, preset: honeyframe, path: /webhooks/reports, secrets: [fresh-secret, \"{HMAC}\"], map: {{type: t}}");
     let relay = Relay::start(&routes().source("reports", &fields)).await;
     relay.accepts(&prefixed("X-Honeyframe-Signature", BODY)).await;
 }

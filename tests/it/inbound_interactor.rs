@@ -119,7 +119,8 @@ async fn the_secret_is_its_literal_bytes() {
 #[tokio::test]
 async fn every_listed_secret_verifies_and_empty_ones_never() {
     let secrets = "secrets: [\"whsec_new\", \"whsec_old\", \"\"]";
-    let relay = Relay::start(&routes().source("interactor", &format!("kind: interactor, path: /webhooks/interactor, {secrets}"))).await;
+    let relay =
+        Relay::start(&routes().source("interactor", &format!("kind: interactor, path: /webhooks/interactor, {secrets}"))).await;
     relay.accepts(&interactor_by("whsec_new", event("evt_5"))).await;
     relay.accepts(&interactor_by("whsec_old", event("evt_6"))).await;
     relay.send(&interactor_by("", event("evt_7"))).await.refused(401, "invalid_signature");
@@ -146,7 +147,12 @@ async fn bad_json_and_bad_shapes_are_told_apart() {
         [b"", b"{", b"{\"id\":\"evt_1\",}", b"nonsense", b"{} {}", b"{\"id\":\"\xff\"}", b"{'id':'a'}", deep.as_bytes()];
     for body in not_json {
         let answer = relay.send(&interactor(body)).await;
-        assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_json"), "{}", String::from_utf8_lossy(&body[..body.len().min(80)]));
+        assert_eq!(
+            (answer.status, answer.error().as_str()),
+            (400, "invalid_json"),
+            "{}",
+            String::from_utf8_lossy(&body[..body.len().min(80)])
+        );
     }
     let bad_shapes = [
         "[]",
@@ -217,7 +223,10 @@ async fn a_map_overrides_namespace_subject_type_and_time() {
     let relay = Relay::start(&routes().source("interactor", &fields).webhook("crm", &crm)).await;
     relay.accepts(&interactor(r#"{"id":"evt_m","type":"x.y","timestamp":"2026-01-20T12:00:00Z","data":{"tenant":"t1","what":"s1","when":"2026-01-21T13:00:00+01:00"}}"#)).await;
     let envelope = crm.first().await.json();
-    assert_eq!((&envelope["namespace"], &envelope["subject"], &envelope["type"]), (&json!("t1"), &json!("s1"), &json!("mapped.type")));
+    assert_eq!(
+        (&envelope["namespace"], &envelope["subject"], &envelope["type"]),
+        (&json!("t1"), &json!("s1"), &json!("mapped.type"))
+    );
     let time: jiff::Timestamp = envelope["time"].as_str().unwrap().parse().unwrap();
     assert_eq!(time, "2026-01-21T12:00:00Z".parse().unwrap());
 }
@@ -239,13 +248,18 @@ async fn the_timestamped_dialect_signs_its_timestamp() {
     let body = event("evt_h");
     let good = || timestamped(&body, unix_now());
     relay.send(&good().without("X-Interactor-Timestamp")).await.refused(401, "invalid_timestamp");
-    for bad in [iso(0), (unix_now() - 330).to_string(), (unix_now() + 330).to_string(), "99999999999999999999".into(), "-1".into()] {
+    for bad in
+        [iso(0), (unix_now() - 330).to_string(), (unix_now() + 330).to_string(), "99999999999999999999".into(), "-1".into()]
+    {
         relay.send(&good().header("X-Interactor-Timestamp", bad)).await.refused(401, "invalid_timestamp");
     }
     relay.send(&good().header("X-Interactor-Timestamp", (unix_now() - 7).to_string())).await.refused(401, "invalid_signature");
     let prefixed = format!("sha256={}", good().value("X-Interactor-Signature"));
     relay.send(&good().header("X-Interactor-Signature", prefixed)).await.refused(401, "invalid_signature");
-    relay.send(&interactor(&body).header("X-Interactor-Timestamp", unix_now().to_string())).await.refused(401, "invalid_signature");
+    relay
+        .send(&interactor(&body).header("X-Interactor-Timestamp", unix_now().to_string()))
+        .await
+        .refused(401, "invalid_signature");
     relay.accepts(&good()).await;
 }
 

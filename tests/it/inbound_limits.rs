@@ -45,7 +45,7 @@ async fn failures_beyond_their_limit_get_429_and_a_verified_request_never() {
         }
     }
     let refused = answers.iter().filter(|answer| answer.status == 429).count();
-    assert!(25 <= refused && refused <= 35, "{refused} of 40");
+    assert!((25..=35).contains(&refused), "{refused} of 40");
     answers.iter().find(|answer| answer.status == 429).unwrap().refused(429, "rate_limited");
     assert!(answers[..5].iter().all(|answer| answer.status == 401), "the burst is answered as ever");
     let rows = relay.all("/api/v1/rejections").await.len();

@@ -16,7 +16,10 @@ async fn the_id_is_in_the_header() {
     let relay = Relay::start(&routes().standard().webhook("crm", &crm)).await;
     assert_eq!(relay.accepts(&standard("msg_1", BODY)).await, "msg_1");
     let envelope = crm.first().await.json();
-    assert_eq!((&envelope["id"], &envelope["type"], &envelope["sourcekind"]), (&json!("msg_1"), &json!("invoice.paid"), &json!("standard")));
+    assert_eq!(
+        (&envelope["id"], &envelope["type"], &envelope["sourcekind"]),
+        (&json!("msg_1"), &json!("invoice.paid"), &json!("standard"))
+    );
     assert_eq!((&envelope["time"], &envelope["data"]), (&json!("2026-01-20T12:00:00Z"), &json!({"invoice": "in_1"})));
 }
 
@@ -48,7 +51,14 @@ async fn any_item_that_fits_will_do() {
     let good = standard_item(STANDARD, "msg_4", now, BODY.as_bytes());
     let other = standard_item("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_4", now, BODY.as_bytes());
     let with = |items: String| standard_at("msg_4", now, BODY).header("webhook-signature", items);
-    let bad = [String::new(), other.clone(), good.replace("v1,", "v2,"), good.replace("v1,", "v1a,"), good.replace("v1,", ""), format!("{good}x")];
+    let bad = [
+        String::new(),
+        other.clone(),
+        good.replace("v1,", "v2,"),
+        good.replace("v1,", "v1a,"),
+        good.replace("v1,", ""),
+        format!("{good}x"),
+    ];
     for items in bad {
         relay.send(&with(items)).await.refused(401, "invalid_signature");
     }

@@ -39,13 +39,19 @@ async fn what_no_case_takes_is_unmapped() {
 
 #[tokio::test]
 async fn the_first_case_that_fits_wins() {
-    let cases = "cases: [{when: [{path: $.n, gt: 10}], map: {type: big}}, {when: [{path: $.n, exists: true}], map: {type: small}}]";
+    let cases =
+        "cases: [{when: [{path: $.n, gt: 10}], map: {type: big}}, {when: [{path: $.n, exists: true}], map: {type: small}}]";
     let crm = Receiver::ok().await;
     let relay = Relay::start(&source(&format!("header: {{name: X-Key, value: k1}}, {cases}")).webhook("crm", &crm)).await;
     for n in [50, 5] {
         relay.accepts(&Request::json("/triggers/connectors", format!("{{\"n\":{n}}}")).header("X-Key", "k1")).await;
     }
-    let types: Vec<_> = crm.wait_for(2).await.iter().map(|request| (request.json()["data"]["n"].clone(), request.json()["type"].clone())).collect();
+    let types: Vec<_> = crm
+        .wait_for(2)
+        .await
+        .iter()
+        .map(|request| (request.json()["data"]["n"].clone(), request.json()["type"].clone()))
+        .collect();
     assert!(types.contains(&(json!(50), json!("big"))) && types.contains(&(json!(5), json!("small"))), "{types:?}");
 }
 
@@ -104,7 +110,17 @@ async fn ids_are_text_or_numbers_else_the_hash() {
     let send = |body: &str| Request::json("/triggers/connectors", body);
     assert_eq!(relay.accepts(&send(r#"{"id":"a1"}"#)).await, "a1");
     assert_eq!(relay.accepts(&send(r#"{"id":42}"#)).await, "42");
-    for body in [r#"{"id":null}"#, r#"{"id":[1]}"#, r#"{"id":{"a":1}}"#, r#"{"id":true}"#, r#"{"id":""}"#, r#"{"other":1}"#, "[1,2]", "\"text\"", "7"] {
+    for body in [
+        r#"{"id":null}"#,
+        r#"{"id":[1]}"#,
+        r#"{"id":{"a":1}}"#,
+        r#"{"id":true}"#,
+        r#"{"id":""}"#,
+        r#"{"other":1}"#,
+        "[1,2]",
+        "\"text\"",
+        "7",
+    ] {
         let known = relay.send(&send(body)).await.json()["id"].as_str().unwrap().to_owned();
         assert_eq!(known, hash_id(body.as_bytes()), "{body}");
     }

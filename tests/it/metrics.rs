@@ -29,7 +29,16 @@ async fn requests_are_counted_by_source_type_and_what_became_of_them() {
     relay.send(&interactor("{")).await;
     relay.send(&interactor("{}")).await;
     relay.send(&interactor("{}").header("content-type", "text/plain")).await;
-    for status in ["success", "duplicate", "duplicate_mismatch", "invalid_signature", "invalid_timestamp", "invalid_json", "invalid_event", "unsupported_media_type"] {
+    for status in [
+        "success",
+        "duplicate",
+        "duplicate_mismatch",
+        "invalid_signature",
+        "invalid_timestamp",
+        "invalid_json",
+        "invalid_event",
+        "unsupported_media_type",
+    ] {
         let labels = ["source=\"interactor\"", &format!("status=\"{status}\"")];
         assert_eq!(relay.metric("webhook_received_total", &labels).await, 1.0, "{status}");
     }
@@ -44,7 +53,8 @@ async fn it_is_classic_prometheus_text() {
     relay.settled("", 1).await;
     relay.accepts(&interactor(event("evt_2"))).await;
     relay.settled("", 2).await;
-    until("the dead letter to be counted", SOON, async || (relay.metric("webhook_dlq_size", &[]).await == 1.0).then_some(())).await;
+    until("the dead letter to be counted", SOON, async || (relay.metric("webhook_dlq_size", &[]).await == 1.0).then_some(()))
+        .await;
     let answer = relay.get_as("/metrics", None).await;
     assert!(answer.header("content-type").starts_with("text/plain"), "{}", answer.header("content-type"));
     let text = answer.text();
@@ -59,7 +69,15 @@ async fn it_is_classic_prometheus_text() {
             line.rsplit(' ').next().unwrap().parse::<f64>().unwrap_or_else(|_| panic!("{line} has no number"));
         }
     }
-    for name in ["webhook_received_total", "webhook_processing_duration_seconds", "webhook_dlq_size", "hookyard_delivery_attempts_total", "hookyard_delivery_lag_seconds", "hookyard_commit_batch_size", "hookyard_build_info"] {
+    for name in [
+        "webhook_received_total",
+        "webhook_processing_duration_seconds",
+        "webhook_dlq_size",
+        "hookyard_delivery_attempts_total",
+        "hookyard_delivery_lag_seconds",
+        "hookyard_commit_batch_size",
+        "hookyard_build_info",
+    ] {
         assert!(described.contains(name), "{name}: {described:?}");
     }
     for (outcome, count) in [("delivered", 1.0), ("retry", 1.0), ("dead", 1.0)] {

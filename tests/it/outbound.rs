@@ -29,7 +29,16 @@ async fn every_delivery_carries_its_headers() {
     assert_eq!(request.header("idempotency-key"), request.header("x-hookyard-delivery"));
     let rows = relay.settled("", 1).await;
     assert_eq!(rows[0]["id"], request.header("idempotency-key"));
-    for name in ["user-agent", "content-type", "idempotency-key", "x-hookyard-delivery", "x-hookyard-attempt", "traceparent", "content-length", "host"] {
+    for name in [
+        "user-agent",
+        "content-type",
+        "idempotency-key",
+        "x-hookyard-delivery",
+        "x-hookyard-attempt",
+        "traceparent",
+        "content-length",
+        "host",
+    ] {
         assert_eq!(request.count(name), 1, "{name}");
     }
     assert_eq!(request.count("x-hookyard-replayed"), 0);
@@ -43,7 +52,10 @@ async fn attempts_count_and_the_delivery_stays_the_same() {
     let seen = crm.wait_for(3).await;
     let numbers: Vec<_> = seen.iter().map(|request| request.header("x-hookyard-attempt")).collect();
     assert_eq!(numbers, ["1", "2", "3"]);
-    assert_eq!((crm.distinct("idempotency-key").len(), crm.distinct("x-hookyard-delivery").len(), crm.distinct("webhook-id").len()), (1, 1, 1));
+    assert_eq!(
+        (crm.distinct("idempotency-key").len(), crm.distinct("x-hookyard-delivery").len(), crm.distinct("webhook-id").len()),
+        (1, 1, 1)
+    );
     assert!(seen.iter().all(|request| request.body == seen[0].body), "the same bytes on every attempt");
     relay.settled("state=delivered", 1).await;
 }
@@ -94,7 +106,8 @@ async fn the_webhook_id_is_the_events_or_a_hash() {
 #[tokio::test]
 async fn schemes_sign_side_by_side() {
     let custom = "header: X-Sig, prefix: \"v0=\", encoding: base64, content: timestamp.body, timestamp_header: X-Sig-Time";
-    let fields = format!("signing: {{schemes: [standard, interactor, agent, honeyframe, custom], secrets: [\"{OUT}\"], {custom}}}");
+    let fields =
+        format!("signing: {{schemes: [standard, interactor, agent, honeyframe, custom], secrets: [\"{OUT}\"], {custom}}}");
     let (request, _relay) = deliver(&fields).await;
     let hex = hex_mac(OUT, &[&request.body]);
     assert_eq!(request.header("x-interactor-signature"), format!("sha256={hex}"));
@@ -135,7 +148,11 @@ async fn redirects_are_not_followed() {
         let relay = Relay::start(&routes().interactor().webhook("crm", &crm)).await;
         relay.accepts(&interactor(event("evt_1"))).await;
         let rows = relay.settled("", 1).await;
-        assert_eq!((&rows[0]["state"], &rows[0]["cause"], &rows[0]["attempts"]), (&json!("dead"), &json!("config"), &json!(1)), "{status}");
+        assert_eq!(
+            (&rows[0]["state"], &rows[0]["cause"], &rows[0]["attempts"]),
+            (&json!("dead"), &json!("config"), &json!(1)),
+            "{status}"
+        );
     }
     assert_eq!(elsewhere.connections(), 0);
 }
@@ -172,7 +189,8 @@ async fn without_signing_nothing_is_signed() {
 
 #[tokio::test]
 async fn n8n_gets_message_and_metadata() {
-    let (envelope, data) = (Receiver::start([Reply::Full(200, vec![], r#"{"message":"Workflow was started"}"#.into())]).await, Receiver::ok().await);
+    let (envelope, data) =
+        (Receiver::start([Reply::Full(200, vec![], r#"{"message":"Workflow was started"}"#.into())]).await, Receiver::ok().await);
     let auth = "auth: {header: {name: X-N8N-Key, value: n8n-key-1}}";
     let routes = routes()
         .interactor()
@@ -196,7 +214,8 @@ async fn n8n_gets_message_and_metadata() {
 #[tokio::test]
 async fn n8ns_404_is_transient() {
     let flow = Receiver::start([404, 200]).await;
-    let relay = Relay::start(&routes().interactor().destination("flow", &format!("kind: n8n, url: \"{}\", {FAST}", flow.url()))).await;
+    let relay =
+        Relay::start(&routes().interactor().destination("flow", &format!("kind: n8n, url: \"{}\", {FAST}", flow.url()))).await;
     relay.accepts(&interactor(event("evt_1"))).await;
     relay.settled("state=delivered", 1).await;
     assert_eq!(flow.count(), 2);

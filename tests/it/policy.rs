@@ -45,7 +45,10 @@ const FORBIDDEN: [&str; 30] = [
 
 fn target(routes: Routes, n: usize, host: &str, port: u16) -> Routes {
     let url = format!("https://{host}:{port}/x");
-    routes.destination(&format!("t{n}"), &format!("kind: webhook, url: \"{url}\", timeout: 5s, signing: {{secrets: [\"{OUT}\"]}}, {FAST}"))
+    routes.destination(
+        &format!("t{n}"),
+        &format!("kind: webhook, url: \"{url}\", timeout: 5s, signing: {{secrets: [\"{OUT}\"]}}, {FAST}"),
+    )
 }
 
 #[tokio::test]
@@ -59,12 +62,20 @@ async fn private_addresses_in_every_notation_are_dead_letters_and_nothing_connec
     let home = Home::new();
     home.write("routes.yaml", &all.text());
     let checked = home.run(&["check"]).await;
-    assert!(checked.status.success(), "a literal is for the attempt to refuse, so that it is recorded: {}", String::from_utf8_lossy(&checked.stderr));
+    assert!(
+        checked.status.success(),
+        "a literal is for the attempt to refuse, so that it is recorded: {}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
     let relay = Relay::start(&all).await;
     relay.accepts(&interactor(event("evt_1"))).await;
     for row in relay.settled("", FORBIDDEN.len()).await {
         let host = FORBIDDEN[row["target"].as_str().unwrap()[1..].parse::<usize>().unwrap()];
-        assert_eq!((&row["state"], &row["error"], &row["cause"]), (&json!("dead"), &json!("address_forbidden"), &json!("config")), "{host}: {row}");
+        assert_eq!(
+            (&row["state"], &row["error"], &row["cause"]),
+            (&json!("dead"), &json!("address_forbidden"), &json!("config")),
+            "{host}: {row}"
+        );
         assert_eq!(row["attempts"], 1, "{host}");
     }
     assert_eq!((witness.connections(), witness.count()), (0, 0));
@@ -78,7 +89,9 @@ async fn private_addresses_in_every_notation_are_dead_letters_and_nothing_connec
 async fn what_is_allowed_is_reached_and_nothing_beside_it() {
     let crm = Receiver::ok().await;
     let port = crm.addr.port();
-    let fields = |host: &str| format!("kind: webhook, url: \"http://{host}:{port}/x\", timeout: 5s, signing: {{secrets: [\"{OUT}\"]}}, {FAST}");
+    let fields = |host: &str| {
+        format!("kind: webhook, url: \"http://{host}:{port}/x\", timeout: 5s, signing: {{secrets: [\"{OUT}\"]}}, {FAST}")
+    };
     let routes = routes()
         .interactor()
         .security("allow_targets: [\"127.0.0.1/32\", localhost]")

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::{
-    Home, Receiver, Relay, Request, Routes, iso, routes,
+    Home, Receiver, Relay, Request, Routes, SOON, iso, routes,
     signed::{self, AGENT, INTERACTOR, agent, event, hex_mac, interactor, interactor_by, timestamped, trigger},
-    throughout, unix_now, until, SOON,
+    throughout, unix_now, until,
 };
 
 fn with_secret(secret: &str, crm: &Receiver) -> Routes {
@@ -39,7 +39,8 @@ async fn a_wrong_secret_for_500_events_costs_nothing() {
     relay.stop().await;
 
     let relay = Relay::start_in(&home, &with_secret(INTERACTOR, &crm)).await;
-    throughout("starting with the right one retries nothing by itself", Duration::from_millis(300), async || crm.count() == 0).await;
+    throughout("starting with the right one retries nothing by itself", Duration::from_millis(300), async || crm.count() == 0)
+        .await;
     relay.cli_ok(&["rejections", "retry"]).await;
     crm.wait_for(500).await;
     assert_eq!((crm.distinct("webhook-id").len(), crm.distinct("idempotency-key").len()), (500, 500));
@@ -77,7 +78,10 @@ async fn timestamps_are_held_to_the_time_of_arrival() {
     };
     let relay = Relay::start_in(&home, &tight("whsec_mistyped")).await;
     relay.send(&interactor(event("evt_in_time"))).await.refused(401, "invalid_signature");
-    relay.send(&interactor(event("evt_late")).header("X-Interactor-Timestamp", iso(-600))).await.refused(401, "invalid_timestamp");
+    relay
+        .send(&interactor(event("evt_late")).header("X-Interactor-Timestamp", iso(-600)))
+        .await
+        .refused(401, "invalid_timestamp");
     rejections(&relay, 2).await;
     relay.stop().await;
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -113,7 +117,9 @@ async fn a_static_header_is_kept_as_a_keyed_hash_and_retried() {
     let crm = Receiver::ok().await;
     let home = Home::new();
     let file = |value: &str| {
-        let fields = format!("kind: trigger, path: /triggers/connectors, header: {{name: X-Forwarding-Key, value: \"{value}\"}}, map: {{type: t, id: $.id}}");
+        let fields = format!(
+            "kind: trigger, path: /triggers/connectors, header: {{name: X-Forwarding-Key, value: \"{value}\"}}, map: {{type: t, id: $.id}}"
+        );
         routes().source("connectors", &fields).webhook("crm", &crm)
     };
     let relay = Relay::start_in(&home, &file("mistyped")).await;
@@ -129,7 +135,10 @@ async fn a_static_header_is_kept_as_a_keyed_hash_and_retried() {
 async fn requests_without_proof_are_counted_and_sampled_not_kept() {
     let relay = Relay::start(&routes().interactor()).await;
     for n in 0..30 {
-        relay.send(&Request::json("/webhooks/interactor", event(&format!("evt_{n}"))).header("X-Interactor-Timestamp", iso(0))).await.refused(401, "invalid_signature");
+        relay
+            .send(&Request::json("/webhooks/interactor", event(&format!("evt_{n}"))).header("X-Interactor-Timestamp", iso(0)))
+            .await
+            .refused(401, "invalid_signature");
     }
     assert_eq!(relay.metric("webhook_received_total", &["status=\"invalid_signature\""]).await, 30.0);
     throughout("none is kept", Duration::from_millis(500), async || {
@@ -180,7 +189,10 @@ async fn the_log_of_rejections_tells_no_secret_and_no_body() {
 async fn what_is_kept_is_encrypted_on_disk() {
     let crm = Receiver::ok().await;
     let relay = Relay::start(&with_secret(INTERACTOR, &crm)).await;
-    relay.send(&interactor_by("whsec_wrong", event("evt_1").replace("cred_abc", "PRIVATE-CONTENT"))).await.refused(401, "invalid_signature");
+    relay
+        .send(&interactor_by("whsec_wrong", event("evt_1").replace("cred_abc", "PRIVATE-CONTENT")))
+        .await
+        .refused(401, "invalid_signature");
     let rows = rejections(&relay, 1).await;
     assert_eq!(rows[0]["kept"], true);
     let home = relay.home.clone();

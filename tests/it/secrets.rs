@@ -1,13 +1,13 @@
 //! Promise 5: a secret is never printed: not in logs, errors, API, metrics, or by the command line.
 
 use crate::support::{
-    Home, Receiver, Relay, Reply, Request, iso,
+    Home, Receiver, Relay, Reply, Request, SOON, iso,
     relay::{TOKEN, finish},
     routes,
     routes::{FAST, OUT},
     seeds,
     signed::{self, event, interactor, interactor_by},
-    until, SOON,
+    until,
 };
 
 const PATH_SECRET: &str = "path-secret-V3ryPrivate";
@@ -19,7 +19,20 @@ const USERINFO: &str = "basic-password-77abc";
 /// Every text that must not be seen.
 fn secrets() -> Vec<&'static str> {
     let bare = OUT.strip_prefix("whsec_").unwrap();
-    vec![TOKEN, signed::INTERACTOR, signed::AGENT, signed::FORWARDING, signed::STANDARD, OUT, bare, PREVIOUS, PATH_SECRET, N8N_PATH, N8N_KEY, USERINFO]
+    vec![
+        TOKEN,
+        signed::INTERACTOR,
+        signed::AGENT,
+        signed::FORWARDING,
+        signed::STANDARD,
+        OUT,
+        bare,
+        PREVIOUS,
+        PATH_SECRET,
+        N8N_PATH,
+        N8N_KEY,
+        USERINFO,
+    ]
 }
 
 #[track_caller]
@@ -36,7 +49,10 @@ async fn nothing_that_can_be_read_shows_a_secret() {
         0 => 200.into(),
         1 => Reply::with(302, "location", format!("https://example.com/{N8N_PATH}")),
         2 => 401.into(),
-        _ => { let _ = request; Reply::Close }
+        _ => {
+            let _ = request;
+            Reply::Close
+        }
     })
     .await;
     let gone = { Receiver::ok().await.addr };
@@ -80,16 +96,31 @@ async fn nothing_that_can_be_read_shows_a_secret() {
     })
     .await;
 
-    for path in ["/api/v1/events", "/api/v1/deliveries", "/api/v1/dead-letters", "/api/v1/rejections", "/api/v1/config", "/metrics", "/healthz", "/readyz", "/api/v1/nothing-here"] {
+    for path in [
+        "/api/v1/events",
+        "/api/v1/deliveries",
+        "/api/v1/dead-letters",
+        "/api/v1/rejections",
+        "/api/v1/config",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/api/v1/nothing-here",
+    ] {
         clean(path, &relay.get(path).await.text());
     }
     for row in relay.all("/api/v1/events").await {
         let path = format!("/api/v1/events/{}", row["uid"].as_str().unwrap());
         clean(&path, &relay.get(&path).await.text());
     }
-    for arguments in [&["events"][..], &["deliveries"], &["rejections"], &["rejections", "retry"], &["check"], &["check", "--json"]] {
+    for arguments in
+        [&["events"][..], &["deliveries"], &["rejections"], &["rejections", "retry"], &["check"], &["check", "--json"]]
+    {
         let output = relay.cli(arguments).await;
-        clean(&format!("{arguments:?}"), &format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)));
+        clean(
+            &format!("{arguments:?}"),
+            &format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+        );
     }
     clean("the log at its most talkative", &relay.log_text());
 }

@@ -1,16 +1,13 @@
 //! The seeds' own receivers, run as they were written, accept what the relay sends for every event of the seeds.
 
-use crate::support::{
-    Relay, routes,
-    referee::SeedServer,
-    seeds,
-};
+use crate::support::{Relay, referee::SeedServer, routes, seeds};
 
 const SECRET: &str = "whsec_of_the_seeds_receiver";
 
 /// Sends every event of the seeds through a relay that delivers to `url`, and waits until all are taken at the first attempt.
 async fn all_taken_at_once(url: &str, scheme: &str, payload: &str, only: &str) {
-    let fields = format!("kind: webhook, url: \"{url}\", payload: {payload}, signing: {{schemes: [{scheme}], secrets: [\"{SECRET}\"]}}");
+    let fields =
+        format!("kind: webhook, url: \"{url}\", payload: {payload}, signing: {{schemes: [{scheme}], secrets: [\"{SECRET}\"]}}");
     let relay = Relay::start(&routes().seeds().destination("seed", &fields)).await;
     let requests: Vec<_> = seeds::signed().into_iter().filter(|request| request.path.contains(only)).collect();
     assert!(!requests.is_empty());
@@ -38,7 +35,16 @@ async fn the_seeds_express_receiver_accepts_every_event() {
     let url = format!("http://127.0.0.1:{}/webhooks/interactor", server.port);
     all_taken_at_once(&url, "interactor", "envelope", "").await;
     all_taken_at_once(&url, "interactor", "original", "interactor").await;
-    handled(&server, &["notifyUserToReconnect", "notifyUserOfPendingApproval", "processCompletedWorkflow", "handleWorkflowFailure", "forwardMessageToClient"]);
+    handled(
+        &server,
+        &[
+            "notifyUserToReconnect",
+            "notifyUserOfPendingApproval",
+            "processCompletedWorkflow",
+            "handleWorkflowFailure",
+            "forwardMessageToClient",
+        ],
+    );
 }
 
 #[tokio::test]
@@ -47,7 +53,16 @@ async fn the_seeds_flask_receiver_accepts_every_event() {
     let url = format!("http://127.0.0.1:{}/webhooks/interactor", server.port);
     all_taken_at_once(&url, "interactor", "envelope", "").await;
     all_taken_at_once(&url, "interactor", "original", "interactor").await;
-    handled(&server, &["notify_user_to_reconnect", "notify_user_of_pending_approval", "process_completed_workflow", "handle_workflow_failure", "forward_message_to_client"]);
+    handled(
+        &server,
+        &[
+            "notify_user_to_reconnect",
+            "notify_user_of_pending_approval",
+            "process_completed_workflow",
+            "handle_workflow_failure",
+            "forward_message_to_client",
+        ],
+    );
 }
 
 #[tokio::test]
@@ -67,7 +82,9 @@ async fn the_seeds_receivers_refuse_another_secret() {
     ] {
         let server = SeedServer::start(script, variable, "whsec_another").await;
         let url = format!("http://127.0.0.1:{}{path}", server.port);
-        let fields = format!("kind: webhook, url: \"{url}\", answers: interactor, signing: {{schemes: [{scheme}], secrets: [\"{SECRET}\"]}}");
+        let fields = format!(
+            "kind: webhook, url: \"{url}\", answers: interactor, signing: {{schemes: [{scheme}], secrets: [\"{SECRET}\"]}}"
+        );
         let relay = Relay::start(&routes().seeds().destination("seed", &fields)).await;
         relay.accepts(&seeds::signed()[0]).await;
         let row = relay.settled("", 1).await.remove(0);

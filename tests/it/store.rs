@@ -9,9 +9,9 @@ use std::{
 use serde_json::json;
 
 use crate::support::{
-    Home, Receiver, Relay, relay, routes,
+    Home, Receiver, Relay, SOON, relay, routes,
     signed::{event, interactor},
-    until, SOON,
+    until,
 };
 
 #[tokio::test]
@@ -107,7 +107,10 @@ async fn a_wrong_key_for_the_quarantine_is_no_end() {
     let home = relay.home.clone();
     relay.accepts(&interactor(event("evt_1"))).await;
     assert!(relay.stop().await.success());
-    let key = std::fs::read_dir(home.path()).unwrap().map(|file| file.unwrap().path()).find(|path| path.to_str().unwrap().ends_with("key"));
+    let key = std::fs::read_dir(home.path())
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .find(|path| path.to_str().unwrap().ends_with("key"));
     let key = key.expect("a key file is made beside the store");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&key).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600, "for its owner alone");
@@ -116,7 +119,11 @@ async fn a_wrong_key_for_the_quarantine_is_no_end() {
 #[tokio::test]
 async fn beyond_max_bytes_new_events_are_refused_with_503() {
     let crm = Receiver::start([503]).await;
-    let routes = routes().interactor().store("max_bytes: 2MiB").webhook_with("crm", &crm, "retry: {initial: 1h, factor: 1, max: 1h, jitter: none}");
+    let routes = routes().interactor().store("max_bytes: 2MiB").webhook_with(
+        "crm",
+        &crm,
+        "retry: {initial: 1h, factor: 1, max: 1h, jitter: none}",
+    );
     let relay = Relay::start(&routes).await;
     let padding = "p".repeat(64 * 1024);
     let send = async |n: usize| {
@@ -169,7 +176,11 @@ async fn a_full_disk_answers_503_and_loses_nothing() {
     let filler = disk.0.join("filler");
     // Leaves a little, so that it is a write of the relay's that fails.
     let mut fill = Command::new("sh");
-    fill.arg("-c").arg(format!("head -c $(( $(df --output=avail -B1 {0} | tail -1) - 300000 )) /dev/zero > {1}", disk.0.display(), filler.display()));
+    fill.arg("-c").arg(format!(
+        "head -c $(( $(df --output=avail -B1 {0} | tail -1) - 300000 )) /dev/zero > {1}",
+        disk.0.display(),
+        filler.display()
+    ));
     assert!(relay::finish(fill).await.status.success());
 
     let mut taken = vec!["evt_first".to_owned()];

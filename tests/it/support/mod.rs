@@ -14,7 +14,6 @@ pub(crate) use http::{Answer, Request, raw};
 pub(crate) use receiver::{Received, Receiver, Reply};
 pub(crate) use relay::{Home, Relay};
 pub(crate) use routes::{Routes, routes};
-pub(crate) use serde_json::{Value, json};
 
 /// How long a test waits for what should happen at once; generous, since other tests share the processors.
 pub(crate) const SOON: Duration = Duration::from_secs(30);

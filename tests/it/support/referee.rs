@@ -46,7 +46,10 @@ fn command(script: &str) -> Command {
 /// Hands `requests` to `script` and yields its answer to each.
 pub(crate) async fn judge(script: &str, requests: Vec<Value>) -> Vec<Value> {
     let count = requests.len();
-    let mut command = { let script = script.to_owned(); tokio::task::spawn_blocking(move || command(&script)).await.unwrap() };
+    let mut command = {
+        let script = script.to_owned();
+        tokio::task::spawn_blocking(move || command(&script)).await.unwrap()
+    };
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let input = Value::Array(requests).to_string();
     let output = tokio::task::spawn_blocking(move || {

@@ -18,6 +18,18 @@ pub(crate) const TOKEN: &str = "hy_bootstrap_token_of_the_tests_Qx71";
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_hookyard");
 
+/// Variables that would change what the relay does.
+const SURROUNDINGS: [&str; 8] = [
+    "HOOKYARD_CONFIG",
+    "HOOKYARD_ENCRYPTION_KEY",
+    "HOOKYARD_LOG",
+    "HOOKYARD_URL",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "RUST_LOG",
+    "http_proxy",
+];
+
 /// The folder a relay lives in: `routes.yaml`, the store, the key. Outlives the processes that use it.
 #[derive(Debug, Clone)]
 pub(crate) struct Home(Arc<TempDir>);
@@ -44,7 +56,7 @@ impl Home {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.args(arguments).current_dir(self.path()).env("HOOKYARD_ADMIN_TOKEN", TOKEN).stdin(Stdio::null());
-        for name in ["RUST_LOG", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "HOOKYARD_ENCRYPTION_KEY"] {
+        for name in SURROUNDINGS {
             command.env_remove(name);
         }
         command
@@ -295,7 +307,9 @@ async fn listening(child: &mut Child, log: &Log) -> (SocketAddr, SocketAddr) {
     until("the relay to listen", SOON, async || {
         let lines = log.lock().unwrap().clone();
         let found = lines.iter().find_map(|line| addresses(line));
-        if found.is_none() && let Some(status) = child.try_wait().unwrap() {
+        if found.is_none()
+            && let Some(status) = child.try_wait().unwrap()
+        {
             panic!("the relay ended with {status}:\n{}", lines.join("\n"));
         }
         found

@@ -131,7 +131,9 @@ impl Routes {
     /// The file.
     pub(crate) fn text(&self) -> String {
         let lines = |lines: &[String]| lines.iter().map(|line| format!("  {line}\n")).collect::<String>();
-        let named = |entries: &[(String, String)]| entries.iter().map(|(name, fields)| format!("  {name}: {{{fields}}}\n")).collect::<String>();
+        let named = |entries: &[(String, String)]| {
+            entries.iter().map(|(name, fields)| format!("  {name}: {{{fields}}}\n")).collect::<String>()
+        };
         let mut text = format!("version: 1\nserver:\n  listen: {}\n  admin_listen: {}\n", self.listen.0, self.listen.1);
         text += &lines(&self.server);
         text += &format!("store:\n{}", lines(&self.store));
