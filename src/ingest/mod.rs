@@ -39,7 +39,7 @@ mod body;
 mod dedupe;
 mod doctor;
 mod intake;
-mod kinds;
+pub(crate) mod kinds;
 mod limits;
 mod mapping;
 mod quarantine;

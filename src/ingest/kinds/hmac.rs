@@ -145,6 +145,14 @@ impl Hmac {
         })
     }
 
+    /// How a signature is written: what stands before it, and whether it is base64 rather than hex. `None`: in Stripe's layout.
+    pub(crate) fn written(&self) -> Option<(&str, bool)> {
+        match &self.form.layout {
+            Layout::Plain { prefix, encoding, .. } => Some((prefix, matches!(encoding, Encoding::Base64))),
+            Layout::Stripe => None,
+        }
+    }
+
     /// The headers that its map reads.
     pub(super) fn mapped_headers(&self) -> Vec<&HeaderName> {
         self.map.headers().collect()
