@@ -20,7 +20,7 @@ use axum::{
     http::{Request, Response, Version},
 };
 use hyper::{
-    body::{Body as _, Frame, Incoming, SizeHint},
+    body::{Frame, Incoming, SizeHint},
     service::{Service, service_fn},
 };
 use hyper_util::{
@@ -57,7 +57,8 @@ const HEADER_LIST_MAX: u32 = 32 * 1024;
 /// How long accepting waits when the system has no room for another connection.
 const PAUSE: Duration = Duration::from_millis(50);
 /// What a sender of a slow header reads, where it can be told.
-const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 74\r\nconnection: close\r\n\r\n\
+const TOO_SLOW: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 74\r\nconnection: close\r\n\r\n\
     {\"error\":\"request_timeout\",\"message\":\"The header did not arrive in time.\"}";
 
 /// Serves `router` on `listener` until `stop`, then gives open requests `grace` to finish. Requests carry the address of their
@@ -177,7 +178,9 @@ impl Server {
 
     /// Answers the requests of one connection until it ends, falls idle, is slow, is evicted, or the server stops.
     async fn converse(&self, stream: TcpStream, peer: SocketAddr, activity: &Arc<Activity>) {
-        let service = service_fn(|request| answer(&self.router, request, peer, activity));
+        // Handlers of HTTP/2 are tasks of their own.
+        let (router, conversing) = (self.router.clone(), activity.clone());
+        let service = service_fn(move |request| answer(router.clone(), request, peer, conversing.clone()));
         let (reading, writing) = stream.into_split();
         let reading = Arc::new(reading);
         let io = TokioIo::new(Watched { reading: reading.clone(), writing, activity: activity.clone() });
@@ -212,12 +215,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 async fn answer(
-    router: &TowerToHyperService<axum::Router>,
+    router: TowerToHyperService<axum::Router>,
     mut request: Request<Incoming>,
     peer: SocketAddr,
-    activity: &Arc<Activity>,
+    activity: Arc<Activity>,
 ) -> Result<Response<Held>, std::convert::Infallible> {
-    let busy = Busy::new(activity.clone(), request.version());
+    let busy = Busy::new(activity, request.version());
     request.extensions_mut().insert(ConnectInfo(peer));
     let response = router.call(request.map(Body::new)).await?;
     Ok(response.map(|body| Held { body, _busy: busy }))
@@ -464,7 +467,11 @@ mod tests {
         slow.write_all(b"POST / HTTP/1.1\r\nx-a: ").await.unwrap();
         let trickle = tokio::spawn(async move {
             let (mut reading, mut writing) = slow.into_split();
-            let drip = tokio::spawn(async move { while writing.write_all(b"a").await.is_ok() { sleep(Duration::from_millis(10)).await } });
+            let drip = tokio::spawn(async move {
+                while writing.write_all(b"a").await.is_ok() {
+                    sleep(Duration::from_millis(10)).await
+                }
+            });
             let mut text = String::new();
             let _ = timeout(DEADLINE, reading.read_to_string(&mut text)).await.expect("closed in time");
             drip.abort();

@@ -118,7 +118,8 @@ pub(crate) struct Limited {
 
 /// `200`: the event is held.
 pub(crate) fn received(id: &str, duplicate: bool) -> Response {
-    let body = if duplicate { json!({"received": true, "id": id, "duplicate": true}) } else { json!({"received": true, "id": id}) };
+    let body =
+        if duplicate { json!({"received": true, "id": id, "duplicate": true}) } else { json!({"received": true, "id": id}) };
     json_response(StatusCode::OK, &body)
 }
 

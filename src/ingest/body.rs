@@ -29,7 +29,8 @@ impl<'b> Body<'b> {
         if !request.is_json() {
             return Err(Code::UnsupportedMediaType.into());
         }
-        let text = std::str::from_utf8(&request.body).map_err(|_| Rejection::because(Code::InvalidJson, "the body is not UTF-8"))?;
+        let text =
+            std::str::from_utf8(&request.body).map_err(|_| Rejection::because(Code::InvalidJson, "the body is not UTF-8"))?;
         if json::too_deep(text.as_bytes()) {
             let reason = format!("the body nests deeper than {}", json::DEPTH_MAX);
             return Err(Rejection::because(Code::InvalidJson, reason));
@@ -170,7 +171,8 @@ mod tests {
 
     #[test]
     fn members_are_found_as_they_were_written() {
-        let raw = request("/", &[], br#" {"x":{"id":1}, "id" : 7, "d\u0061ta":{ "n": 1.50,"e":1e999 } ,"id":"a\n\ud83d\ude00"} "#);
+        let raw =
+            request("/", &[], br#" {"x":{"id":1}, "id" : 7, "d\u0061ta":{ "n": 1.50,"e":1e999 } ,"id":"a\n\ud83d\ude00"} "#);
         let (body, [id, data, gone]) = Body::read(&raw, ["id", "data", "gone"]).unwrap();
         assert_eq!(id.unwrap().string().unwrap(), "a\n😀");
         assert_eq!(data.unwrap().raw(), r#"{ "n": 1.50,"e":1e999 }"#);
@@ -191,7 +193,17 @@ mod tests {
     #[test]
     fn what_is_refused() {
         assert_eq!(code(&[("content-type", "text/plain")], b"{}"), Code::UnsupportedMediaType);
-        for bad in [&b""[..], b"{", b"{}x", b"\xff", b"{\"a\":\"\xff\"}", b"\xef\xbb\xbf{}", b"{'a':1}", b"{\"a\":01}", b"{\"a\":\"\t\"}"] {
+        for bad in [
+            &b""[..],
+            b"{",
+            b"{}x",
+            b"\xff",
+            b"{\"a\":\"\xff\"}",
+            b"\xef\xbb\xbf{}",
+            b"{'a':1}",
+            b"{\"a\":01}",
+            b"{\"a\":\"\t\"}",
+        ] {
             assert_eq!(code(&[], bad), Code::InvalidJson, "{bad:?}");
         }
         assert_eq!(code(&[], format!("{{\"a\":{}}}", "[".repeat(200)).as_bytes()), Code::InvalidJson);

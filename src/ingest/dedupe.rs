@@ -20,7 +20,9 @@ const ID_LEN_MAX: usize = 256;
 /// [`ID_LEN_MAX`] or has control characters.
 pub(crate) fn event_id(id: &Id, body: &[u8]) -> String {
     match id {
-        Id::Sender(text) if text.chars().any(char::is_control) || text.chars().nth(ID_LEN_MAX).is_some() => hashed(text.as_bytes()),
+        Id::Sender(text) if text.chars().any(char::is_control) || text.chars().nth(ID_LEN_MAX).is_some() => {
+            hashed(text.as_bytes())
+        }
         Id::Sender(text) => text.clone(),
         Id::Hash => hashed(body),
     }

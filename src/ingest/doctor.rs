@@ -139,7 +139,9 @@ fn timestamp(request: &Raw, source: &Source, proof: &HmacProof<'_>) -> String {
         (Some(_), _) if proof.unix && proof.timestamps.len() > 1 => wrong_form("ISO 8601", "Unix seconds", source),
         (_, Some(_)) if !proof.unix && !proof.timestamps.is_empty() => wrong_form("Unix seconds", "ISO 8601", source),
         (Some(_), _) if source.kind() == "interactor" && proof.unix => wrong_form("ISO 8601", "Unix seconds", source),
-        (None, None) => format!("the timestamp is not {}", if proof.unix { "Unix seconds" } else { "ISO 8601 with `Z` or an offset" }),
+        (None, None) => {
+            format!("the timestamp is not {}", if proof.unix { "Unix seconds" } else { "ISO 8601 with `Z` or an offset" })
+        }
         (iso, unix) => off(request, source, proof, iso.or(unix).unwrap_or(request.arrived_at)),
     }
 }
@@ -161,9 +163,13 @@ fn off(request: &Raw, source: &Source, proof: &HmacProof<'_>, sent: Timestamp) -
     let apart = request.arrived_at.duration_since(sent).as_secs();
     let side = if apart < 0 { "after" } else { "before" };
     let tolerance = proof.tolerance.unwrap_or_default().as_secs();
-    let signature = if source.kind.verify(request, sent).is_ok() { "the signature is right" } else { "the signature does not fit either" };
+    let signature =
+        if source.kind.verify(request, sent).is_ok() { "the signature is right" } else { "the signature does not fit either" };
     let seconds = apart.unsigned_abs();
-    format!("the clock is off by {seconds} s: sent at {}, {side} our clock (tolerance {tolerance} s); {signature}", rfc3339_s(sent))
+    format!(
+        "the clock is off by {seconds} s: sent at {}, {side} our clock (tolerance {tolerance} s); {signature}",
+        rfc3339_s(sent)
+    )
 }
 
 fn signature(case: Case<'_>, source: &Source, proof: &HmacProof<'_>) -> String {
@@ -186,7 +192,8 @@ fn signature(case: Case<'_>, source: &Source, proof: &HmacProof<'_>) -> String {
 fn digests(text: &str) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     for item in text.split([' ', ',']).take(ITEMS_MAX) {
-        let item = ["sha256=", "sha512=", "sha1=", "v1=", "v0="].iter().find_map(|prefix| item.strip_prefix(prefix)).unwrap_or(item);
+        let item =
+            ["sha256=", "sha512=", "sha1=", "v1=", "v0="].iter().find_map(|prefix| item.strip_prefix(prefix)).unwrap_or(item);
         let bytes = item.as_bytes();
         let decoded = [HEXLOWER_PERMISSIVE.decode(bytes), BASE64.decode(bytes), BASE64URL_NOPAD.decode(bytes)];
         found.extend(decoded.into_iter().flatten().filter(|bytes| matches!(bytes.len(), 20 | 32 | 64)));

@@ -3,10 +3,7 @@
 use axum::http::HeaderName;
 use serde_json::Value;
 
-use super::{
-    body::fit,
-    request::Raw,
-};
+use super::{body::fit, request::Raw};
 use crate::{
     config::{
         decode::{Context, Decode, Fields},
@@ -211,7 +208,8 @@ mod tests {
 
     #[test]
     fn values_are_literals_paths_or_headers() {
-        let (map, problems) = decode(r#"{"id": "header:X-Id", "type": "a.b", "time": "$.t", "namespace": "$.account", "subject": "$.m[0]"}"#);
+        let (map, problems) =
+            decode(r#"{"id": "header:X-Id", "type": "a.b", "time": "$.t", "namespace": "$.account", "subject": "$.m[0]"}"#);
         assert!(problems.is_empty());
         let found = map.unwrap().apply(&request("/", &[("x-id", "r1")], b""), &json!({"t": 5, "account": "a\nb", "m": [7]}));
         let text = |text: &str| Some(text.to_owned());

@@ -179,7 +179,11 @@ impl Ingest {
         {
             self.metrics.processed(&source.name, began.elapsed());
         }
-        if closes && matches!(fault, Some((Code::RequestTimeout | Code::PayloadTooLarge, _))) { closing(response) } else { response }
+        if closes && matches!(fault, Some((Code::RequestTimeout | Code::PayloadTooLarge, _))) {
+            closing(response)
+        } else {
+            response
+        }
     }
 
     /// Where `path` leads. Secrets are compared in constant time.

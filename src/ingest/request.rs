@@ -115,9 +115,12 @@ pub(crate) mod tests {
     fn json_is_known_by_its_media_type() {
         let is_json = |headers: &[(&str, &str)]| request("/", headers, b"").is_json();
         assert!(is_json(&[]));
-        for good in
-            ["application/json", "Application/JSON; charset=UTF-8", "application/vnd.x+json", "application/json;charset=\"utf-8\";v=1"]
-        {
+        for good in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/vnd.x+json",
+            "application/json;charset=\"utf-8\";v=1",
+        ] {
             assert!(is_json(&[("content-type", good)]), "{good}");
         }
         for bad in ["text/plain", "", "json", "application/json; charset=latin1", "application/x-www-form-urlencoded", "/+json"] {

@@ -128,12 +128,17 @@ mod tests {
     }
 
     fn trigger(values: &str) -> Source {
-        source("t", &format!(r#"{{"kind": "trigger", "path": "/t", "header": {{"name": "X-Key", "values": {values}}}}}"#)).unwrap()
+        source("t", &format!(r#"{{"kind": "trigger", "path": "/t", "header": {{"name": "X-Key", "values": {values}}}}}"#))
+            .unwrap()
     }
 
     #[test]
     fn a_request_comes_back_as_it_was_sealed() {
-        let raw = request("/a", &[("x-webhook-signature", "ab"), ("content-type", "text/plain"), ("x-webhook-signature", "cd")], b"\0body");
+        let raw = request(
+            "/a",
+            &[("x-webhook-signature", "ab"), ("content-type", "text/plain"), ("x-webhook-signature", "cd")],
+            b"\0body",
+        );
         assert_eq!(open(&seal(&raw, &[], &sealer()).unwrap(), &[], &sealer()).unwrap(), raw);
     }
 

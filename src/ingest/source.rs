@@ -139,7 +139,10 @@ pub(crate) mod tests {
             r#"{"kind": "trigger", "path": "/triggers/a", "path_secret": "s3", "rate_limit": {"rate": "50/s", "burst": 100}, "dedupe": {"window": "off"}, "failure_limit": "5/s"}"#,
         )
         .unwrap();
-        assert_eq!((source.kind(), source.path.as_str(), source.masked_path().as_str()), ("trigger", "/triggers/a", "/triggers/a/***"));
+        assert_eq!(
+            (source.kind(), source.path.as_str(), source.masked_path().as_str()),
+            ("trigger", "/triggers/a", "/triggers/a/***")
+        );
         assert_eq!((source.rate_limit, source.failure_limit), (Some(Rate::per_second(50, 100)), Rate::per_second(5, 5)));
         assert_eq!(source.window, Duration::ZERO);
     }

@@ -60,7 +60,7 @@ pub(crate) fn unix(text: &str) -> Option<Timestamp> {
 }
 
 /// A time as a body may hold it: ISO 8601, or a number of seconds or milliseconds since 1970.
-pub(crate) fn any(text: &str) -> Option<Timestamp> {
+pub(crate) fn instant(text: &str) -> Option<Timestamp> {
     iso(text).or_else(|| number(text))
 }
 
@@ -139,12 +139,12 @@ mod tests {
     fn numbers_are_seconds_or_milliseconds() {
         let noon = at("2026-01-20T12:00:00Z");
         assert_eq!(unix("1768910400"), noon);
-        assert_eq!((any("1768910400"), any("1768910400000"), any("1768910400.0")), (noon, noon, noon));
-        assert_eq!(any("1768910400.5"), at("2026-01-20T12:00:00.5Z"));
+        assert_eq!((instant("1768910400"), instant("1768910400000"), instant("1768910400.0")), (noon, noon, noon));
+        assert_eq!(instant("1768910400.5"), at("2026-01-20T12:00:00.5Z"));
         for bad in ["", "-1", "+1", "1e9", "1768910400.0", " 1768910400", "99999999999999999999", "0x1"] {
             assert_eq!(unix(bad), None, "{bad}");
         }
-        assert_eq!((any("1e9"), any("."), any("-5")), (None, None, None));
+        assert_eq!((instant("1e9"), instant("."), instant("-5")), (None, None, None));
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_breaks_it(text: String, like in "[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:]{8}[.0-9]{0,12}[Zz+-]?[0-9:]{0,6}") {
-            let _ = (iso(&text), unix(&text), any(&text), iso(&like), any(&like));
+            let _ = (iso(&text), unix(&text), instant(&text), iso(&like), instant(&like));
         }
     }
 }

@@ -105,7 +105,10 @@ fn room(data: Token<'_>) -> Option<String> {
 mod tests {
     use super::*;
     use crate::ingest::{
-        kinds::{Kind, Word, tests::{decoded, hmac_hex, taken}},
+        kinds::{
+            Kind, Word,
+            tests::{decoded, hmac_hex, taken},
+        },
         request::tests::request,
     };
 
@@ -119,7 +122,8 @@ mod tests {
 
     #[test]
     fn bare_and_prefixed_signatures_are_taken() {
-        let body = br#"{"event":"user.message","timestamp":"2024-01-15T11:45:00.000000Z","data":{"room":{"id":"r1","name":"R"}}}"#;
+        let body =
+            br#"{"event":"user.message","timestamp":"2024-01-15T11:45:00.000000Z","data":{"room":{"id":"r1","name":"R"}}}"#;
         let hex = hmac_hex("s", &[body]);
         for good in [hex.clone(), format!("sha256={hex}"), hex.to_uppercase()] {
             let facts = taken(&agent(""), &sent(&good, body)).unwrap();

@@ -104,7 +104,7 @@ impl Hmac {
     pub(super) fn verify<'r>(&self, request: &'r Raw, now: Timestamp) -> Result<Verified<'r>, Rejection> {
         let given = self.form.given(request);
         if let Some(tolerance) = self.form.tolerance {
-            let sent = given.timestamp.and_then(time::any).ok_or(Code::InvalidTimestamp)?;
+            let sent = given.timestamp.and_then(time::instant).ok_or(Code::InvalidTimestamp)?;
             if !time::within(now, sent, tolerance) {
                 return Err(Code::InvalidTimestamp.into());
             }
@@ -305,7 +305,10 @@ mod tests {
     use super::*;
     use crate::{
         ingest::{
-            kinds::{Id, Kind, Word, tests::{decoded, hmac_hex, taken}},
+            kinds::{
+                Id, Kind, Word,
+                tests::{decoded, hmac_hex, taken},
+            },
             request::tests::request,
         },
         secret::Secret,
@@ -319,11 +322,18 @@ mod tests {
     fn github_names_type_and_id_in_headers() {
         let body = br#"{"action":"opened","repository":{"full_name":"a/b"}}"#;
         let signature = format!("sha256={}", hmac_hex("s", &[body]));
-        let headers = [("x-hub-signature-256", signature.as_str()), ("x-github-event", "pull_request"), ("x-github-delivery", "72d3162e")];
+        let headers =
+            [("x-hub-signature-256", signature.as_str()), ("x-github-event", "pull_request"), ("x-github-delivery", "72d3162e")];
         let facts = taken(&hmac(r#"{"preset": "github", "secrets": "s"}"#), &request("/", &headers, body)).unwrap();
-        assert_eq!((facts.id, facts.r#type.as_str(), facts.subject.as_deref()), (Id::Sender("72d3162e".into()), "pull_request", Some("a/b")));
+        assert_eq!(
+            (facts.id, facts.r#type.as_str(), facts.subject.as_deref()),
+            (Id::Sender("72d3162e".into()), "pull_request", Some("a/b"))
+        );
         let bare = [("x-hub-signature-256", &signature[7..])];
-        assert_eq!(taken(&hmac(r#"{"preset": "github", "secrets": "s"}"#), &request("/", &bare, body)), Err(Code::InvalidSignature));
+        assert_eq!(
+            taken(&hmac(r#"{"preset": "github", "secrets": "s"}"#), &request("/", &bare, body)),
+            Err(Code::InvalidSignature)
+        );
     }
 
     #[test]

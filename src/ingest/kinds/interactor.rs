@@ -149,7 +149,10 @@ impl Interactor {
 mod tests {
     use super::*;
     use crate::ingest::{
-        kinds::{Kind, Word, tests::{decoded, hmac_hex, taken}},
+        kinds::{
+            Kind, Word,
+            tests::{decoded, hmac_hex, taken},
+        },
         request::tests::request,
     };
 
@@ -171,7 +174,10 @@ mod tests {
     fn a_signed_event_is_taken_with_either_secret() {
         let facts = taken(&seed(), &signed(BODY)).unwrap();
         assert_eq!(facts.id, Id::Sender("evt_003".into()));
-        assert_eq!((facts.r#type.as_str(), facts.namespace.as_deref(), facts.subject.as_deref()), ("credential.expired", Some("user_123"), Some("cred_abc")));
+        assert_eq!(
+            (facts.r#type.as_str(), facts.namespace.as_deref(), facts.subject.as_deref()),
+            ("credential.expired", Some("user_123"), Some("cred_abc"))
+        );
         assert_eq!(&BODY[facts.data.unwrap()], br#"{"credential_id":"cred_abc","namespace":"user_123"}"#);
         let before = sent("2026-01-20T12:05:00Z", &format!("sha256={}", hmac_hex("whsec_before", &[BODY])), BODY);
         assert!(taken(&seed(), &before).is_ok());
@@ -235,7 +241,9 @@ mod tests {
 
     #[test]
     fn map_overrides_and_settings_are_checked() {
-        let kind = decoded(Word::Interactor, r#"{"secrets": "whsec_now", "map": {"namespace": "$.data.credential_id", "type": "t"}}"#).unwrap();
+        let kind =
+            decoded(Word::Interactor, r#"{"secrets": "whsec_now", "map": {"namespace": "$.data.credential_id", "type": "t"}}"#)
+                .unwrap();
         let facts = taken(&kind, &signed(BODY)).unwrap();
         assert_eq!((facts.r#type.as_str(), facts.namespace.as_deref()), ("t", Some("cred_abc")));
         assert_eq!(decoded(Word::Interactor, "{}").unwrap_err(), ["missing-key"]);

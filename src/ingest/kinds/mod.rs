@@ -271,7 +271,7 @@ fn all_mapped(map: &Mapping, request: &Raw, body: &Value, data: Range<usize>, fa
 
 /// The time that `text` tells, with the text.
 fn told(text: String) -> Option<(Timestamp, String)> {
-    time::any(&text).map(|at| (at, text))
+    time::instant(&text).map(|at| (at, text))
 }
 
 /// The time that the first readable one of `tokens` tells.

@@ -87,7 +87,10 @@ impl Standard {
         let id = request.one(&naming(request).id).map_or(Id::Hash, |id| Id::Sender(id.to_owned()));
         let facts = Facts {
             id,
-            r#type: r#type.filter(|token| token.string().is_some()).and_then(|token| first_text(&[Some(token)])).unwrap_or_default(),
+            r#type: r#type
+                .filter(|token| token.string().is_some())
+                .and_then(|token| first_text(&[Some(token)]))
+                .unwrap_or_default(),
             time: told_by(&[timestamp]),
             namespace: None,
             subject: None,
@@ -174,7 +177,8 @@ mod tests {
 
     #[test]
     fn any_item_and_any_secret_may_match() {
-        let kind = decoded(Word::Standard, &format!(r#"{{"secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "{SECRET}"]}}"#)).unwrap();
+        let kind = decoded(Word::Standard, &format!(r#"{{"secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "{SECRET}"]}}"#))
+            .unwrap();
         let several = format!("v1a,AAAA v1,bm9uc2Vuc2U= v2,x {SIGNATURE}");
         let request = sent("webhook", ID, "1649367553", &several, BODY);
         assert_eq!(verdict(&kind, &request, 1_649_367_553), Err(Code::InvalidEvent), "no type");
@@ -187,10 +191,15 @@ mod tests {
     #[test]
     fn the_timestamp_comes_first() {
         let kind = standard(SECRET, "");
-        for (at, now) in [("1649367553", 1_649_367_854), ("1649367553", 1_649_367_252), ("", 0), ("2022-04-07T21:39:13Z", 1_649_367_553)] {
+        for (at, now) in
+            [("1649367553", 1_649_367_854), ("1649367553", 1_649_367_252), ("", 0), ("2022-04-07T21:39:13Z", 1_649_367_553)]
+        {
             assert_eq!(verdict(&kind, &sent("webhook", ID, at, "x", BODY), now), Err(Code::InvalidTimestamp), "{at} {now}");
         }
-        assert_eq!(verdict(&kind, &sent("webhook", "", "1649367553", SIGNATURE, BODY), 1_649_367_553), Err(Code::InvalidSignature));
+        assert_eq!(
+            verdict(&kind, &sent("webhook", "", "1649367553", SIGNATURE, BODY), 1_649_367_553),
+            Err(Code::InvalidSignature)
+        );
     }
 
     #[test]

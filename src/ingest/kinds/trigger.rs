@@ -166,7 +166,10 @@ fn one_value(node: &Node, cx: &mut Context) -> Option<Secrets> {
 mod tests {
     use super::*;
     use crate::ingest::{
-        kinds::{Id, Kind, Word, tests::{decoded, taken}},
+        kinds::{
+            Id, Kind, Word,
+            tests::{decoded, taken},
+        },
         request::tests::request,
     };
 
@@ -193,7 +196,8 @@ mod tests {
 
     #[test]
     fn the_whole_body_is_the_data_and_map_finds_the_rest() {
-        let kind = trigger(r#", "map": {"type": "connector.gmail", "id": "$.message.id", "time": "$.at", "namespace": "$.account"}"#);
+        let kind =
+            trigger(r#", "map": {"type": "connector.gmail", "id": "$.message.id", "time": "$.at", "namespace": "$.account"}"#);
         let body = br#" {"account":"u","message":{"id":17},"at":1768910400} "#;
         let facts = taken(&kind, &sent("k1", body)).unwrap();
         assert_eq!((facts.id, facts.r#type.as_str()), (Id::Sender("17".into()), "connector.gmail"));
