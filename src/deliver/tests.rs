@@ -116,7 +116,7 @@ async fn a_slow_target_delays_no_other() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_waiting_are_read_in_bounded_parts_and_sent_once() {
+async fn thousands_waiting_are_read_in_bounded_parts_and_sent_once() {
     const COUNT: usize = 5_000;
     let store = Arc::new(MemoryStore::default());
     let crm = Receiver::start([200]).await;
@@ -272,7 +272,7 @@ async fn n8n_gets_a_message_with_metadata_and_its_404_passes() {
     relay.clock.advance(secs(10));
     relay.settled("it is delivered", |store| store.states(State::Delivered) == 1).await;
     let got = crm.received();
-    insta::assert_snapshot!(got[0].text(), @"");
+    insta::assert_snapshot!(got[0].text(), @r#"{"message":"cred_abc connection expired for user_123. Reconnect it.","metadata":{ "credential_id": "cred_abc", "n": 1.50 }}"#);
     assert_eq!(got[0].body, got[1].body);
     assert_eq!(got[0].header("authorization"), "Basic dTpw");
     assert_eq!(relay.store.attempts.lock().unwrap()[1].response, "answered");
@@ -288,9 +288,17 @@ async fn templates_make_the_message_and_fall_back_when_they_fail() {
     }
     relay.settled("all are delivered", |store| store.states(State::Delivered) == 4).await;
     let sent: Vec<_> = crm.received().iter().map(|it| format!("{} | {}", it.header("content-type"), it.text())).collect();
-    insta::assert_snapshot!(sent.join("\n"), @"");
+    insta::assert_snapshot!(sent.join("\n"), @r#"
+    application/json | {"t":"credential.expired"}
+    text/plain; charset=utf-8 | credential.expired!
+    text/plain; charset=utf-8 | cred_abc connection expired for user_123. Reconnect it. (template `broken` failed; this is the built-in line)
+    text/plain; charset=utf-8 | cred_abc connection expired for user_123. Reconnect it. (template `gone` failed; this is the built-in line)
+    "#);
     let details: Vec<_> = relay.store.attempts.lock().unwrap().iter().filter_map(|attempt| attempt.detail.clone()).collect();
-    insta::assert_snapshot!(details.join("\n"), @"");
+    insta::assert_snapshot!(details.join("\n"), @r"
+    template `broken` failed: undefined value: `event.data.a` is undefined
+    template `gone` failed: there is no such template
+    ");
 }
 
 #[tokio::test]
@@ -327,7 +335,7 @@ fn what_a_destination_cannot_be_is_an_error() {
         "{kind: webhook, url: 'ftp://crm.example.com/'}",
         "{kind: webhook, url: 'https://user:pass@crm.example.com/'}",
         "{kind: webhook, url: 'https://a.example', timeout: 301s, concurrency: 0, chanel: x}",
-        "{kind: webhook, url: 'https://a.example', headers: {Host: x, X-Hookyard-Delivery: y, webhook-id: z, 'a b': c, X-A: \"\\n\"}}",
+        "{kind: webhook, url: 'https://a.example', headers: {Host: x, X-Hookyard-Delivery: q, webhook-id: z, 'a b': c, X-A: \"\\n\"}}",
         "{kind: webhook, url: 'https://a.example', headers: {X-Sig: x}, signing: {schemes: [custom], header: X-Sig, secrets: [s]}}",
         "{kind: webhook, url: 'https://a.example', payload: template}",
         "{kind: webhook, url: 'https://a.example', payload: original, content_type: json, template: line}",
@@ -340,5 +348,22 @@ fn what_a_destination_cannot_be_is_an_error() {
     ];
     let messages: Vec<_> =
         bad.map(|yaml| destination("crm", yaml).map_or_else(|errors| errors.join("; "), |_| "fine".into())).to_vec();
-    insta::assert_snapshot!(messages.join("\n"), @"");
+    insta::assert_snapshot!(messages.join("\n"), @r"
+    expected `webhook` or `n8n`, found `webhok`
+    destination `crm` needs `url`
+    a target must be https
+    expected a URL such as https://example.com/hooks
+    a URL must not hold a user name or password
+    `timeout` must be longer than nothing and at most 300s; `concurrency` must be between 1 and 1024; destination `crm` has no key `chanel`
+    header `host` is the relay's own; header `x-hookyard-delivery` is the relay's own; header `webhook-id` belongs to a signature; this is not the name of a header; a header cannot carry this value
+    header `x-sig` belongs to a signature
+    `payload: template` needs `template`
+    `content_type` is chosen for `payload: envelope` only; `template` is used with `payload: template` only
+    there is no template `lin`
+    this template cannot be used: unknown filter: filter shout is unknown (line 1 of the template)
+    `auth` needs either `header` or `basic`
+    header `x-key` is set elsewhere too
+    `/no/such/file` cannot be used: No such file or directory (os error 2)
+    destination `crm` has no key `breaker`
+    ");
 }
