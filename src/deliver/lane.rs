@@ -34,8 +34,10 @@ use crate::{
 
 /// Deliveries read back at once.
 const FETCH_MAX: usize = 128;
-/// Bytes one read-back should bring, judged by the last one.
+/// Bytes of bodies one read-back brings, more or less; how many rows that is, is judged by the last one.
 const FETCH_BYTES: usize = 4 * 1024 * 1024;
+/// Size of a body before any was read, in bytes.
+const TYPICAL: usize = 64 * 1024;
 /// Attempts that are sent and wait to be recorded, beyond those that `concurrency` allows to be sent.
 const RECORDING_MAX: usize = 64;
 /// How often the store is asked for due deliveries even when nothing calls for it.
@@ -96,7 +98,7 @@ impl Lane {
             parts: Arc::new(parts),
             inbox: Arc::new(Inbox::new()),
             fetched: VecDeque::new(),
-            typical: 0,
+            typical: TYPICAL,
             poll_at: Instant::now() + POLL,
             poll: false,
             resting: false,
@@ -117,9 +119,12 @@ impl Lane {
     /// Delivers until it is stopped; then waits for what is under way, unless that is broken off.
     pub(super) async fn run(mut self) {
         while !self.parts.stop.is_cancelled() {
-            self.fetch_if_needed().await;
+            let fetched = self.fetch_if_needed().await;
             self.begin_attempts();
-            self.wait().await;
+            // One read-back may bring less than there are slots: what is left is read at once.
+            if !fetched || !self.wants_more() {
+                self.wait().await;
+            }
         }
         let break_off = self.parts.break_off.clone();
         let rest = async { while self.join().await {} };
@@ -226,10 +231,10 @@ impl Lane {
         }
     }
 
-    /// Reads back what is due when nothing read back is left and the store may hold some.
-    async fn fetch_if_needed(&mut self) {
-        if !self.fetched.is_empty() || self.slots.available_permits() == 0 || !self.fetch_is_due() {
-            return;
+    /// Reads back what is due when nothing read back is left and the store may hold some; true when something came.
+    async fn fetch_if_needed(&mut self) -> bool {
+        if !self.wants_more() {
+            return false;
         }
         self.poll = false;
         if let Err(error) = self.fetch().await {
@@ -238,6 +243,11 @@ impl Lane {
             self.poll_at = Instant::now() + FETCH_AGAIN;
             self.resting = true;
         }
+        !self.fetched.is_empty()
+    }
+
+    fn wants_more(&self) -> bool {
+        self.fetched.is_empty() && 0 < self.slots.available_permits() && self.fetch_is_due()
     }
 
     fn fetch_is_due(&self) -> bool {
@@ -264,7 +274,7 @@ impl Lane {
         let now = self.parts.clock.now();
         let found = store.due(&target, now, u32::try_from(limit).unwrap_or(u32::MAX), except).await?;
         let all = found.len() < limit;
-        self.keep(found);
+        let all = self.keep(found) && all;
         if !all {
             self.inbox.fall_behind(before);
             return Ok(());
@@ -276,17 +286,24 @@ impl Lane {
         Ok(())
     }
 
-    fn keep(&mut self, found: Vec<Due>) {
-        if !found.is_empty() {
-            self.typical = found.iter().map(|due| due.envelope.body.len()).sum::<usize>() / found.len();
-        }
+    /// Takes in hand what was read, up to [`FETCH_BYTES`]; false when some of it was left in the store.
+    fn keep(&mut self, found: Vec<Due>) -> bool {
+        let (count, mut bytes) = (found.len(), 0);
         let mut state = self.inbox.state();
         for due in found {
+            if FETCH_BYTES < bytes {
+                break;
+            }
+            bytes += due.envelope.body.len();
             if let Entry::Vacant(free) = state.claimed.entry(due.delivery.id) {
                 free.insert(false);
                 self.fetched.push_back(Handed { due, _share: None });
             }
         }
+        if 0 < count {
+            self.typical = bytes / count;
+        }
+        bytes <= FETCH_BYTES
     }
 
     /// Fewer at once where bodies are large, but always enough to fill the slots half.

@@ -390,3 +390,30 @@ impl Store for MemoryStore {
     }
     async fn close(&self) {}
 }
+
+/// A TLS server whose certificate `testing/ca.pem` has signed; it answers everything with 200. Its port.
+pub(crate) fn tls_server() -> u16 {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("testing/leaf.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("testing/leaf-key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let _ = answer_tls(socket, config.clone());
+        }
+    });
+    port
+}
+
+fn answer_tls(socket: std::net::TcpStream, config: Arc<rustls::ServerConfig>) -> std::io::Result<()> {
+    use std::io::{Read, Write};
+    let connection = rustls::ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let mut stream = rustls::StreamOwned::new(connection, socket);
+    let _ = stream.read(&mut [0; 4096])?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    stream.flush()
+}

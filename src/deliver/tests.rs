@@ -135,6 +135,19 @@ async fn thousands_waiting_are_read_in_bounded_parts_and_sent_once() {
 }
 
 #[tokio::test]
+async fn free_slots_are_filled_however_much_one_read_back_brings() {
+    let store = Arc::new(MemoryStore::default());
+    let slow = Receiver::start([Says(200, None, secs(60))]).await;
+    let large = Envelope { body: vec![b' '; 1024 * 1024].into(), data: None, ..sample() };
+    for _ in 0..40 {
+        store.commit(large.clone(), &["crm"], None, "2026-01-20T11:00:00Z".parse().unwrap());
+    }
+    let _relay = Relay::on(store.clone(), vec![webhook(&slow, "concurrency: 32, payload: original")]);
+    eventually("every slot is used", || slow.most() == 32).await;
+    assert!(store.most_read.load(Ordering::SeqCst) < 128);
+}
+
+#[tokio::test]
 async fn nothing_new_is_sent_while_the_store_refuses_records() {
     let crm = Receiver::start([200]).await;
     let relay = Relay::start(vec![webhook(&crm, "concurrency: 1")]);
@@ -366,4 +379,20 @@ fn what_a_destination_cannot_be_is_an_error() {
     `/no/such/file` cannot be used: No such file or directory (os error 2)
     destination `crm` has no key `breaker`
     ");
+}
+
+#[tokio::test]
+async fn certificates_are_checked_against_the_system_or_the_ca_file_or_not_at_all() {
+    let port = super::testing::tls_server();
+    let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/src/deliver/testing/ca.pem");
+    let profiles = ["".to_owned(), format!(", tls: {{ca_file: {ca}}}"), ", tls: {verify: false}".to_owned()];
+    let mut logs = Vec::new();
+    for tls in profiles {
+        let target = destination("crm", &format!("{{kind: webhook, url: 'https://127.0.0.1:{port}/'{tls}}}")).unwrap();
+        let relay = Relay::start(vec![target]);
+        relay.accept(&["crm"]);
+        relay.settled("an attempt is recorded", |store| !store.attempts.lock().unwrap().is_empty()).await;
+        logs.push(relay.store.log());
+    }
+    assert_eq!(logs, ["1 retry tls", "1 delivered 200", "1 delivered 200"]);
 }
