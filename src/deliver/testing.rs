@@ -243,6 +243,8 @@ pub(crate) struct MemoryStore {
     listener: Mutex<Option<Arc<dyn OnCommit>>>,
     /// Refuses writes while set.
     pub(crate) full: AtomicBool,
+    /// Panics at the next write.
+    pub(crate) panic_once: AtomicBool,
     pub(crate) most_read: AtomicUsize,
 }
 
@@ -311,6 +313,7 @@ impl Store for MemoryStore {
     }
 
     async fn record(&self, attempts: Vec<Attempt>) -> store::Result<()> {
+        assert!(!self.panic_once.swap(false, Ordering::SeqCst), "a bug of ours");
         if self.full.load(Ordering::SeqCst) {
             return Err(store::Error::Full("no space".into()));
         }

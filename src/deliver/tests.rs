@@ -182,6 +182,17 @@ async fn a_drain_waits_for_what_is_under_way_and_breaks_off_what_takes_too_long(
 }
 
 #[tokio::test]
+async fn a_bug_of_ours_leaves_a_dead_letter_and_the_lane_goes_on() {
+    let crm = Receiver::start([200]).await;
+    let relay = Relay::start(vec![webhook(&crm, "concurrency: 1")]);
+    relay.store.panic_once.store(true, Ordering::SeqCst);
+    (0..3).for_each(|_| relay.accept(&["crm"]));
+    relay.settled("the rest is delivered", |store| store.states(State::Delivered) == 2).await;
+    relay.settled("it is dead", |store| store.states(State::Dead) == 1).await;
+    assert!(relay.store.log().contains("1 dead (internal) internal"), "{}", relay.store.log());
+}
+
+#[tokio::test]
 async fn a_second_secret_is_tried_within_the_same_attempt() {
     let crm = Receiver::start([401, 200]).await;
     let relay = Relay::start(vec![webhook(&crm, "signing: {schemes: [agent], secrets: [new, old]}")]);
@@ -395,4 +406,20 @@ async fn certificates_are_checked_against_the_system_or_the_ca_file_or_not_at_al
         logs.push(relay.store.log());
     }
     assert_eq!(logs, ["1 retry tls", "1 delivered 200", "1 delivered 200"]);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_file_breaks_the_decoder(
+        url in "(https?|ftp|)(://)?[a-z0-9.:@/\\[\\]%-]{0,30}", header in r"\PC{0,12}", value in r"\PC{0,12}", secret in r"\PC{0,12}",
+        number in -5i64..500, template in r"(\{\{|\}\}|\{%|%\}|[a-z |.]){0,12}",
+    ) {
+        let yaml = serde_json::json!({
+            "kind": "webhook", "url": url, "payload": "template", "template": template, "headers": { header.clone(): value },
+            "concurrency": number, "timeout": number, "retry": { "factor": number, "max_attempts": number },
+            "signing": { "schemes": ["standard", "custom"], "secrets": secret, "header": header }, "tls": { "ca_file": secret },
+        });
+        let _ = destination("crm", &yaml.to_string());
+    }
 }
