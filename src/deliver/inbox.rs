@@ -101,6 +101,12 @@ impl Inbox {
         state.held_until = state.held_until.max(hold);
     }
 
+    /// Forgets a hold that has passed at `now`.
+    pub(super) fn release(&self, now: Timestamp) {
+        let mut state = self.state();
+        state.held_until = state.held_until.filter(|until| now < *until);
+    }
+
     /// An attempt is recorded: its delivery is no longer in hand, and due again where `next` says so.
     pub(super) fn recorded(&self, delivery: &DeliveryId, next: Next) {
         let mut state = self.state();

@@ -119,10 +119,12 @@ impl Lane {
     /// Delivers until it is stopped; then waits for what is under way, unless that is broken off.
     pub(super) async fn run(mut self) {
         while !self.parts.stop.is_cancelled() {
-            let fetched = self.fetch_if_needed().await;
+            if self.wants_more() {
+                self.read_back().await;
+            }
             self.begin_attempts();
             // One read-back may bring less than there are slots: what is left is read at once.
-            if !fetched || !self.wants_more() {
+            if !self.wants_more() {
                 self.wait().await;
             }
         }
@@ -155,27 +157,25 @@ impl Lane {
         }
     }
 
-    /// The next time by the clock at which there is something to do.
+    /// The next time by the clock at which there is something to do. A time that has passed since it was looked at wakes
+    /// at once, unless only a free slot can move things on.
     fn wake_at(&self) -> Option<Timestamp> {
         let state = self.inbox.state();
-        let now = self.parts.clock.now();
-        match state.held_until.filter(|until| now < *until) {
-            Some(held) => Some(held),
-            // A time that has passed is of no use here: only a free slot or a read-back moves those on.
-            None => state.next_due.filter(|at| now < *at),
-        }
+        state.held_until.or(state.next_due.filter(|_| self.may_fetch()))
     }
 
-    fn held(&self, now: Timestamp) -> bool {
+    /// Whether the target wants nothing yet.
+    fn held(&self) -> bool {
+        let now = self.parts.clock.now();
         self.inbox.state().held_until.is_some_and(|until| now < until)
     }
 
     /// Begins attempts, earliest due first, while there are slots and the store takes their records.
     fn begin_attempts(&mut self) {
-        let now = self.parts.clock.now();
-        if self.held(now) || self.parts.stop.is_cancelled() || *self.refused.borrow_and_update() != 0 {
+        if self.held() || self.parts.stop.is_cancelled() || *self.refused.borrow_and_update() != 0 {
             return;
         }
+        self.inbox.release(self.parts.clock.now());
         let most = usize::try_from(self.parts.destination.concurrency).unwrap_or(1).saturating_add(RECORDING_MAX);
         while self.attempts.len() < most {
             let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };
@@ -231,11 +231,8 @@ impl Lane {
         }
     }
 
-    /// Reads back what is due when nothing read back is left and the store may hold some; true when something came.
-    async fn fetch_if_needed(&mut self) -> bool {
-        if !self.wants_more() {
-            return false;
-        }
+    /// Reads back what is due; after a failure the store is left alone for a while.
+    async fn read_back(&mut self) {
         self.poll = false;
         if let Err(error) = self.fetch().await {
             tracing::error!(target.name = %self.name(), %error, "due deliveries cannot be read");
@@ -243,21 +240,22 @@ impl Lane {
             self.poll_at = Instant::now() + FETCH_AGAIN;
             self.resting = true;
         }
-        !self.fetched.is_empty()
     }
 
+    /// Whether what is read back could be sent.
+    fn may_fetch(&self) -> bool {
+        self.fetched.is_empty() && 0 < self.slots.available_permits() && !self.resting
+    }
+
+    /// Whether the store may hold something that could be sent now.
     fn wants_more(&self) -> bool {
-        self.fetched.is_empty() && 0 < self.slots.available_permits() && self.fetch_is_due()
-    }
-
-    fn fetch_is_due(&self) -> bool {
-        let now = self.parts.clock.now();
-        if self.resting || self.held(now) {
+        if !self.may_fetch() || self.held() {
             return false;
         }
         let state = self.inbox.state();
+        let due = state.next_due.is_some_and(|at| at <= self.parts.clock.now());
         // What was handed over comes before what was missed since: the store is asked once that is used up.
-        self.poll || (state.behind && state.ready.is_empty()) || state.next_due.is_some_and(|at| at <= now)
+        self.poll || due || (state.behind && state.ready.is_empty())
     }
 
     /// Reads one batch. Nothing is begun meanwhile, so claims made by commits last until it is over, and a row that was read
@@ -288,21 +286,19 @@ impl Lane {
 
     /// Takes in hand what was read, up to [`FETCH_BYTES`]; false when some of it was left in the store.
     fn keep(&mut self, found: Vec<Due>) -> bool {
-        let (count, mut bytes) = (found.len(), 0);
+        let (mut taken, mut bytes) = (0, 0_usize);
         let mut state = self.inbox.state();
         for due in found {
             if FETCH_BYTES < bytes {
                 break;
             }
-            bytes += due.envelope.body.len();
+            (taken, bytes) = (taken + 1, bytes + due.envelope.body.len());
             if let Entry::Vacant(free) = state.claimed.entry(due.delivery.id) {
                 free.insert(false);
                 self.fetched.push_back(Handed { due, _share: None });
             }
         }
-        if 0 < count {
-            self.typical = bytes / count;
-        }
+        self.typical = bytes.checked_div(taken).unwrap_or(self.typical);
         bytes <= FETCH_BYTES
     }
 
