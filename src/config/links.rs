@@ -134,7 +134,9 @@ fn sources(root: &Node, lines: &Lines, cx: &mut Context) {
             cx.error("reserved-name", key.place, "`hookyard` is the relay's own source").help("take another name");
         }
         let Some((path, node)) = source.get("path").and_then(|node| Some((node.text()?, node))) else { continue };
-        if let Some(taken) = RELAY_PATHS.iter().find(|taken| is_below(path, taken)) {
+        // A source that reads its path has a word of its own on some of these; one error for one mistake.
+        let noted = |cx: &Context| cx.problems.iter().any(|problem| problem.place == node.place);
+        if let Some(taken) = RELAY_PATHS.iter().find(|taken| is_below(path, taken)).filter(|_| !noted(cx)) {
             cx.error("reserved-path", node.place, format!("`{taken}` and what is below it are the relay's own paths"));
         }
         if let Some((other, place)) = paths.get(path) {

@@ -17,6 +17,24 @@ fn is_secret(key: &str) -> bool {
         || key.ends_with("_secret")
 }
 
+/// Secret keys as a slip of the hand would be likened to them.
+const SECRET_KEYS: [&str; 8] =
+    ["secret", "secrets", "password", "encryption_key", "path_secret", "bot_token", "auth_token", "api_key"];
+/// How alike a key must be to a secret one for its text to be hidden (Jaro-Winkler).
+const ALIKE: f64 = 0.9;
+/// How well-known secrets begin.
+const SECRET_PREFIXES: [&str; 4] = ["whsec_", "xox", "hy_", "Bearer "];
+
+/// True for a key that was probably meant to be a secret one: the line of `secretes` is shown to say so, its value is not.
+fn is_nearly_secret(key: &str) -> bool {
+    SECRET_KEYS.iter().any(|secret| ALIKE <= strsim::jaro_winkler(key, secret))
+}
+
+/// True for what is a secret wherever it stands.
+fn looks_secret(node: &Node) -> bool {
+    node.text().is_some_and(|text| SECRET_PREFIXES.iter().any(|prefix| text.starts_with(prefix)))
+}
+
 /// True for the name of an HTTP header that carries credentials.
 fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
@@ -85,8 +103,9 @@ fn collect(node: &Node, text: &str, key: &str, secret: bool, places: &mut Vec<Pl
             let capability = map.iter().any(|(key, node)| key.name == "kind" && has_secret_url(node));
             for (inner, node) in map {
                 let name = inner.name.as_str();
-                let in_header = key == "header" && matches!(name, "value" | "values");
-                let secret = secret || is_secret(name) || in_header || (key == "headers" && is_secret_header(name));
+                let in_header = key == "header" && name != "name";
+                let near = node.entries().is_empty() && is_nearly_secret(name);
+                let secret = secret || is_secret(name) || near || in_header || (key == "headers" && is_secret_header(name));
                 if name == "url" {
                     places.extend(secret_of_url(node, capability));
                 }
@@ -96,7 +115,7 @@ fn collect(node: &Node, text: &str, key: &str, secret: bool, places: &mut Vec<Pl
         Value::List(items) => items.iter().for_each(|item| collect(item, text, key, secret, places)),
         Value::Null if secret => places.extend(comment_after(text, node.place.start)),
         Value::Null => {}
-        _ if secret => places.push(node.place),
+        _ if secret || looks_secret(node) => places.push(node.place),
         _ => {}
     }
 }
@@ -220,7 +239,7 @@ fn secret_key_in(line: &str) -> Option<usize> {
             let before = line.get(..*at).unwrap_or_default().trim_end_matches(['"', '\'', ' ']);
             let word = before.rfind(|c: char| !(c.is_alphanumeric() || "_-".contains(c))).map_or(0, |sign| sign + 1);
             let word = before.get(word..).unwrap_or_default();
-            is_secret(word) || word == "value" || word == "values" || is_secret_header(word)
+            is_secret(word) || is_nearly_secret(word) || word == "value" || word == "values" || is_secret_header(word)
         })
         .map(|at| at + 1)
         .next()
@@ -240,7 +259,7 @@ mod tests {
 
     #[test]
     fn literal_secrets_are_starred_and_references_are_not() {
-        let text = "secrets: [whsec_abc, \"${A}\", \"${B:-höhö}\"]\npassword: 'x y'\nbot_token: |\n  xoxb\nheader: {name: X-Key, value: hush}\nheaders: {X-Team: billing, Authorization: Bearer abc}\nvalue: shown\ntoken: #hush\n";
+        let text = "secrets: [whsec_abc, \"${A}\", \"${B:-höhö}\"]\npassword: 'x y'\nbot_token: |\n  xoxb\nheader: {name: X-Key, value: hush}\nheaders: {X-Team: billing, Authorization: Bearer abc}\nvalue: shown\ntoken: #hush\nsecretes: [a, b]\nx: [{header: {name: X, vals: hush}}, whsec_x, server]\n";
         insta::assert_snapshot!(masked(text), @r##"
         secrets: [*********, "${A}", "${B:-*·*·}"]
         password: '* *'
@@ -250,6 +269,8 @@ mod tests {
         headers: {X-Team: billing, Authorization: ****** ***}
         value: shown
         token: *****
+        secretes: [*, *]
+        x: [{header: {name: X, vals: ****}}, *******, server]
         "##);
     }
 

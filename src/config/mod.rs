@@ -27,6 +27,7 @@ pub mod report;
 mod sections;
 mod traps;
 pub mod tree;
+mod units;
 pub mod yaml;
 
 pub use decode::{AllowTarget, Problem, Severity};

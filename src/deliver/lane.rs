@@ -5,16 +5,13 @@
 //! and a claim ends only when its attempt is recorded: so no delivery is in two attempts at once.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::{Id, JoinSet},
     time::Instant,
 };
@@ -24,178 +21,29 @@ use super::{
     Destination,
     attempt::{self, Settled},
     client::Http,
+    inbox::{Handed, Inbox, State},
     record::Recorder,
 };
 use crate::{
     clock::{Clock, Timestamp, until},
     envelope::{DeliveryId, Name},
     render::Templates,
-    store::{Attempt, Committed, Due, Next, OnCommit, Store},
+    store::{Attempt, Due, Next, Store},
     telemetry::Metrics,
 };
 
-/// Deliveries that one lane takes over from commits without reading them back.
-const HANDED_OVER_MAX: usize = 512;
-/// Bytes of bodies that all lanes together hold from commits.
-const HANDED_OVER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Deliveries read back at once.
 const FETCH_MAX: usize = 128;
-/// Bytes one read-back should bring, judged by the last one.
+/// Bytes of bodies one read-back brings, more or less; how many rows that is, is judged by the last one.
 const FETCH_BYTES: usize = 4 * 1024 * 1024;
+/// Size of a body before any was read, in bytes.
+const TYPICAL: usize = 64 * 1024;
 /// Attempts that are sent and wait to be recorded, beyond those that `concurrency` allows to be sent.
 const RECORDING_MAX: usize = 64;
 /// How often the store is asked for due deliveries even when nothing calls for it.
 const POLL: Duration = Duration::from_secs(30);
 /// How long a read-back that failed is left alone.
 const FETCH_AGAIN: Duration = Duration::from_secs(1);
-
-/// Where commits and attempts leave what a lane has to know.
-pub(super) struct Inbox {
-    state: Mutex<State>,
-    bell: Notify,
-}
-
-struct State {
-    /// Handed over by commits, in their order.
-    ready: VecDeque<Handed>,
-    /// What is in hand, and whether an attempt of it is under way.
-    claimed: HashMap<DeliveryId, bool>,
-    /// True while the store may hold due deliveries that are not in hand: commits then hand nothing over.
-    behind: bool,
-    /// The earliest known time at which a delivery in the store falls due.
-    next_due: Option<Timestamp>,
-    /// Nothing is sent before (`Retry-After`).
-    held_until: Option<Timestamp>,
-}
-
-/// A delivery in hand, with its share of the budget where a commit handed it over.
-struct Handed {
-    due: Due,
-    _share: Option<Share>,
-}
-
-impl Inbox {
-    fn new() -> Self {
-        let state = State {
-            ready: VecDeque::new(),
-            claimed: HashMap::new(),
-            // What an earlier run left is read first.
-            behind: true,
-            next_due: None,
-            held_until: None,
-        };
-        Self { state: Mutex::new(state), bell: Notify::new() }
-    }
-
-    /// The state stays sound whatever its holder was doing: each change is one step.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn hand_over(&self, due: Due, budget: &Arc<AtomicUsize>) {
-        let mut state = self.state();
-        // A read-back may have seen the commit before this call: what it claimed is in hand already.
-        if state.claimed.contains_key(&due.delivery.id) {
-            return;
-        }
-        let room = !state.behind && state.ready.len() < HANDED_OVER_MAX;
-        match room.then(|| Share::take(budget, due.envelope.body.len())).flatten() {
-            Some(share) => {
-                state.claimed.insert(due.delivery.id, false);
-                state.ready.push_back(Handed { due, _share: Some(share) });
-            }
-            None => state.behind = true,
-        }
-    }
-
-    /// The store holds more that is older than what commits handed over after the first `before`: that goes back.
-    fn fall_behind(&self, before: usize) {
-        let mut state = self.state();
-        state.behind = true;
-        while before < state.ready.len() {
-            if let Some(handed) = state.ready.pop_back() {
-                state.claimed.remove(&handed.due.delivery.id);
-            }
-        }
-    }
-
-    /// An attempt is sent: `hold` is until when its target wants nothing more.
-    fn sent(&self, hold: Option<Timestamp>) {
-        let mut state = self.state();
-        state.held_until = state.held_until.max(hold);
-    }
-
-    /// An attempt is recorded: its delivery is no longer in hand, and due again where `next` says so.
-    fn recorded(&self, delivery: &DeliveryId, next: Next) {
-        let mut state = self.state();
-        state.claimed.remove(delivery);
-        if let Next::Retry(at) = next {
-            state.next_due = Some(state.next_due.map_or(at, |known| known.min(at)));
-        }
-    }
-}
-
-/// A share of the bytes all lanes may hold together; given back when dropped.
-struct Share {
-    budget: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Share {
-    fn take(budget: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
-        let fits = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= HANDED_OVER_BYTES_MAX);
-        budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
-        Some(Self { budget: budget.clone(), bytes })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// The inboxes of all lanes; hears of commits.
-pub(super) struct Inboxes {
-    by_target: HashMap<Name, Arc<Inbox>>,
-    budget: Arc<AtomicUsize>,
-    metrics: Metrics,
-}
-
-impl Inboxes {
-    /// Hands commits to the lane of each target; targets without one wait in the store.
-    pub(super) fn new(by_target: HashMap<Name, Arc<Inbox>>, metrics: Metrics) -> Self {
-        Self { by_target, budget: Arc::default(), metrics }
-    }
-
-    /// The deliveries an attempt of which is under way.
-    pub(super) fn in_flight(&self) -> Vec<DeliveryId> {
-        let sending = |inbox: &Arc<Inbox>| {
-            inbox.state().claimed.iter().filter(|(_, sending)| **sending).map(|(id, _)| *id).collect::<Vec<_>>()
-        };
-        self.by_target.values().flat_map(sending).collect()
-    }
-}
-
-impl OnCommit for Inboxes {
-    fn committed(&self, events: Vec<Committed>) {
-        let mut told: Vec<&Arc<Inbox>> = Vec::new();
-        for event in events {
-            for delivery in event.deliveries {
-                let Some(inbox) = self.by_target.get(&delivery.target) else { continue };
-                inbox.hand_over(Due { delivery, envelope: event.envelope.clone() }, &self.budget);
-                if !told.iter().any(|known| Arc::ptr_eq(known, inbox)) {
-                    told.push(inbox);
-                }
-            }
-        }
-        told.into_iter().for_each(|inbox| inbox.bell.notify_one());
-    }
-
-    fn batch(&self, count: usize, took: Duration) {
-        self.metrics.committed(count, took);
-    }
-}
 
 /// What a lane works with.
 pub(super) struct Parts {
@@ -250,7 +98,7 @@ impl Lane {
             parts: Arc::new(parts),
             inbox: Arc::new(Inbox::new()),
             fetched: VecDeque::new(),
-            typical: 0,
+            typical: TYPICAL,
             poll_at: Instant::now() + POLL,
             poll: false,
             resting: false,
@@ -271,9 +119,14 @@ impl Lane {
     /// Delivers until it is stopped; then waits for what is under way, unless that is broken off.
     pub(super) async fn run(mut self) {
         while !self.parts.stop.is_cancelled() {
-            self.fetch_if_needed().await;
+            if self.wants_more() {
+                self.read_back().await;
+            }
             self.begin_attempts();
-            self.wait().await;
+            // One read-back may bring less than there are slots: what is left is read at once.
+            if !self.wants_more() {
+                self.wait().await;
+            }
         }
         let break_off = self.parts.break_off.clone();
         let rest = async { while self.join().await {} };
@@ -304,27 +157,25 @@ impl Lane {
         }
     }
 
-    /// The next time by the clock at which there is something to do.
+    /// The next time by the clock at which there is something to do. A time that has passed since it was looked at wakes
+    /// at once, unless only a free slot can move things on.
     fn wake_at(&self) -> Option<Timestamp> {
         let state = self.inbox.state();
-        let now = self.parts.clock.now();
-        match state.held_until.filter(|until| now < *until) {
-            Some(held) => Some(held),
-            // A time that has passed is of no use here: only a free slot or a read-back moves those on.
-            None => state.next_due.filter(|at| now < *at),
-        }
+        state.held_until.or(state.next_due.filter(|_| self.may_fetch()))
     }
 
-    fn held(&self, now: Timestamp) -> bool {
+    /// Whether the target wants nothing yet.
+    fn held(&self) -> bool {
+        let now = self.parts.clock.now();
         self.inbox.state().held_until.is_some_and(|until| now < until)
     }
 
     /// Begins attempts, earliest due first, while there are slots and the store takes their records.
     fn begin_attempts(&mut self) {
-        let now = self.parts.clock.now();
-        if self.held(now) || self.parts.stop.is_cancelled() || *self.refused.borrow_and_update() != 0 {
+        if self.held() || self.parts.stop.is_cancelled() || *self.refused.borrow_and_update() != 0 {
             return;
         }
+        self.inbox.release(self.parts.clock.now());
         let most = usize::try_from(self.parts.destination.concurrency).unwrap_or(1).saturating_add(RECORDING_MAX);
         while self.attempts.len() < most {
             let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };
@@ -380,11 +231,8 @@ impl Lane {
         }
     }
 
-    /// Reads back what is due when nothing read back is left and the store may hold some.
-    async fn fetch_if_needed(&mut self) {
-        if !self.fetched.is_empty() || self.slots.available_permits() == 0 || !self.fetch_is_due() {
-            return;
-        }
+    /// Reads back what is due; after a failure the store is left alone for a while.
+    async fn read_back(&mut self) {
         self.poll = false;
         if let Err(error) = self.fetch().await {
             tracing::error!(target.name = %self.name(), %error, "due deliveries cannot be read");
@@ -394,14 +242,20 @@ impl Lane {
         }
     }
 
-    fn fetch_is_due(&self) -> bool {
-        let now = self.parts.clock.now();
-        if self.resting || self.held(now) {
+    /// Whether what is read back could be sent.
+    fn may_fetch(&self) -> bool {
+        self.fetched.is_empty() && 0 < self.slots.available_permits() && !self.resting
+    }
+
+    /// Whether the store may hold something that could be sent now.
+    fn wants_more(&self) -> bool {
+        if !self.may_fetch() || self.held() {
             return false;
         }
         let state = self.inbox.state();
+        let due = state.next_due.is_some_and(|at| at <= self.parts.clock.now());
         // What was handed over comes before what was missed since: the store is asked once that is used up.
-        self.poll || (state.behind && state.ready.is_empty()) || state.next_due.is_some_and(|at| at <= now)
+        self.poll || due || (state.behind && state.ready.is_empty())
     }
 
     /// Reads one batch. Nothing is begun meanwhile, so claims made by commits last until it is over, and a row that was read
@@ -418,7 +272,7 @@ impl Lane {
         let now = self.parts.clock.now();
         let found = store.due(&target, now, u32::try_from(limit).unwrap_or(u32::MAX), except).await?;
         let all = found.len() < limit;
-        self.keep(found);
+        let all = self.keep(found) && all;
         if !all {
             self.inbox.fall_behind(before);
             return Ok(());
@@ -430,17 +284,22 @@ impl Lane {
         Ok(())
     }
 
-    fn keep(&mut self, found: Vec<Due>) {
-        if !found.is_empty() {
-            self.typical = found.iter().map(|due| due.envelope.body.len()).sum::<usize>() / found.len();
-        }
+    /// Takes in hand what was read, up to [`FETCH_BYTES`]; false when some of it was left in the store.
+    fn keep(&mut self, found: Vec<Due>) -> bool {
+        let (mut taken, mut bytes) = (0, 0_usize);
         let mut state = self.inbox.state();
         for due in found {
-            if let std::collections::hash_map::Entry::Vacant(free) = state.claimed.entry(due.delivery.id) {
+            if FETCH_BYTES < bytes {
+                break;
+            }
+            (taken, bytes) = (taken + 1, bytes + due.envelope.body.len());
+            if let Entry::Vacant(free) = state.claimed.entry(due.delivery.id) {
                 free.insert(false);
                 self.fetched.push_back(Handed { due, _share: None });
             }
         }
+        self.typical = bytes.checked_div(taken).unwrap_or(self.typical);
+        bytes <= FETCH_BYTES
     }
 
     /// Fewer at once where bodies are large, but always enough to fill the slots half.

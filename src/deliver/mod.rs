@@ -30,6 +30,7 @@ pub mod answers;
 mod attempt;
 mod client;
 pub mod endpoint;
+mod inbox;
 pub mod kinds;
 mod lane;
 pub mod policy;
@@ -46,8 +47,9 @@ pub use client::TlsProfile;
 
 use answers::Answers;
 use client::Clients;
+use inbox::Inboxes;
 use kinds::Kind;
-use lane::{Inboxes, Lane};
+use lane::Lane;
 use policy::AddressPolicy;
 use record::Recorder;
 use retry::Policy;
@@ -151,13 +153,10 @@ impl Destination {
         }
         let mut fields = Fields::open(node, format!("destination `{}`", key.name), cx)?;
         let common = defaults.overridden(&mut fields, cx);
-        let known = fields.node("kind").is_some();
-        let before = cx.problems.len();
-        let kind = Kind::decode(name.as_ref().unwrap_or(&Name::from("")), &mut fields, cx);
-        let unknown_kind = kind.is_none() && fields.node("url").is_none() && before < cx.problems.len();
-        if known && !unknown_kind {
-            fields.finish(cx);
-        }
+        // Which keys there are depends on the kind: without one, none can be called unknown.
+        let word = kinds::Word::decode(&mut fields, cx)?;
+        let kind = Kind::decode(word, &key.name, &mut fields, cx);
+        fields.finish(cx);
         let Defaults { timeout, concurrency, retry, answers, retry_after_max } = common;
         Some(Self { name: name?, kind: kind?, timeout, concurrency, retry, answers, retry_after_max })
     }

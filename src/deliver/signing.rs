@@ -181,9 +181,9 @@ mod tests {
     #[test]
     fn what_cannot_sign_is_an_error() {
         let message = |yaml: &str| decode::<Signing>(yaml).unwrap_err().join("; ");
-        insta::assert_snapshot!(message("{schemes: [agent, agent], secrets: ['']}"), @"");
-        insta::assert_snapshot!(message("{schemes: [custom], secrets: [s], header: Host, timestamp_header: X-T}"), @"");
-        insta::assert_snapshot!(message("{schemes: [agent], secrets: [s], header: X-Sig}"), @"");
-        insta::assert_snapshot!(message("{schemes: [], secrets: [s]}"), @"");
+        insta::assert_snapshot!(message("{schemes: [agent, agent], secrets: ['']}"), @"this scheme is named twice; at least one secret must not be empty");
+        insta::assert_snapshot!(message("{schemes: [custom], secrets: [s], header: Host, timestamp_header: X-T}"), @"header `host` is the relay's own; `timestamp_header` is sent with `content: timestamp.body` only");
+        insta::assert_snapshot!(message("{schemes: [agent], secrets: [s], header: X-Sig}"), @"`signing` has no key `header`");
+        insta::assert_snapshot!(message("{schemes: [], secrets: [s]}"), @"`schemes` names none");
     }
 }

@@ -70,11 +70,14 @@ pub(crate) fn decode<T: Decode>(yaml: &str) -> Result<T, Vec<String>> {
     finished(decoded, &cx)
 }
 
-/// A context in which 127.0.0.0/8 is let through and there is a template `line`.
+/// A name that no resolver asks anybody about: its label is too long.
+pub(crate) const NOWHERE: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.invalid";
+
+/// A context in which 127.0.0.0/8 and [`NOWHERE`] are let through and there is a template `line`.
 pub(crate) fn context() -> Context {
     Context {
         require_https: true,
-        allow_targets: vec![AllowTarget::Net("127.0.0.0/8".parse().unwrap())],
+        allow_targets: vec![AllowTarget::Net("127.0.0.0/8".parse().unwrap()), AllowTarget::Host(NOWHERE.into())],
         templates: BTreeMap::from([
             ("line".to_owned(), "{{ event.type }}!".to_owned()),
             ("broken".to_owned(), "{{ event.data.a.b.c }}".to_owned()),
@@ -189,14 +192,14 @@ impl Receiver {
     }
 }
 
-/// Waits until `done`, for at most ten seconds.
+/// Waits until `done`, for at most a minute: longer than a busy machine needs.
 pub(crate) async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let waiting = async {
         while !done() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(10), waiting).await.is_ok(), "waited in vain until {what}");
+    assert!(tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok(), "waited in vain until {what}");
 }
 
 /// A relay's sending side over a store in memory, with a clock moved by hand.
@@ -243,6 +246,8 @@ pub(crate) struct MemoryStore {
     listener: Mutex<Option<Arc<dyn OnCommit>>>,
     /// Refuses writes while set.
     pub(crate) full: AtomicBool,
+    /// Panics at the next write.
+    pub(crate) panic_once: AtomicBool,
     pub(crate) most_read: AtomicUsize,
 }
 
@@ -311,6 +316,7 @@ impl Store for MemoryStore {
     }
 
     async fn record(&self, attempts: Vec<Attempt>) -> store::Result<()> {
+        assert!(!self.panic_once.swap(false, Ordering::SeqCst), "a bug of ours");
         if self.full.load(Ordering::SeqCst) {
             return Err(store::Error::Full("no space".into()));
         }
@@ -389,4 +395,31 @@ impl Store for MemoryStore {
         Ok(())
     }
     async fn close(&self) {}
+}
+
+/// A TLS server whose certificate `testing/ca.pem` has signed; it answers everything with 200. Its port.
+pub(crate) fn tls_server() -> u16 {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("testing/leaf.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("testing/leaf-key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let _ = answer_tls(socket, config.clone());
+        }
+    });
+    port
+}
+
+fn answer_tls(socket: std::net::TcpStream, config: Arc<rustls::ServerConfig>) -> std::io::Result<()> {
+    use std::io::{Read, Write};
+    let connection = rustls::ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let mut stream = rustls::StreamOwned::new(connection, socket);
+    let _ = stream.read(&mut [0; 4096])?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    stream.flush()
 }

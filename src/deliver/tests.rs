@@ -4,7 +4,7 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::testing::{MemoryStore, Receiver, Relay, Says, destination, eventually};
+use super::testing::{MemoryStore, NOWHERE, Receiver, Relay, Says, destination, eventually};
 use crate::{
     envelope::{DeliveryId, Envelope, EventUid, tests::sample},
     store::{Next, State},
@@ -106,7 +106,7 @@ async fn retry_after_holds_the_whole_lane_up_to_its_cap() {
 
 #[tokio::test]
 async fn a_slow_target_delays_no_other() {
-    let slow = Receiver::start([Says(200, None, secs(60))]).await;
+    let slow = Receiver::start([Says(200, None, secs(600))]).await;
     let quick = Receiver::start([200]).await;
     let slow = destination("slow", &format!("{{kind: webhook, url: '{}'}}", slow.url())).unwrap();
     let relay = Relay::start(vec![slow, webhook(&quick, "")]);
@@ -116,8 +116,8 @@ async fn a_slow_target_delays_no_other() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_waiting_are_read_in_bounded_parts_and_sent_once() {
-    const COUNT: usize = 5_000;
+async fn thousands_waiting_are_read_in_bounded_parts_and_sent_once() {
+    const COUNT: usize = 2_000;
     let store = Arc::new(MemoryStore::default());
     let crm = Receiver::start([200]).await;
     for _ in 0..COUNT / 2 {
@@ -132,6 +132,19 @@ async fn a_hundred_thousand_waiting_are_read_in_bounded_parts_and_sent_once() {
     assert_eq!(crm.received().len(), COUNT);
     assert!(crm.most() <= 4, "{}", crm.most());
     assert!(relay.store.most_read.load(Ordering::SeqCst) <= 128 + 512 + 128, "{:?}", relay.store.most_read);
+}
+
+#[tokio::test]
+async fn free_slots_are_filled_however_much_one_read_back_brings() {
+    let store = Arc::new(MemoryStore::default());
+    let slow = Receiver::start([Says(200, None, secs(600))]).await;
+    let large = Envelope { body: vec![b' '; 1024 * 1024].into(), data: None, ..sample() };
+    for _ in 0..40 {
+        store.commit(large.clone(), &["crm"], None, "2026-01-20T11:00:00Z".parse().unwrap());
+    }
+    let _relay = Relay::on(store.clone(), vec![webhook(&slow, "concurrency: 32, payload: original")]);
+    eventually("every slot is used", || slow.most() == 32).await;
+    assert!(store.most_read.load(Ordering::SeqCst) < 128);
 }
 
 #[tokio::test]
@@ -159,13 +172,24 @@ async fn a_drain_waits_for_what_is_under_way_and_breaks_off_what_takes_too_long(
     relay.deliver.drain(secs(10)).await;
     assert_eq!((relay.store.states(State::Delivered), relay.store.states(State::Pending)), (1, 1));
 
-    let slow = Receiver::start([Says(200, None, secs(60))]).await;
+    let slow = Receiver::start([Says(200, None, secs(600))]).await;
     let relay = Relay::start(vec![webhook(&slow, "")]);
     relay.accept(&["crm"]);
     eventually("it is sent", || slow.received().len() == 1).await;
     relay.deliver.drain(Duration::from_millis(10)).await;
     assert_eq!(relay.store.states(State::Pending), 1);
     assert_eq!(relay.store.log(), "");
+}
+
+#[tokio::test]
+async fn a_bug_of_ours_leaves_a_dead_letter_and_the_lane_goes_on() {
+    let crm = Receiver::start([200]).await;
+    let relay = Relay::start(vec![webhook(&crm, "concurrency: 1")]);
+    relay.store.panic_once.store(true, Ordering::SeqCst);
+    (0..3).for_each(|_| relay.accept(&["crm"]));
+    relay.settled("the rest is delivered", |store| store.states(State::Delivered) == 2).await;
+    relay.settled("it is dead", |store| store.states(State::Dead) == 1).await;
+    assert!(relay.store.log().contains("1 dead (internal) internal"), "{}", relay.store.log());
 }
 
 #[tokio::test]
@@ -222,12 +246,12 @@ async fn failures_have_codes_and_say_nothing_of_the_path() {
         }
     });
     let closed_port = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() };
-    let never = Receiver::start([Says(200, None, secs(60))]).await;
+    let never = Receiver::start([Says(200, None, secs(600))]).await;
     let urls = [
         (format!("http://127.0.0.1:{port}/secret-path"), "closed"),
         (format!("https://127.0.0.1:{}/secret-path", never.port), "tls"),
         (format!("http://127.0.0.1:{closed_port}/secret-path"), "connect"),
-        ("https://no-such-host.invalid/secret-path".to_owned(), "dns"),
+        (format!("http://{NOWHERE}/secret-path"), "dns"),
         (never.url(), "timeout"),
     ];
     for (url, code) in urls {
@@ -272,7 +296,7 @@ async fn n8n_gets_a_message_with_metadata_and_its_404_passes() {
     relay.clock.advance(secs(10));
     relay.settled("it is delivered", |store| store.states(State::Delivered) == 1).await;
     let got = crm.received();
-    insta::assert_snapshot!(got[0].text(), @"");
+    insta::assert_snapshot!(got[0].text(), @r#"{"message":"cred_abc connection expired for user_123. Reconnect it.","metadata":{ "credential_id": "cred_abc", "n": 1.50 }}"#);
     assert_eq!(got[0].body, got[1].body);
     assert_eq!(got[0].header("authorization"), "Basic dTpw");
     assert_eq!(relay.store.attempts.lock().unwrap()[1].response, "answered");
@@ -288,9 +312,17 @@ async fn templates_make_the_message_and_fall_back_when_they_fail() {
     }
     relay.settled("all are delivered", |store| store.states(State::Delivered) == 4).await;
     let sent: Vec<_> = crm.received().iter().map(|it| format!("{} | {}", it.header("content-type"), it.text())).collect();
-    insta::assert_snapshot!(sent.join("\n"), @"");
+    insta::assert_snapshot!(sent.join("\n"), @r#"
+    application/json | {"t":"credential.expired"}
+    text/plain; charset=utf-8 | credential.expired!
+    text/plain; charset=utf-8 | cred_abc connection expired for user_123. Reconnect it. (template `broken` failed; this is the built-in line)
+    text/plain; charset=utf-8 | cred_abc connection expired for user_123. Reconnect it. (template `gone` failed; this is the built-in line)
+    "#);
     let details: Vec<_> = relay.store.attempts.lock().unwrap().iter().filter_map(|attempt| attempt.detail.clone()).collect();
-    insta::assert_snapshot!(details.join("\n"), @"");
+    insta::assert_snapshot!(details.join("\n"), @r"
+    template `broken` failed: undefined value: `event.data.a` is undefined
+    template `gone` failed: there is no such template
+    ");
 }
 
 #[tokio::test]
@@ -327,7 +359,7 @@ fn what_a_destination_cannot_be_is_an_error() {
         "{kind: webhook, url: 'ftp://crm.example.com/'}",
         "{kind: webhook, url: 'https://user:pass@crm.example.com/'}",
         "{kind: webhook, url: 'https://a.example', timeout: 301s, concurrency: 0, chanel: x}",
-        "{kind: webhook, url: 'https://a.example', headers: {Host: x, X-Hookyard-Delivery: y, webhook-id: z, 'a b': c, X-A: \"\\n\"}}",
+        "{kind: webhook, url: 'https://a.example', headers: {Host: x, X-Hookyard-Delivery: q, webhook-id: z, 'a b': c, X-A: \"\\n\"}}",
         "{kind: webhook, url: 'https://a.example', headers: {X-Sig: x}, signing: {schemes: [custom], header: X-Sig, secrets: [s]}}",
         "{kind: webhook, url: 'https://a.example', payload: template}",
         "{kind: webhook, url: 'https://a.example', payload: original, content_type: json, template: line}",
@@ -340,5 +372,54 @@ fn what_a_destination_cannot_be_is_an_error() {
     ];
     let messages: Vec<_> =
         bad.map(|yaml| destination("crm", yaml).map_or_else(|errors| errors.join("; "), |_| "fine".into())).to_vec();
-    insta::assert_snapshot!(messages.join("\n"), @"");
+    insta::assert_snapshot!(messages.join("\n"), @r"
+    expected `webhook` or `n8n`, found `webhok`
+    destination `crm` needs `url`
+    a target must be https
+    expected a URL such as https://example.com/hooks
+    a URL must not hold a user name or password
+    `timeout` must be longer than nothing and at most 300s; `concurrency` must be between 1 and 1024; destination `crm` has no key `chanel`
+    header `host` is the relay's own; header `x-hookyard-delivery` is the relay's own; header `webhook-id` belongs to a signature; this is not the name of a header; a header cannot carry this value
+    header `x-sig` belongs to a signature
+    `payload: template` needs `template`
+    `content_type` is chosen for `payload: envelope` only; `template` is used with `payload: template` only
+    there is no template `lin`
+    this template cannot be used: unknown filter: filter shout is unknown (line 1 of the template)
+    `auth` needs either `header` or `basic`
+    header `x-key` is set elsewhere too
+    `/no/such/file` cannot be used: No such file or directory (os error 2)
+    destination `crm` has no key `breaker`
+    ");
+}
+
+#[tokio::test]
+async fn certificates_are_checked_against_the_system_or_the_ca_file_or_not_at_all() {
+    let port = super::testing::tls_server();
+    let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/src/deliver/testing/ca.pem");
+    let profiles = ["".to_owned(), format!(", tls: {{ca_file: {ca}}}"), ", tls: {verify: false}".to_owned()];
+    let mut logs = Vec::new();
+    for tls in profiles {
+        let target = destination("crm", &format!("{{kind: webhook, url: 'https://127.0.0.1:{port}/'{tls}}}")).unwrap();
+        let relay = Relay::start(vec![target]);
+        relay.accept(&["crm"]);
+        relay.settled("an attempt is recorded", |store| !store.attempts.lock().unwrap().is_empty()).await;
+        logs.push(relay.store.log());
+    }
+    assert_eq!(logs, ["1 retry tls", "1 delivered 200", "1 delivered 200"]);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_file_breaks_the_decoder(
+        url in "(https?|ftp|)(://)?[a-z0-9.:@/\\[\\]%-]{0,30}", header in r"\PC{0,12}", value in r"\PC{0,12}", secret in r"\PC{0,12}",
+        number in -5i64..500, template in r"(\{\{|\}\}|\{%|%\}|[a-z |.]){0,12}",
+    ) {
+        let yaml = serde_json::json!({
+            "kind": "webhook", "url": url, "payload": "template", "template": template, "headers": { header.clone(): value },
+            "concurrency": number, "timeout": number, "retry": { "factor": number, "max_attempts": number },
+            "signing": { "schemes": ["standard", "custom"], "secrets": secret, "header": header }, "tls": { "ca_file": secret },
+        });
+        let _ = destination("crm", &yaml.to_string());
+    }
 }

@@ -55,9 +55,10 @@ fn unknown_path(case: Case<'_>, source: Option<&Source>) -> String {
     if source.is_some() {
         return "the last segment of the path is not the path secret".to_owned();
     }
-    let trimmed = case.request.path.trim_end_matches('/');
-    if let Some(source) = case.sources.iter().find(|source| source.path == trimmed) {
-        return format!("no source has this path; `{}` has it without the slash at its end", source.name);
+    let path = case.request.path.as_str();
+    if let Some(source) = case.sources.iter().find(|source| source.path == path.trim_end_matches('/')) {
+        let lack = if source.path == path { "ends in a path secret, which is missing" } else { "has no slash at its end" };
+        return format!("no source has this path; that of `{}` {lack}", source.name);
     }
     let proven = |source: &&Source| {
         matches!(source.kind.proof(), Proof::Hmac(_) | Proof::Static { .. })
@@ -320,4 +321,34 @@ fn algorithm(digest: &[u8]) -> Algorithm {
 /// Whether `name` is a header that carries a proof of some sender: what makes a request worth keeping.
 pub(crate) fn is_signature(name: &HeaderName) -> bool {
     ["signature", "hmac", "-sig", "-hash"].iter().any(|word| name.as_str().contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ingest::{request::tests::request, source::tests::source};
+
+    proptest! {
+        /// What the doctor says at all is in `ingest::tests`; here, that nothing it is shown breaks it or makes it talk.
+        #[test]
+        fn no_request_breaks_it(signature in "[ -~]{0,80}", stamp in "[0-9TZ:.,=t-]{0,30}", body: Vec<u8>, stripe: bool) {
+            let sources = [
+                source("a", r#"{"kind": "interactor", "path": "/a", "secrets": "whsec_hush-hush"}"#).unwrap(),
+                source("b", r#"{"kind": "hmac", "preset": "stripe", "path": "/b", "secrets": "hush-hush"}"#).unwrap(),
+                source("c", r#"{"kind": "agent", "path": "/c", "secrets": "hush-hush", "tolerance": "5m"}"#).unwrap(),
+                source("d", r#"{"kind": "trigger", "path": "/d", "header": {"name": "x-webhook-signature", "value": "hush-hush"}}"#).unwrap(),
+            ];
+            let name = if stripe { "stripe-signature" } else { "x-interactor-signature" };
+            let headers = [(name, signature.as_str()), ("x-interactor-timestamp", &stamp), ("x-webhook-signature", &signature)];
+            let request = request("/a/", &headers, &body);
+            for code in [Code::NotFound, Code::InvalidTimestamp, Code::InvalidSignature, Code::InvalidHeader, Code::InvalidJson] {
+                for source in sources.iter().map(Some).chain([None]) {
+                    let said = diagnose(Case { request: &request, code, source, sources: &sources });
+                    prop_assert!(!said.is_empty() && !said.contains("hush"), "{}", said);
+                }
+            }
+        }
+    }
 }

@@ -95,6 +95,9 @@ pub struct Ingest {
     remember_ids: Duration,
 }
 
+/// Longest time the store is waited for: senders are promised an answer within 5 s of their last byte.
+const STORE_TIMEOUT: Duration = Duration::from_millis(4_500);
+
 /// Why a request did not become an event.
 enum Failure {
     /// It is not what it should be.
@@ -240,7 +243,10 @@ impl Ingest {
             rate.take(&()).map_err(Failure::Limited)?;
         }
         let facts = source.kind.normalise(verified)?;
-        self.accept(source, facts, request, request.arrived_at).await.map_err(Failure::Store)
+        let accepting = self.accept(source, facts, request, request.arrived_at);
+        // What commits after all is a duplicate when the sender tries again.
+        let in_time = tokio::time::timeout(STORE_TIMEOUT, accepting).await;
+        in_time.unwrap_or_else(|_| Err(store::Error::Backend("it took too long".into()))).map_err(Failure::Store)
     }
 
     /// Plans and keeps the event that `facts` tell of. When the sender hangs up meanwhile, this is dropped; the store still commits

@@ -1,7 +1,7 @@
 //! Where rejected requests go: a log row for each that is worth one, whole requests sealed. Written behind the answer's back, through a
 //! bounded queue, so that a flood of bad requests slows nobody down.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use axum::http::HeaderName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -62,6 +62,8 @@ pub(crate) struct Quarantine {
     room: Arc<Semaphore>,
     samples: Keyed<(Option<usize>, Code)>,
     sources: Arc<[Source]>,
+    /// The headers by which the senders of all sources are proven.
+    proofs: HashSet<HeaderName>,
 }
 
 enum Message {
@@ -75,7 +77,13 @@ impl Quarantine {
         let (queue, inbox) = mpsc::channel(QUEUE_MAX);
         let records = Arc::new(Records { sources: sources.clone(), sealer });
         tokio::spawn(write(inbox, records, store));
-        Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), samples: Keyed::new(SAMPLES, clock), sources }
+        Self {
+            queue,
+            room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)),
+            samples: Keyed::new(SAMPLES, clock),
+            proofs: proofs(&sources),
+            sources,
+        }
     }
 
     /// Takes note of `refused`: kept whole where it can be retried and bears a proof, else a row if there have not been too many.
@@ -111,16 +119,17 @@ impl Quarantine {
     /// secret in its path.
     fn has_proof(&self, refused: &Refused) -> bool {
         let secret_path = refused.source.and_then(|source| self.sources.get(source)).is_some_and(Source::has_path_secret);
-        secret_path || refused.request.headers.keys().any(|name| is_signature(name) || self.is_configured(name))
+        secret_path || refused.request.headers.keys().any(|name| is_signature(name) || self.proofs.contains(name))
     }
+}
 
-    fn is_configured(&self, name: &HeaderName) -> bool {
-        self.sources.iter().any(|source| match source.kind.proof() {
-            Proof::Hmac(proof) => proof.headers.contains(&name),
-            Proof::Static { header, .. } => header == name,
-            Proof::None => false,
-        })
-    }
+fn proofs(sources: &[Source]) -> HashSet<HeaderName> {
+    let headers = sources.iter().flat_map(|source| match source.kind.proof() {
+        Proof::Hmac(proof) => proof.headers,
+        Proof::Static { header, .. } => vec![header],
+        Proof::None => Vec::new(),
+    });
+    headers.cloned().collect()
 }
 
 /// Whether another configuration could take in what was refused with `code`.

@@ -32,7 +32,7 @@ pub(super) async fn retry(ingest: &Ingest, filter: Filter, offset: SignedDuratio
     let mut report = RetryReport::default();
     let mut after = 0;
     loop {
-        let page = Filter { page: Page::After(after, PAGE), limit: PAGE, ..filter.clone() };
+        let page = Filter { page: Page::After(after), limit: PAGE, ..filter.clone() };
         let rejections = ingest.store.quarantined(page, after).await?;
         let Some(last) = rejections.last().map(|rejection| rejection.id) else { return Ok(report) };
         for rejection in &rejections {

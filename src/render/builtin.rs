@@ -13,6 +13,9 @@ const FIELD_MAX: usize = 200;
 /// Longest line, in characters.
 const LINE_MAX: usize = 600;
 
+/// Where the platforms put a room's name or id.
+const ROOM: [&str; 4] = ["room.name", "room.id", "room", "room_id"];
+
 /// The line for `event`, whose `data` is given parsed.
 pub fn line(event: &Envelope, data: &Value) -> String {
     let it = Fields { event, data };
@@ -31,8 +34,8 @@ pub fn line(event: &Envelope, data: &Value) -> String {
                 "Workflow {} waits for input{}{}{}",
                 it.workflow(),
                 it.state(),
-                it.put(": ", &["halting_presentation.title"]),
-                it.whose()
+                it.whose(),
+                it.put(": ", &["halting_presentation.title"])
             )
         }
         "workflow.instance.completed" | "workflow.completed" => {
@@ -43,13 +46,13 @@ pub fn line(event: &Envelope, data: &Value) -> String {
                 "Workflow {} failed{}{}{}",
                 it.workflow(),
                 it.state(),
-                it.put(": ", &["error.message", "error.code", "error"]),
-                it.whose()
+                it.whose(),
+                it.put(": ", &["error.message", "error.code", "error"])
             )
         }
         "agent.room.message" | "agent.message" | "agent.response_sent" => format!("{} in {}{}", it.agent(), it.room(), it.said()),
-        "agent.room.closed" => format!("Chat {} closed{}{}", it.room(), it.reason(), it.put(", messages: ", &["message_count"])),
-        "agent.room_created" => format!("Chat {} opened{}", it.room(), it.whose()),
+        "agent.room.closed" => format!("Chat{} closed{}{}", it.chat(), it.reason(), it.put(", messages: ", &["message_count"])),
+        "agent.room_created" => format!("Chat{} opened{}", it.chat(), it.whose()),
         "user.message" | "agent.message_received" => format!("{} in {}{}", it.user(), it.room(), it.said()),
         "agent.action" | "agent.action_executed" => {
             format!("{} ran {} in {}", it.agent(), it.or(&["action", "action_name"], "an action"), it.room())
@@ -116,7 +119,11 @@ impl Fields<'_> {
     }
 
     fn room(&self) -> String {
-        self.or(&["room.name", "room.id", "room", "room_id"], "a room")
+        self.or(&ROOM, "a room")
+    }
+
+    fn chat(&self) -> String {
+        self.put(" ", &ROOM)
     }
 
     fn said(&self) -> String {
@@ -202,7 +209,24 @@ mod tests {
             of("trigger.unmapped", &json!([])),
             of("some.thing.else", &json!(null)),
         ];
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        Google Calendar connected for user_123
+        Google Calendar credential refreshed for user_123, valid until 2026-01-20T13:00:00Z
+        Google Calendar connection expired for user_123 (refresh_token_invalid). Reconnect it.
+        Google Calendar access was revoked for user_123 (refresh_token_invalid). Reconnect it.
+        Workflow approval_workflow started for user_123
+        Workflow approval_workflow waits for input for user_123: Approval Required
+        Workflow approval_workflow completed in state approved for user_123
+        Workflow approval_workflow failed in state process_payment for user_123: Card was declined by issuer
+        asst_abc in room_xyz: Here's what I found
+        Chat room_xyz closed (user_closed), messages: 15
+        My Agent ran WARP_EXECUTE in Room Name
+        My Agent in Room Name: Hello
+        John Doe in Room Name: Hello
+        gmail: email sent for user_123
+        Trigger from interactor that no case describes for user_123
+        some.thing.else for user_123
+        ");
     }
 
     #[test]
@@ -222,7 +246,21 @@ mod tests {
             "agent.error",
             "test",
         ];
-        insta::assert_snapshot!(names.map(|name| of(name, &json!({}))).join("\n"), @"");
+        insta::assert_snapshot!(names.map(|name| of(name, &json!({}))).join("\n"), @r"
+        A service connected for user_123
+        A service credential could not be refreshed for user_123
+        Workflow (unnamed) started for user_123
+        Workflow (unnamed) moved on for user_123
+        Workflow (unnamed) waits for input for user_123
+        Workflow (unnamed) completed for user_123
+        Workflow (unnamed) failed for user_123
+        Chat opened for user_123
+        A user in a room
+        The agent in a room
+        The agent ran an action in a room
+        The agent failed in a room
+        Test event evt_003
+        ");
     }
 
     proptest! {

@@ -223,7 +223,7 @@ mod tests {
             lenient("{{ event.type }} {{ event.data.credential_id }} {{ event.data.n }} {{ source }} {{ delivery.attempt }} {{ delivery.id }}"),
             @"credential.expired cred_abc 1.5 interactor 3 dl_00000000000000010000000000000002_1"
         );
-        insta::assert_snapshot!(lenient("{{ event.data | tojson }} {{ ('[1,{\"a\":2}]' | fromjson)[1].a }} {{ '<b>' }}"), @r#"{"credential_id":"cred_abc","n":1.5} 2 <b>"#);
+        insta::assert_snapshot!(lenient("{{ event.data | tojson }} {{ ('[1,{\"a\":2}]' | fromjson)[1].a }} {{ '<b>' }}"), @r#"{"credential_id": "cred_abc", "n": 1.5} 2 <b>"#);
     }
 
     #[test]

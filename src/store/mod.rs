@@ -3,7 +3,11 @@
 //!
 //! Methods are steps of the work, not tables; `contract.rs` tests each promise on every back end.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,6 +36,14 @@ pub async fn open(url: &Secret, folder: &Path, clock: Clock) -> Result<Arc<dyn S
         // The rest of the URL may hold a password.
         _ => Err(Error::Unreadable("the store's URL begins with none of: sqlite://".into())),
     }
+}
+
+/// Where the encryption key of the store at `url` is kept when `routes.yaml` names none: beside it, with `.key` behind its name.
+pub fn key_file(url: &Secret, folder: &Path) -> PathBuf {
+    let (_, place) = url.reveal().split_once("://").unwrap_or_default();
+    let mut path = folder.join(place).into_os_string();
+    path.push(".key");
+    path.into()
 }
 
 /// Why the store did not do what it was asked.

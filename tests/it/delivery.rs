@@ -70,13 +70,6 @@ async fn the_seeds_table_of_answers_is_stricter() {
 }
 
 #[tokio::test]
-async fn rules_for_single_statuses_override() {
-    let fates = fates(&[404, 409], ", status_rules: {404: permanent, 409: delivered}").await;
-    let seen: Vec<_> = fates.iter().map(|(status, row, count)| (*status, row["state"].as_str().unwrap(), *count)).collect();
-    assert_eq!(seen, [(404, "dead", 1), (409, "delivered", 1)]);
-}
-
-#[tokio::test]
 async fn what_cannot_be_reached_is_tried_again() {
     let gone = {
         let receiver = Receiver::ok().await;

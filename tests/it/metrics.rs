@@ -106,7 +106,7 @@ async fn what_waits_is_shown_by_target() {
 #[tokio::test]
 async fn event_types_from_outside_are_capped_as_labels() {
     let relay = Relay::start(&routes().interactor()).await;
-    let strange = "x\\\"} 1\\nforged_metric 7 #";
+    let strange = "x\\\"} 1 forged_metric{a=\\\"b\\\"} 7";
     relay.accepts(&interactor(format!(r#"{{"id":"evt_s","type":"{strange}"}}"#))).await;
     for n in 0..1200 {
         relay.accepts(&interactor(format!(r#"{{"id":"evt_{n}","type":"type.number{n}"}}"#))).await;

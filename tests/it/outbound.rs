@@ -259,3 +259,31 @@ async fn text_from_events_forges_no_header() {
     assert_eq!(request.count("x-forged"), 0);
     assert_eq!(request.json()["data"]["connector"], "gmail");
 }
+
+#[tokio::test]
+async fn a_certificate_is_checked_unless_the_file_says_otherwise() {
+    let server = referee::Server::start("tls.py", "UNUSED", "").await;
+    let ca = crate::support::seeds::tests_folder().join("fixtures/tls/ca.pem");
+    let fields = |name: &str, tls: &str| {
+        format!(
+            "kind: webhook, url: \"https://127.0.0.1:{}/{name}\", signing: {{secrets: [\"{OUT}\"]}}, {FAST}{tls}",
+            server.port
+        )
+    };
+    let routes = routes()
+        .interactor()
+        .destination("strict", &fields("strict", ""))
+        .destination("trusted", &fields("trusted", &format!(", tls: {{ca_file: \"{}\"}}", ca.display())))
+        .destination("blind", &fields("blind", ", tls: {verify: false}"));
+    let relay = Relay::start(&routes).await;
+    relay.accepts(&interactor(event("evt_1"))).await;
+    let state = |rows: &[Value], target: &str| rows.iter().find(|row| row["target"] == target).unwrap()["state"].clone();
+    let rows = relay.settled("", 3).await;
+    assert_eq!(
+        (state(&rows, "strict"), state(&rows, "trusted"), state(&rows, "blind")),
+        (json!("dead"), json!("delivered"), json!("delivered"))
+    );
+    let strict = rows.iter().find(|row| row["target"] == "strict").unwrap();
+    assert_eq!((&strict["error"], &strict["attempts"]), (&json!("tls"), &json!(3)), "transient: {strict}");
+    assert!(!server.printed().contains("/strict"), "nothing was sent to whom nobody knows");
+}

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 /// 127.0.0.1 in the notations that parsers and resolvers know, and other addresses nobody outside may be led to.
-const FORBIDDEN: [&str; 30] = [
+const FORBIDDEN: [&str; 29] = [
     "127.0.0.1",
     "127.1",
     "127.0.1",
@@ -21,7 +21,6 @@ const FORBIDDEN: [&str; 30] = [
     "017700000001",
     "localhost",
     "LOCALHOST",
-    "localhost.",
     "127.0.0.1.",
     "[::1]",
     "[::ffff:127.0.0.1]",

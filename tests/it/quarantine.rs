@@ -156,7 +156,7 @@ async fn the_doctor_says_the_likely_cause() {
     let pretty = serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(&event("evt_1")).unwrap()).unwrap();
     let cases = [
         (good().without("X-Interactor-Signature"), "missing"),
-        (good().header("X-Interactor-Signature", format!("sha256={base64}")), "base64"),
+        (good().header("X-Interactor-Signature", format!("sha256={base64}")), "hex"),
         (good().header("X-Interactor-Timestamp", iso(-7200)), "clock"),
         (timestamped(event("evt_1"), unix_now()), "dialect"),
         (good().with_body(pretty), "serialised"),

@@ -1,6 +1,6 @@
 //! The seeds' own receivers, run as they were written, accept what the relay sends for every event of the seeds.
 
-use crate::support::{Relay, referee::SeedServer, routes, seeds};
+use crate::support::{Relay, referee::Server, routes, seeds};
 
 const SECRET: &str = "whsec_of_the_seeds_receiver";
 
@@ -31,7 +31,7 @@ async fn there_are_ten_three_and_one() {
 
 #[tokio::test]
 async fn the_seeds_express_receiver_accepts_every_event() {
-    let server = SeedServer::start("seed_express.cjs", "INTERACTOR_WEBHOOK_SECRET", SECRET).await;
+    let server = Server::start("seed_express.cjs", "INTERACTOR_WEBHOOK_SECRET", SECRET).await;
     let url = format!("http://127.0.0.1:{}/webhooks/interactor", server.port);
     all_taken_at_once(&url, "interactor", "envelope", "").await;
     all_taken_at_once(&url, "interactor", "original", "interactor").await;
@@ -49,7 +49,7 @@ async fn the_seeds_express_receiver_accepts_every_event() {
 
 #[tokio::test]
 async fn the_seeds_flask_receiver_accepts_every_event() {
-    let server = SeedServer::start("seed_flask.py", "INTERACTOR_WEBHOOK_SECRET", SECRET).await;
+    let server = Server::start("seed_flask.py", "INTERACTOR_WEBHOOK_SECRET", SECRET).await;
     let url = format!("http://127.0.0.1:{}/webhooks/interactor", server.port);
     all_taken_at_once(&url, "interactor", "envelope", "").await;
     all_taken_at_once(&url, "interactor", "original", "interactor").await;
@@ -67,7 +67,7 @@ async fn the_seeds_flask_receiver_accepts_every_event() {
 
 #[tokio::test]
 async fn the_seeds_agent_receiver_accepts_every_event() {
-    let server = SeedServer::start("seed_agent.cjs", "WEBHOOK_SECRET", SECRET).await;
+    let server = Server::start("seed_agent.cjs", "WEBHOOK_SECRET", SECRET).await;
     let url = format!("http://127.0.0.1:{}/webhooks", server.port);
     all_taken_at_once(&url, "agent", "envelope", "").await;
     all_taken_at_once(&url, "agent", "original", "").await;
@@ -80,7 +80,7 @@ async fn the_seeds_receivers_refuse_another_secret() {
         ("seed_flask.py", "INTERACTOR_WEBHOOK_SECRET", "/webhooks/interactor", "interactor"),
         ("seed_agent.cjs", "WEBHOOK_SECRET", "/webhooks", "agent"),
     ] {
-        let server = SeedServer::start(script, variable, "whsec_another").await;
+        let server = Server::start(script, variable, "whsec_another").await;
         let url = format!("http://127.0.0.1:{}{path}", server.port);
         let fields = format!(
             "kind: webhook, url: \"{url}\", answers: interactor, signing: {{schemes: [{scheme}], secrets: [\"{SECRET}\"]}}"
@@ -93,7 +93,7 @@ async fn the_seeds_receivers_refuse_another_secret() {
 }
 
 /// The receiver's own handlers were called, each with what the event holds.
-fn handled(server: &SeedServer, names: &[&str]) {
+fn handled(server: &Server, names: &[&str]) {
     let printed = server.printed();
     for name in names {
         assert!(printed.contains(&format!("called {name} ")), "{name} was not called:\n{printed}");

@@ -1,6 +1,7 @@
 //! What is on disk, and what happens when the disk or the file is not what it should be: promises 1, 4 and 7.
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -119,13 +120,13 @@ async fn a_wrong_key_for_the_quarantine_is_no_end() {
 #[tokio::test]
 async fn beyond_max_bytes_new_events_are_refused_with_503() {
     let crm = Receiver::start([503]).await;
-    let routes = routes().interactor().store("max_bytes: 2MiB").webhook_with(
+    let routes = routes().interactor().store("max_bytes: 16MiB").webhook_with(
         "crm",
         &crm,
         "retry: {initial: 1h, factor: 1, max: 1h, jitter: none}",
     );
     let relay = Relay::start(&routes).await;
-    let padding = "p".repeat(64 * 1024);
+    let padding = "p".repeat(512 * 1024);
     let send = async |n: usize| {
         let body = format!(r#"{{"id":"evt_{n}","type":"x.y","data":{{"p":"{padding}","n":{n}}}}}"#);
         relay.send(&interactor(body)).await
@@ -166,7 +167,7 @@ impl Drop for Disk {
 async fn a_full_disk_answers_503_and_loses_nothing() {
     let home = Home::new();
     let Some(disk) = Disk::mount(home.path(), "8m") else {
-        println!("skipped: this machine does not let the tests mount a small file system");
+        let _ = writeln!(std::io::stderr(), "skipped: this machine does not let the tests mount a small file system");
         return;
     };
     let crm = Receiver::ok().await;

@@ -10,7 +10,6 @@ use crate::{
         decode::{Context, Fields, nearest, one_of},
         tree::{Node, Value},
     },
-    envelope::Name,
     render,
 };
 
@@ -29,23 +28,31 @@ pub enum Kind {
     N8n(N8n),
 }
 
+/// What `kind` may say.
 #[derive(Clone, Copy)]
-enum Word {
+pub(super) enum Word {
     Webhook,
     N8n,
 }
 
 const WORDS: [(&str, Word); 2] = [("webhook", Word::Webhook), ("n8n", Word::N8n)];
 
-impl Kind {
-    /// Reads `kind` and the keys of that kind.
-    pub(super) fn decode(name: &Name, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+impl Word {
+    /// Reads `kind`.
+    pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let Some(node) = fields.node("kind") else {
             let message = format!("{} needs `kind`", fields.what());
             cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n");
             return None;
         };
-        match one_of(node, &WORDS, cx)? {
+        one_of(node, &WORDS, cx)
+    }
+}
+
+impl Kind {
+    /// Reads the keys of kind `word`, of the destination called `name`.
+    pub(super) fn decode(word: Word, name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+        match word {
             Word::Webhook => Webhook::decode(name, fields, cx).map(Self::Webhook),
             Word::N8n => N8n::decode(name, fields, cx).map(Self::N8n),
         }
@@ -95,7 +102,7 @@ pub struct TemplateRef {
 
 impl TemplateRef {
     /// Reads `template`: the name of an entry of `templates`, or a template itself where it holds `{{` or `{%`.
-    fn decode(destination: &Name, node: &Node, cx: &mut Context) -> Option<Self> {
+    fn decode(destination: &str, node: &Node, cx: &mut Context) -> Option<Self> {
         let Value::String(text) = &node.value else {
             return cx.expected("the name of a template, or a template", node);
         };
@@ -110,7 +117,7 @@ impl TemplateRef {
         Some(Self { name: text.clone(), inline: None })
     }
 
-    fn inline(destination: &Name, text: &str, node: &Node, cx: &mut Context) -> Option<Self> {
+    fn inline(destination: &str, text: &str, node: &Node, cx: &mut Context) -> Option<Self> {
         if let Err(error) = render::check(text) {
             let line = error.line.map_or_else(String::new, |line| format!(" (line {line} of the template)"));
             cx.error("bad-template", node.place, format!("this template cannot be used: {error}{line}"));

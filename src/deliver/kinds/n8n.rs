@@ -16,7 +16,7 @@ use crate::{
         attempt::{Tried, Try},
         endpoint::{Body, Endpoint, own_header_name, read_value},
     },
-    envelope::{JSON, Name},
+    envelope::JSON,
     secret::Secret,
     sign::base64,
 };
@@ -43,7 +43,7 @@ enum Metadata {
 
 impl N8n {
     /// Reads the keys of an n8n destination.
-    pub(super) fn decode(name: &Name, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+    pub(super) fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let endpoint = Endpoint::decode(fields, cx);
         let template = fields.node("template").map(|node| TemplateRef::decode(name, node, cx));
         let metadata = match fields.node("metadata") {

@@ -8,7 +8,7 @@ use crate::{
         attempt::{Tried, Try},
         endpoint::{Body, Endpoint},
     },
-    envelope::{CLOUDEVENTS_JSON, JSON, Name},
+    envelope::{CLOUDEVENTS_JSON, JSON},
 };
 
 /// How much of an answer's body is kept, in bytes.
@@ -46,7 +46,7 @@ const CONTENT_TYPES: [(&str, &str); 2] = [("json", JSON), ("cloudevents", CLOUDE
 
 impl Webhook {
     /// Reads the keys of a webhook destination.
-    pub(super) fn decode(name: &Name, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+    pub(super) fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let endpoint = Endpoint::decode(fields, cx);
         let payload = Payload::decode(name, fields, cx);
         let endpoint = endpoint?;
@@ -101,7 +101,7 @@ impl Webhook {
 }
 
 impl Payload {
-    fn decode(name: &Name, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+    fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let word = match fields.node("payload") {
             Some(node) => one_of(node, &PAYLOADS, cx),
             None => Some(Word::Envelope),

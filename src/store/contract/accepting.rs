@@ -22,6 +22,25 @@ pub(crate) async fn an_event_is_read_back_as_it_came(bench: Bench) {
     assert_eq!((second.attempts, second.first_attempt_at, second.error, second.cause), (0, None, None, None));
 }
 
+pub(crate) async fn any_text_is_kept_as_it_is(bench: Bench) {
+    for (n, text) in
+        ["", "'; DROP TABLE events; --", "nul \0 inside", "\u{10ffff}\u{202e}", "\r\n\t", "ev_0"].into_iter().enumerate()
+    {
+        let mut event = bench.event(&n.to_string()).with_body(vec![0xff, 0x00, 0xfe]).to(&["crm"]);
+        let it = &mut event.envelope;
+        for field in [&mut it.id, &mut it.r#type, &mut it.time, &mut it.timestamp] {
+            *field = text.into();
+        }
+        for field in [&mut it.subject, &mut it.namespace, &mut it.content_type, &mut it.traceparent] {
+            *field = Some(text.into());
+        }
+        event.deliveries[0].template = Some(text.into());
+        let uid = bench.accept(event.clone()).await;
+        assert_eq!(bench.store.event(uid).await.unwrap().unwrap().envelope, event.envelope, "{text:?}");
+        assert_eq!(bench.delivery(DeliveryId { event: uid, n: 1 }).await.unwrap().template.as_deref(), Some(text));
+    }
+}
+
 pub(crate) async fn an_accepted_event_outlives_a_restart(bench: Bench) {
     let delivery = bench.planned("evt_1", "crm").await;
     let bench = bench.restart().await;

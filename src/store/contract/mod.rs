@@ -20,14 +20,17 @@ pub(crate) mod listing;
 pub(crate) mod pruning;
 pub(crate) mod rejecting;
 
+/// A store on its way to being open.
+pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Arc<dyn Store>>> + Send>>;
 /// Opens the store that `place` stands for, made where it is missing.
-pub(crate) type Open = fn(PathBuf, Clock) -> Pin<Box<dyn Future<Output = Result<Arc<dyn Store>>> + Send>>;
+pub(crate) type Open = fn(PathBuf, Clock) -> Opening;
 
 /// Runs every promise as a test against the stores that the given [`Open`] opens.
 macro_rules! contract {
     ($open:path) => {
         contract!(@ $open, accepting:
             an_event_is_read_back_as_it_came
+            any_text_is_kept_as_it_is
             an_accepted_event_outlives_a_restart
             a_repeat_is_a_duplicate_and_is_counted
             fifty_simultaneous_copies_are_one_event

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, named_params};
+use rusqlite::{OptionalExtension, params};
 use tokio::sync::oneshot;
 
 use super::{
@@ -210,27 +210,26 @@ fn insert_event(session: &Session, event: &NewEvent, seq: i64, suffix: Option<i6
     let rules = serde_json::to_string(&rules).unwrap_or_default();
     let sql = "INSERT INTO events (seq, id, source, kind, type, subject, namespace, time, timestamp, received_at, traceparent,
             replayed, content_type, data_start, data_len, rules, deliveries)
-        VALUES (:seq, :id, :source, :kind, :type, :subject, :namespace, :time, :timestamp, :received_at, :traceparent,
-            :replayed, :content_type, :data_start, :data_len, :rules, :deliveries)";
-    session.conn.prepare_cached(sql)?.execute(named_params! {
-        ":seq": seq,
-        ":id": id.as_deref().unwrap_or(&it.id),
-        ":source": it.source.as_str(),
-        ":kind": it.kind,
-        ":type": it.r#type,
-        ":subject": it.subject,
-        ":namespace": it.namespace,
-        ":time": it.time,
-        ":timestamp": it.timestamp,
-        ":received_at": to_ms(it.received_at),
-        ":traceparent": it.traceparent,
-        ":replayed": it.replayed,
-        ":content_type": it.content_type,
-        ":data_start": it.data.as_ref().map(|range| range.start as i64),
-        ":data_len": it.data.as_ref().map(|range| range.len() as i64),
-        ":rules": rules,
-        ":deliveries": event.deliveries.len() as i64,
-    })?;
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    session.conn.prepare_cached(sql)?.execute(params![
+        seq,
+        id.as_deref().unwrap_or(&it.id),
+        it.source.as_str(),
+        it.kind,
+        it.r#type,
+        it.subject,
+        it.namespace,
+        it.time,
+        it.timestamp,
+        to_ms(it.received_at),
+        it.traceparent,
+        it.replayed,
+        it.content_type,
+        it.data.as_ref().map(|range| range.start as i64),
+        it.data.as_ref().map(|range| range.len() as i64),
+        rules,
+        event.deliveries.len() as i64,
+    ])?;
     Ok(())
 }
 

@@ -4,7 +4,6 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    pin::Pin,
     time::Duration,
 };
 
@@ -15,12 +14,15 @@ use super::*;
 use crate::{
     envelope::{Envelope, tests::sample},
     sign::sha256,
-    store::{DedupeKey, NewDelivery, Remember, State, contract::contract},
+    store::{
+        DedupeKey, NewDelivery, Page, Remember, State, Targets,
+        contract::{Opening, contract},
+    },
 };
 
 contract!(super::opened);
 
-fn opened(path: PathBuf, clock: Clock) -> Pin<Box<dyn Future<Output = Result<Arc<dyn Store>>> + Send>> {
+fn opened(path: PathBuf, clock: Clock) -> Opening {
     Box::pin(async move { Ok(open(&path, clock).await? as Arc<dyn Store>) })
 }
 
@@ -252,6 +254,36 @@ async fn no_hot_query_walks_a_table() {
     }
     let died = plan(&conn, prune::DIED);
     assert!(died.contains("SCAN t") && died.contains("SEARCH d USING COVERING INDEX deliveries_died"), "{died}");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn every_filter_of_deliveries_finds_its_way() {
+    let place = Place::new();
+    let store = place.open().await.unwrap();
+    let Accepted::New { uid, .. } = store.accept(event("evt_1", 10)).await.unwrap() else { panic!("a duplicate") };
+    let now = Some(place.clock.now());
+    for bits in 0..(1 << 6) {
+        let given = |bit: u32| bits & (1 << bit) != 0;
+        let text = |bit, text: &str| given(bit).then(|| text.to_owned());
+        for page in [Page::Newest, Page::Before(i64::MAX), Page::After(0)] {
+            for (word, state) in State::ALL {
+                let filter = Filter {
+                    source: text(0, "interactor"),
+                    r#type: text(1, "credential.expired"),
+                    target: text(2, "crm"),
+                    targets: given(3).then(|| Targets::Among(vec!["crm".into()])),
+                    event: given(4).then_some(uid),
+                    since: now.filter(|_| given(5)),
+                    state: Some(state),
+                    page,
+                    ..Filter::default()
+                };
+                let found = store.deliveries(filter.clone()).await.unwrap().len();
+                assert_eq!(found, usize::from(word == "pending"), "{filter:?}");
+            }
+        }
+    }
     store.close().await;
 }
 

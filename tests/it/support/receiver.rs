@@ -191,8 +191,10 @@ async fn converse(socket: TcpStream, shared: Arc<Shared>) -> Option<()> {
         };
         match reply {
             Reply::Full(status, headers, body) => {
+                let declared = headers.iter().any(|(name, _)| name == "content-length");
+                let length = if declared { String::new() } else { format!("content-length: {}\r\n", body.len()) };
                 let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-                let head = format!("HTTP/1.1 {status} Scripted\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());
+                let head = format!("HTTP/1.1 {status} Scripted\r\n{headers}{length}\r\n{body}");
                 socket.write_all(head.as_bytes()).await.ok()?;
             }
             Reply::Never => std::future::pending().await,

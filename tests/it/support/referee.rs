@@ -70,22 +70,22 @@ pub(crate) fn request(received: &Received, secret: &str) -> Value {
     json!({ "headers": headers, "body": BASE64.encode(&received.body), "secret": secret })
 }
 
-/// One of the seeds' own receivers, running.
-pub(crate) struct SeedServer {
+/// A receiver of its own that one of the scripts runs: a seed's, or one behind TLS.
+pub(crate) struct Server {
     /// Where it listens.
     pub(crate) port: u16,
     child: Child,
     log: Log,
 }
 
-impl Drop for SeedServer {
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl SeedServer {
+impl Server {
     /// Starts `script` with its secret in `variable`.
     pub(crate) async fn start(script: &'static str, variable: &'static str, secret: &'static str) -> Self {
         let spawn = move || command(script).env(variable, secret).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

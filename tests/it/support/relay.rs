@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -310,7 +311,9 @@ async fn listening(child: &mut Child, log: &Log) -> (SocketAddr, SocketAddr) {
         if found.is_none()
             && let Some(status) = child.try_wait().unwrap()
         {
-            panic!("the relay ended with {status}:\n{}", lines.join("\n"));
+            // What it wrote last may still be on its way through the pipe.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            panic!("the relay ended with {status}:\n{}", log.lock().unwrap().join("\n"));
         }
         found
     })
