@@ -36,7 +36,12 @@ async fn round(handles: &Handles, stop: &CancellationToken, warned: &mut bool) -
     let now = handles.clock.now();
     let backlog = handles.store.backlog().await?;
     let declared = |name: &Name| handles.config.destinations.iter().any(|destination| destination.name == *name);
-    let gone = backlog.iter().map(|row| &row.target).filter(|name| !declared(name)).cloned().collect::<Vec<_>>();
+    let gone = backlog
+        .iter()
+        .map(|row| &row.target)
+        .filter(|name| !declared(name))
+        .map(|name| (name.clone(), handles.loaded_at))
+        .collect::<Vec<_>>();
     let rows: Vec<_> = backlog.iter().map(|row| (row.target.clone(), row.waiting, age(row.oldest_at, now), row.dead)).collect();
     handles.metrics.backlog(&rows);
     let mut total = Pruned::default();

@@ -13,6 +13,7 @@
 //! - [`cli`]: one file per verb.
 //! - [`app`]: puts the rooms together.
 
+pub mod announce;
 pub mod api;
 pub mod app;
 pub mod cli;

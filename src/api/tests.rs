@@ -16,8 +16,8 @@ use super::*;
 use crate::{
     envelope::{Envelope, EventUid, tests::sample},
     store::{
-        Accepted, Attempt, Backlog, Cause, Delivery, DeliveryRow, Due, EventRow, NewEvent, NewRejection, Next, OnCommit, Page,
-        Pruned, Rejection, Retention, Retried, State, Targets,
+        Accepted, Attempt, Backlog, Cause, Delivery, DeliveryRow, Due, EventRow, NewDelivery, NewEvent, NewRejection, Next,
+        OnCommit, Page, Pruned, Rejection, Retention, Retried, State, Targets,
     },
 };
 
@@ -47,18 +47,15 @@ fn delivery(seq: i64, n: u32) -> DeliveryRow {
     let state = if seq == 1 { State::Dead } else { State::Pending };
     let at = sample().received_at;
     let delivery = Delivery {
-        id: DeliveryId { event: uid(seq), n },
-        target: if n == 1 { "crm" } else { "gone" }.into(),
         state,
         cause: (state == State::Dead).then_some(Cause::Receiver),
-        rule: Some("all".into()),
-        template: None,
-        created_at: at,
-        due_at: Some(at),
-        first_attempt_at: None,
         attempts: 1,
         error: Some("http_503".into()),
-        body: None,
+        ..Delivery::new(
+            DeliveryId { event: uid(seq), n },
+            NewDelivery { rule: Some("all".into()), ..NewDelivery::to(if n == 1 { "crm" } else { "gone" }.into()) },
+            at,
+        )
     };
     DeliveryRow { delivery, event_id: format!("evt_{seq:03}"), source: "interactor".into(), r#type: "credential.expired".into() }
 }
@@ -138,6 +135,9 @@ impl Store for Fake {
             response: Bytes::from_static(b"busy"),
             next: Next::Retry(sample().received_at),
             rendered: None,
+            counts: true,
+            stood_still_ms: 0,
+            epoch: 0,
         }])
     }
 
@@ -174,7 +174,7 @@ impl Store for Fake {
         Ok(())
     }
 
-    async fn prune(&self, _: Timestamp, _: Retention, _: Vec<Name>) -> store::Result<Pruned> {
+    async fn prune(&self, _: Timestamp, _: Retention, _: Vec<(Name, Timestamp)>) -> store::Result<Pruned> {
         Ok(Pruned::default())
     }
 

@@ -223,6 +223,9 @@ fn settle(
         next,
         // A body that arrived is not sent again.
         rendered: tried.rendered.filter(|_| next != Next::Delivered),
+        counts: true,
+        stood_still_ms: 0,
+        epoch: 0,
     };
     Settled { attempt, hold, template_failed: tried.template_failed }
 }
@@ -240,6 +243,9 @@ pub(super) fn broken(delivery: crate::envelope::DeliveryId, number: u32, at: Tim
         response: Bytes::new(),
         next: Next::Dead(Cause::Internal),
         rendered: None,
+        counts: true,
+        stood_still_ms: 0,
+        epoch: 0,
     }
 }
 

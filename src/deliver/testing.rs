@@ -24,8 +24,8 @@ use crate::{
     },
     envelope::{DeliveryId, Envelope, EventUid, Name, tests::sample},
     store::{
-        self, Accepted, Attempt, Backlog, Committed, Delivery, DeliveryRow, Due, EventRow, Filter, NewEvent, NewRejection, Next,
-        OnCommit, Pruned, Rejection, Retention, Retried, State, Store,
+        self, Accepted, Attempt, Backlog, Committed, Delivery, DeliveryRow, Due, EventRow, Filter, NewDelivery, NewEvent,
+        NewRejection, Next, OnCommit, Pruned, Rejection, Retention, Retried, State, Store,
     },
     telemetry::Metrics,
 };
@@ -256,19 +256,10 @@ impl MemoryStore {
         let envelope = Arc::new(envelope);
         let mut rows = self.rows.lock().unwrap();
         let uid = EventUid { salt: 7, seq: rows.keys().last().map_or(1, |id| id.event.seq + 1) };
-        let delivery = |(n, target): (usize, &&str)| Delivery {
-            id: DeliveryId { event: uid, n: u32::try_from(n).unwrap() + 1 },
-            target: Name::from(*target),
-            state: State::Pending,
-            cause: None,
-            rule: None,
-            template: template.map(str::to_owned),
-            created_at: now,
-            due_at: Some(now),
-            first_attempt_at: None,
-            attempts: 0,
-            error: None,
-            body: None,
+        let delivery = |(n, target): (usize, &&str)| {
+            let id = DeliveryId { event: uid, n: u32::try_from(n).unwrap() + 1 };
+            let planned = NewDelivery { template: template.map(str::to_owned), ..NewDelivery::to(Name::from(*target)) };
+            Delivery::new(id, planned, now)
         };
         let deliveries: Vec<_> = targets.iter().enumerate().map(delivery).collect();
         rows.extend(deliveries.iter().map(|it| (it.id, Due { delivery: it.clone(), envelope: envelope.clone() })));
@@ -382,7 +373,7 @@ impl Store for MemoryStore {
     async fn settle_rejection(&self, _: i64, _: Timestamp, _: Retried) -> store::Result<()> {
         Err(store::Error::Closed)
     }
-    async fn prune(&self, _: Timestamp, _: Retention, _: Vec<Name>) -> store::Result<Pruned> {
+    async fn prune(&self, _: Timestamp, _: Retention, _: Vec<(Name, Timestamp)>) -> store::Result<Pruned> {
         Err(store::Error::Closed)
     }
     async fn setting(&self, _: &str) -> store::Result<Option<String>> {

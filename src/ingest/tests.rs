@@ -106,7 +106,7 @@ impl Store for Memory {
     async fn rejections(&self, _: Filter) -> Result<Vec<Rejection>> {
         Err(Error::Closed)
     }
-    async fn prune(&self, _: Timestamp, _: Retention, _: Vec<Name>) -> Result<Pruned> {
+    async fn prune(&self, _: Timestamp, _: Retention, _: Vec<(Name, Timestamp)>) -> Result<Pruned> {
         Err(Error::Closed)
     }
     async fn setting(&self, _: &str) -> Result<Option<String>> {

@@ -111,7 +111,7 @@ impl Plan {
 }
 
 fn delivery(target: &Name, rule: Option<&Name>, template: Option<String>) -> NewDelivery {
-    NewDelivery { target: target.clone(), rule: rule.cloned(), template }
+    NewDelivery { target: target.clone(), rule: rule.cloned(), template, order_key: None, severity: crate::store::Severity::Info }
 }
 
 /// The envelope as `$` of a rule, made when a condition first asks for it.

@@ -116,6 +116,39 @@ pub struct NewDelivery {
     pub rule: Option<Name>,
     /// The template that rule names for it.
     pub template: Option<String>,
+    /// What it is ordered by within its lane: a hash of the value that the destination's `order_by` finds. `None`: not ordered.
+    pub order_key: Option<[u8; 16]>,
+    /// The highest severity of the rules that planned it.
+    pub severity: Severity,
+}
+
+impl NewDelivery {
+    /// A delivery to `target` that nothing more is said of.
+    pub fn to(target: Name) -> Self {
+        Self { target, rule: None, template: None, order_key: None, severity: Severity::Info }
+    }
+}
+
+/// How grave a rule says its events are. `critical` goes before the rest of its lane (`delivery.md`, "Lanes").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Severity {
+    /// The default.
+    #[default]
+    Info,
+    /// Worth a look.
+    Warning,
+    /// Goes first.
+    Critical,
+}
+
+impl Severity {
+    /// Every severity and its word.
+    pub const ALL: [(&str, Self); 3] = [("info", Self::Info), ("warning", Self::Warning), ("critical", Self::Critical)];
+
+    /// The severity's word in config and API.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, severity)| *severity == self).map_or("", |(word, _)| word)
+    }
 }
 
 /// What became of an event handed to [`Store::accept`].
@@ -163,22 +196,25 @@ pub enum State {
     Pending,
     /// An attempt is under way. Never written: the lane's owner knows it.
     Sending,
-    /// Waits for somebody: its target is gone from `routes.yaml`. Never written: it is the lane's state.
+    /// Waits for somebody: its lane is paused or broken, or its target is gone from `routes.yaml`. Never written: it is the lane's state.
     Held,
     /// The target took it.
     Delivered,
     /// Given up: a dead letter.
     Dead,
+    /// A person cancelled it.
+    Cancelled,
 }
 
 impl State {
     /// Every state and its word.
-    pub const ALL: [(&str, Self); 5] = [
+    pub const ALL: [(&str, Self); 6] = [
         ("pending", Self::Pending),
         ("sending", Self::Sending),
         ("held", Self::Held),
         ("delivered", Self::Delivered),
         ("dead", Self::Dead),
+        ("cancelled", Self::Cancelled),
     ];
 
     /// The state's word in API and CLI.
@@ -240,6 +276,57 @@ pub struct Delivery {
     pub error: Option<String>,
     /// The body, once it was made from a template: it stays the same bytes on every attempt.
     pub body: Option<Rendered>,
+    /// See [`NewDelivery::order_key`]; `None` too once a person retried it, which sends it out of order.
+    pub order_key: Option<[u8; 16]>,
+    /// See [`NewDelivery::severity`].
+    pub severity: Severity,
+    /// Made by a replay: its envelope says so.
+    pub replayed: bool,
+    /// Attempts that do not count for the policy: those before a person's last retry, and those that failed at target level.
+    pub uncounted: u32,
+    /// How long its lane had stood still in all (paused) when its first attempt began, in milliseconds: give-up stands still too.
+    pub stood_still_ms: i64,
+    /// True when a person retried it out of the order of its key.
+    pub out_of_order: bool,
+    /// What a person settled its death with.
+    pub resolved: Option<Resolution>,
+}
+
+impl Delivery {
+    /// The delivery `planned` at `at`, which is due at once.
+    pub fn new(id: DeliveryId, planned: NewDelivery, at: Timestamp) -> Self {
+        let NewDelivery { target, rule, template, order_key, severity } = planned;
+        Self {
+            id,
+            target,
+            state: State::Pending,
+            cause: None,
+            rule,
+            template,
+            created_at: at,
+            due_at: Some(at),
+            first_attempt_at: None,
+            attempts: 0,
+            error: None,
+            body: None,
+            order_key,
+            severity,
+            replayed: false,
+            uncounted: 0,
+            stood_still_ms: 0,
+            out_of_order: false,
+            resolved: None,
+        }
+    }
+}
+
+/// How a person settled a dead letter without retrying it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolution {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub note: String,
 }
 
 /// A body made for one delivery.
@@ -283,6 +370,35 @@ pub struct Attempt {
     pub next: Next,
     /// The body that was made for it from a template, to be kept for the next attempt.
     pub rendered: Option<Rendered>,
+    /// False for a failure at target level: it burns nothing of its delivery's policy, nor begins its clocks.
+    pub counts: bool,
+    /// See [`Delivery::stood_still_ms`]; kept with the first attempt that counts.
+    pub stood_still_ms: i64,
+    /// The epoch under which the lane's shard was owned when it began (see [`Store::own_shards`]).
+    pub epoch: i64,
+}
+
+/// The shards lanes hash into.
+pub const SHARDS: u16 = 256;
+
+/// The shard of the lane of `target`: the first byte of SHA-256 over its name.
+pub fn shard_of(target: &Name) -> u16 {
+    u16::from(crate::sign::sha256(&[target.as_str().as_bytes()])[0])
+}
+
+/// Who owns shards: drawn at random when a relay starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OwnerId(pub u64);
+
+/// A shard this relay may work on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owned {
+    /// Which: below [`SHARDS`].
+    pub shard: u16,
+    /// Grows with every change of owner: what a former owner still reports is known by it.
+    pub epoch: i64,
+    /// Until when, unless it is renewed.
+    pub until: Timestamp,
 }
 
 /// What an attempt leaves its delivery as.
@@ -437,7 +553,8 @@ pub trait Store: Send + Sync {
     /// number that is taken gets the next free one. Attempts of deliveries that are not held are dropped.
     async fn record(&self, attempts: Vec<Attempt>) -> Result<()>;
 
-    /// Up to `limit` pending deliveries of `target` that are due at `now`, earliest due first (then by acceptance),
+    /// Up to `limit` pending deliveries of `target` that are due at `now`, critical ones first, then earliest due first (then by
+    /// acceptance); of those with one order key only the earliest accepted, and none while that one is not due or in `except`;
     /// leaving out those in `except` (sorted), which the caller has in hand. Fewer come when their bodies are large:
     /// [`Store::next_due`] tells whether there are more.
     async fn due(&self, target: &Name, now: Timestamp, limit: u32, except: Vec<DeliveryId>) -> Result<Vec<Due>>;
@@ -475,16 +592,86 @@ pub trait Store: Send + Sync {
     async fn settle_rejection(&self, id: i64, at: Timestamp, outcome: Retried) -> Result<()>;
 
     /// Removes a bounded number of things that `retention` no longer keeps; call again while [`Pruned::more`].
-    /// `gone` names the targets that `routes.yaml` no longer declares: what has been due to them for longer than
-    /// [`Retention::events`] becomes a dead letter, cause `config`.
-    /// Events with a delivery that is not final, or with a dead letter, stay whatever their age.
-    async fn prune(&self, now: Timestamp, retention: Retention, gone: Vec<Name>) -> Result<Pruned>;
+    /// `held` names the targets that are held (paused, broken, or gone from `routes.yaml`) and since when: a delivery that has been
+    /// held for longer than [`Retention::events`] (from then or from its planning, whichever is later) becomes a dead letter,
+    /// cause `config`.
+    /// Events with a delivery that is not final, or with an unresolved dead letter, stay whatever their age.
+    async fn prune(&self, now: Timestamp, retention: Retention, held: Vec<(Name, Timestamp)>) -> Result<Pruned>;
 
     /// A value kept under `key`: the last good configuration, ….
     async fn setting(&self, key: &str) -> Result<Option<String>>;
 
     /// Keeps `value` under `key`.
     async fn set_setting(&self, key: &str, value: String) -> Result<()>;
+
+    /// Takes or renews the shards this owner may hold until `now + lease`, each with its fencing epoch. (SQLite: the one process owns
+    /// them all; the epoch grows at every opening.)
+    async fn own_shards(&self, owner: OwnerId, now: Timestamp, lease: Duration) -> Result<Vec<Owned>> {
+        let _ = (owner, now, lease);
+        Err(Error::Closed)
+    }
+
+    /// Gives up what `owner` holds, so that others need not wait for the lease to end.
+    async fn release_shards(&self, owner: OwnerId) -> Result<()> {
+        let _ = (owner,);
+        Err(Error::Closed)
+    }
+
+    /// Makes those of `ids` that are dead (and not resolved) pending again, due at `now`: same id and body, attempt numbers go on, the
+    /// policy's count and clocks start anew; ordered ones go out of order. Answers which.
+    async fn retry(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
+        let _ = (ids, now);
+        Err(Error::Closed)
+    }
+
+    /// Cancels those of `ids` that are not final. Answers which.
+    async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
+        let _ = (ids, now);
+        Err(Error::Closed)
+    }
+
+    /// Settles a dead letter with a note; false when there is no such dead letter.
+    async fn resolve(&self, id: DeliveryId, resolution: Resolution) -> Result<bool> {
+        let _ = (id, resolution);
+        Err(Error::Closed)
+    }
+
+    /// Makes new deliveries of a stored event, marked as replayed, due at `now`, and tells the listener of commits.
+    /// `tag` names the job and step: a call with a `tag` that was done before writes nothing and answers what it made then.
+    async fn replay(&self, event: EventUid, deliveries: Vec<NewDelivery>, tag: &str, now: Timestamp) -> Result<Vec<DeliveryId>> {
+        let _ = (event, deliveries, tag, now);
+        Err(Error::Closed)
+    }
+
+    /// Gives what waits for `old`, and its dead letters, to `new`; answers how many. One commit per slice: call until 0.
+    async fn adopt(&self, old: &Name, new: &Name) -> Result<u64> {
+        let _ = (old, new);
+        Err(Error::Closed)
+    }
+
+    /// How many deliveries `filter` selects; `page` and `limit` are not looked at.
+    async fn count_deliveries(&self, filter: Filter) -> Result<u64> {
+        let _ = (filter,);
+        Err(Error::Closed)
+    }
+
+    /// How many events `filter` selects; likewise.
+    async fn count_events(&self, filter: Filter) -> Result<u64> {
+        let _ = (filter,);
+        Err(Error::Closed)
+    }
+
+    /// Every kept value whose key begins with `prefix`, by key.
+    async fn settings(&self, prefix: &str) -> Result<Vec<(String, String)>> {
+        let _ = (prefix,);
+        Err(Error::Closed)
+    }
+
+    /// Forgets the value under `key`.
+    async fn remove_setting(&self, key: &str) -> Result<()> {
+        let _ = (key,);
+        Err(Error::Closed)
+    }
 
     /// Ok when the store can take an event now: writes and syncs a probe.
     async fn ready(&self) -> Result<()>;

@@ -170,6 +170,9 @@ impl Bench {
             response: Bytes::from_static(b"answer"),
             next,
             rendered: None,
+            counts: true,
+            stood_still_ms: 0,
+            epoch: 0,
         }
     }
 
@@ -197,7 +200,7 @@ impl Bench {
 impl NewEvent {
     /// The same event with a delivery to each of `targets`.
     fn to(self, targets: &[&str]) -> Self {
-        let delivery = |target: &&str| NewDelivery { target: (*target).into(), rule: Some("all".into()), template: None };
+        let delivery = |target: &&str| NewDelivery { rule: Some("all".into()), ..NewDelivery::to((*target).into()) };
         Self { deliveries: targets.iter().map(delivery).collect(), rules: vec!["all".into()], ..self }
     }
 

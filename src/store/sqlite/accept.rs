@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::{from_ms, to_ms},
     envelope::{DeliveryId, Envelope, EventUid},
-    store::{Accepted, Committed, Delivery, Error, N_MAX, NewDelivery, NewEvent, Remember, Result, SEQ_MAX, State},
+    store::{Accepted, Committed, Delivery, Error, N_MAX, NewDelivery, NewEvent, Remember, Result, SEQ_MAX},
 };
 
 /// How long the key of a hash id is kept at least, so that the same bytes get a suffix when they come after their window.
@@ -59,7 +59,8 @@ impl Job for Accept {
             return None;
         }
         let uid = EventUid { salt: self.salt, seq };
-        let deliveries = (1..).zip(planned).map(|(n, planned)| fresh(DeliveryId { event: uid, n }, planned, at)).collect();
+        let deliveries =
+            (1..).zip(planned).map(|(n, planned)| Delivery::new(DeliveryId { event: uid, n }, planned, from_ms(at))).collect();
         // A clone shares the body.
         let id = with_suffix(self.event.envelope.id.clone(), suffix);
         Some(Committed { uid, envelope: Arc::new(Envelope { id, ..self.event.envelope.clone() }), deliveries })
@@ -83,24 +84,6 @@ fn with_suffix(id: String, suffix: Option<i64>) -> String {
     match suffix {
         Some(suffix) => format!("{id}-{suffix}"),
         None => id,
-    }
-}
-
-/// The delivery that [`insert`] wrote as `id`.
-fn fresh(id: DeliveryId, planned: NewDelivery, at: i64) -> Delivery {
-    Delivery {
-        id,
-        target: planned.target,
-        state: State::Pending,
-        cause: None,
-        rule: planned.rule,
-        template: planned.template,
-        created_at: from_ms(at),
-        due_at: Some(from_ms(at)),
-        first_attempt_at: None,
-        attempts: 0,
-        error: None,
-        body: None,
     }
 }
 

@@ -141,7 +141,8 @@ impl Store for Sqlite {
         self.writer.run(move |session| reject::settle(&session.conn, id, to_ms(at), &outcome)).await
     }
 
-    async fn prune(&self, now: Timestamp, retention: Retention, gone: Vec<Name>) -> Result<Pruned> {
+    async fn prune(&self, now: Timestamp, retention: Retention, held: Vec<(Name, Timestamp)>) -> Result<Pruned> {
+        let gone: Vec<Name> = held.into_iter().map(|(name, _)| name).collect();
         self.writer.run(move |session| prune::prune(session, now, &retention, &gone)).await
     }
 

@@ -121,6 +121,13 @@ impl Reading {
             attempts: row.get("attempts")?,
             error: row.get("error")?,
             body,
+            order_key: None,
+            severity: crate::store::Severity::Info,
+            replayed: false,
+            uncounted: 0,
+            stood_still_ms: 0,
+            out_of_order: false,
+            resolved: None,
         })
     }
 
@@ -137,6 +144,9 @@ impl Reading {
             response: row.get::<_, Vec<u8>>("response")?.into(),
             next: next(row)?,
             rendered: None,
+            counts: true,
+            stood_still_ms: 0,
+            epoch: 0,
         })
     }
 }
@@ -170,6 +180,7 @@ pub(super) fn state_code(state: State) -> Option<i64> {
         State::Pending => Some(PENDING),
         State::Delivered => Some(DELIVERED),
         State::Dead => Some(DEAD),
+        State::Cancelled => Some(CANCELLED),
         State::Sending | State::Held => None,
     }
 }
@@ -180,6 +191,9 @@ pub(super) const PENDING: i64 = 0;
 pub(super) const DELIVERED: i64 = 1;
 /// [`State::Dead`] in the tables.
 pub(super) const DEAD: i64 = 2;
+
+/// [`State::Cancelled`] in the tables.
+pub(super) const CANCELLED: i64 = 3;
 
 fn state(code: i64) -> State {
     match code {

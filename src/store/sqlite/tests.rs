@@ -52,7 +52,7 @@ fn event(id: &str, bytes: usize) -> NewEvent {
     NewEvent {
         dedupe: DedupeKey { key: key(id.as_bytes()), body: key(&body), remember },
         envelope: Envelope { id: id.into(), body: body.into(), data: None, ..sample() },
-        deliveries: vec![NewDelivery { target: "crm".into(), rule: None, template: None }],
+        deliveries: vec![NewDelivery::to("crm".into())],
         rules: Vec::new(),
     }
 }
