@@ -36,6 +36,7 @@ mod lane;
 pub mod policy;
 mod record;
 pub mod retry;
+mod shown;
 mod signing;
 
 #[cfg(test)]
@@ -44,6 +45,7 @@ mod testing;
 mod tests;
 
 pub use client::TlsProfile;
+pub use shown::relay_headers;
 
 use answers::Answers;
 use client::Clients;

@@ -1,6 +1,6 @@
 //! Lists: what to list, which page of it, and the places that pages begin behind.
 
-use super::State;
+use super::{Cause, State};
 use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, EventUid, Name},
@@ -64,6 +64,10 @@ pub struct Filter {
     pub state: Option<State>,
     /// Only to targets among these, or not among these (deliveries).
     pub targets: Option<Targets>,
+    /// Only dead for this cause (deliveries).
+    pub cause: Option<Cause>,
+    /// Only dead letters that a person has settled with a note, or only those that nobody has (deliveries).
+    pub resolved: Option<bool>,
     /// Only this event's (deliveries).
     pub event: Option<EventUid>,
     /// Only taken in (planned, rejected) at this time or later.
@@ -86,6 +90,8 @@ impl Default for Filter {
             target: None,
             state: None,
             targets: None,
+            cause: None,
+            resolved: None,
             event: None,
             since: None,
             until: None,

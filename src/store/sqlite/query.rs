@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
 
-use super::rows::{Reading, amount, state_code};
+use super::rows::{Reading, amount, cause_code, state_code};
 use crate::{
     clock::{Timestamp, from_ms, to_ms},
     envelope::{DeliveryId, EventUid, Name},
@@ -151,6 +151,9 @@ pub(super) fn deliveries(conn: &Connection, reading: &Reading, filter: &Filter) 
     clauses.between("d.created_at", filter.since, filter.until);
     clauses.equals("t.name", filter.target.as_deref());
     among(&mut clauses, filter.targets.as_ref());
+    if let Some(cause) = filter.cause {
+        clauses.and("d.cause = ?", [cause_code(cause).into()]);
+    }
     if let Some(event) = filter.event {
         let (first, last) = places(event, reading.salt);
         clauses.and("d.place BETWEEN ? AND ?", [first.into(), last.into()]);
