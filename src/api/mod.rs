@@ -97,11 +97,7 @@ impl Running for Handles {
 
 impl Api {
     fn new(handles: Handles) -> Self {
-        let config = Loaded {
-            hash: handles.config.hash.clone(),
-            at: handles.loaded_at,
-            error: handles.config_error.clone(),
-        };
+        let config = Loaded { hash: handles.config.hash.clone(), at: handles.loaded_at, error: handles.config_error.clone() };
         Self {
             store: handles.store.clone(),
             metrics: handles.metrics.clone(),

@@ -73,7 +73,9 @@ async fn steer(api: &Api, name: Result<Path<String>, PathRejection>, how: Steeri
     let target = found(api, name).await?;
     let name = Name::from(target.name.as_str());
     if !api.engine.steer(&name, how).await? {
-        return Err(ApiError::Conflict(format!("target `{name}` is gone from routes.yaml: what waits for it can only be cancelled")));
+        return Err(ApiError::Conflict(format!(
+            "target `{name}` is gone from routes.yaml: what waits for it can only be cancelled"
+        )));
     }
     tracing::info!(target.name = %name, action = ?how, by = ADMIN, "a person steers a target");
     let now = all(api).await?.into_iter().find(|item| item.name == name.as_str());
