@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::{
     Api,
-    engine::{ADMIN, Lane},
+    engine::{ADMIN, TargetState},
     error::ApiError,
     events,
     list::{self, Params},
@@ -127,7 +127,7 @@ pub(super) fn place_of(id: &str) -> Option<i64> {
 struct View<'a> {
     api: &'a Api,
     in_flight: HashSet<DeliveryId>,
-    lanes: HashMap<Name, Lane>,
+    lanes: HashMap<Name, TargetState>,
 }
 
 impl<'a> View<'a> {
@@ -141,7 +141,7 @@ impl<'a> View<'a> {
         match delivery.state {
             Stored::Pending if self.in_flight.contains(&delivery.id) => (Stored::Sending, None),
             Stored::Pending => match self.lanes.get(&delivery.target) {
-                Some(Lane::Ok) => (Stored::Pending, None),
+                Some(TargetState::Ok) => (Stored::Pending, None),
                 Some(lane) => (Stored::Held, Some(lane.word())),
                 None => (Stored::Held, Some(Cause::Config.word())),
             },
@@ -151,7 +151,7 @@ impl<'a> View<'a> {
 
     /// The targets whose deliveries are not held.
     fn flowing(&self) -> Vec<Name> {
-        self.lanes.iter().filter(|(_, lane)| **lane == Lane::Ok).map(|(name, _)| name.clone()).collect()
+        self.lanes.iter().filter(|(_, lane)| **lane == TargetState::Ok).map(|(name, _)| name.clone()).collect()
     }
 
     /// Rows in a state that the store can look for. What is in hand is left out of `pending` and `held`, so that many more are

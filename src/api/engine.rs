@@ -59,48 +59,55 @@ pub(super) enum Steering {
     Close,
 }
 
-/// How a lane stands.
+/// How one target stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TargetStatus {
+    /// Its name.
+    pub(super) name: Name,
+    /// Its kind's word.
+    pub(super) kind: &'static str,
+    /// Where it goes; the path is masked.
+    pub(super) url: String,
+    /// Whether it is sent to.
+    pub(super) state: TargetState,
+    /// Since when it is not; `None` while it is.
+    pub(super) since: Option<Timestamp>,
+    /// Whose fault it is that it is broken.
+    pub(super) cause: Option<Cause>,
+    /// Who paused it.
+    pub(super) paused_by: Option<String>,
+    /// What the last failed attempt ended with.
+    pub(super) last_error: Option<String>,
+    /// When it last took something.
+    pub(super) last_success_at: Option<Timestamp>,
+    /// Attempts in the last minute.
+    pub(super) attempts_last_minute: u32,
+    /// Deliveries it took in the last minute.
+    pub(super) deliveries_last_minute: u32,
+    /// When a broken one is probed next.
+    pub(super) next_probe_at: Option<Timestamp>,
+}
+
+/// Whether a target is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
-    /// It sends.
+pub(super) enum TargetState {
+    /// Yes.
     Ok,
     /// Its breaker is open.
     Broken,
-    /// A person paused it.
+    /// A person has paused it.
     Paused,
-    /// It is switched off.
-    Disabled,
 }
 
-impl Lane {
-    /// The state's word, which is the cause its deliveries are held for.
+impl TargetState {
+    /// The state's word in API and CLI.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Broken => "broken",
             Self::Paused => "paused",
-            Self::Disabled => "disabled",
         }
     }
-}
-
-/// A lane as it stands.
-#[derive(Debug, Clone)]
-pub(super) struct TargetStatus {
-    pub(super) name: Name,
-    pub(super) kind: &'static str,
-    /// Where it goes, the path masked.
-    pub(super) url: String,
-    pub(super) state: Lane,
-    pub(super) since: Option<Timestamp>,
-    pub(super) cause: Option<Cause>,
-    pub(super) last_error: Option<String>,
-    pub(super) last_success_at: Option<Timestamp>,
-    /// In the last minute.
-    pub(super) attempts: u64,
-    /// In the last minute.
-    pub(super) delivered: u64,
-    pub(super) next_probe_at: Option<Timestamp>,
 }
 
 /// What came in by one source.
@@ -151,13 +158,14 @@ impl Engine for Handles {
             name: destination.name.clone(),
             kind: destination.kind.word(),
             url: destination.masked_url(),
-            state: Lane::Ok,
+            state: TargetState::Ok,
             since: None,
             cause: None,
+            paused_by: None,
             last_error: None,
             last_success_at: None,
-            attempts: 0,
-            delivered: 0,
+            attempts_last_minute: 0,
+            deliveries_last_minute: 0,
             next_probe_at: None,
         };
         self.config.destinations.iter().map(lane).collect()

@@ -34,6 +34,8 @@ mod health;
 mod jobs;
 mod list;
 mod metrics;
+#[cfg(test)]
+mod operating_tests;
 mod rejections;
 mod sources;
 mod targets;

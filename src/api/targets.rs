@@ -108,6 +108,7 @@ struct TargetItem {
     state: &'static str,
     cause: Option<&'static str>,
     since: Option<String>,
+    paused_by: Option<String>,
     /// Deliveries that are not final.
     backlog: u64,
     oldest_at: Option<String>,
@@ -115,8 +116,8 @@ struct TargetItem {
     dead: u64,
     last_error: Option<String>,
     last_success_at: Option<String>,
-    attempts_per_minute: u64,
-    deliveries_per_minute: u64,
+    attempts_per_minute: u32,
+    deliveries_per_minute: u32,
     next_probe_at: Option<String>,
 }
 
@@ -130,13 +131,14 @@ impl TargetItem {
             state: lane.state.word(),
             cause: lane.cause.map(Cause::word),
             since: time(lane.since),
+            paused_by: lane.paused_by,
             backlog: backlog.as_ref().map_or(0, |backlog| backlog.waiting),
             oldest_at: time(backlog.as_ref().and_then(|backlog| backlog.oldest_at)),
             dead: backlog.as_ref().map_or(0, |backlog| backlog.dead),
             last_error: lane.last_error,
             last_success_at: time(lane.last_success_at),
-            attempts_per_minute: lane.attempts,
-            deliveries_per_minute: lane.delivered,
+            attempts_per_minute: lane.attempts_last_minute,
+            deliveries_per_minute: lane.deliveries_last_minute,
             next_probe_at: time(lane.next_probe_at),
         }
     }
@@ -149,6 +151,7 @@ impl TargetItem {
             state: "disabled",
             cause: Some(Cause::Config.word()),
             since: None,
+            paused_by: None,
             backlog: backlog.waiting,
             oldest_at: backlog.oldest_at.map(rfc3339_ms),
             dead: backlog.dead,

@@ -68,13 +68,14 @@ struct Cancel {
 
 const COLUMNS: [&str; 9] =
     ["name", "kind", "state", "cause", "backlog", "oldest_at", "dead", "deliveries_per_minute", "last_error"];
-const FACTS: [&str; 14] = [
+const FACTS: [&str; 15] = [
     "name",
     "kind",
     "url",
     "state",
     "cause",
     "since",
+    "paused_by",
     "backlog",
     "oldest_at",
     "dead",
