@@ -62,6 +62,12 @@ pub struct Filter {
     pub target: Option<String>,
     /// Only in this state (deliveries): one that is written.
     pub state: Option<State>,
+    /// Only dead of this cause (deliveries).
+    pub cause: Option<Cause>,
+    /// Only dead letters that a person has settled, or only those that nobody has (deliveries).
+    pub resolved: Option<bool>,
+    /// Only with deliveries planned, or only without: the verdict `unmatched` (events).
+    pub matched: Option<bool>,
     /// Only to targets among these, or not among these (deliveries).
     pub targets: Option<Targets>,
     /// Only dead for this cause (deliveries).
@@ -89,6 +95,9 @@ impl Default for Filter {
             r#type: None,
             target: None,
             state: None,
+            cause: None,
+            resolved: None,
+            matched: None,
             targets: None,
             cause: None,
             resolved: None,
