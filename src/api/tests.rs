@@ -220,15 +220,6 @@ impl Store for Fake {
     async fn release_shards(&self, _: store::OwnerId) -> store::Result<()> {
         Err(store::Error::Closed)
     }
-    async fn retry(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
-        Err(store::Error::Closed)
-    }
-    async fn cancel(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
-        Err(store::Error::Closed)
-    }
-    async fn resolve(&self, _: DeliveryId, _: store::Resolution) -> store::Result<bool> {
-        Err(store::Error::Closed)
-    }
     async fn replay(&self, _: EventUid, _: Vec<NewDelivery>, _: &str, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
         Err(store::Error::Closed)
     }

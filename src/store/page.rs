@@ -70,10 +70,6 @@ pub struct Filter {
     pub matched: Option<bool>,
     /// Only to targets among these, or not among these (deliveries).
     pub targets: Option<Targets>,
-    /// Only dead for this cause (deliveries).
-    pub cause: Option<Cause>,
-    /// Only dead letters that a person has settled with a note, or only those that nobody has (deliveries).
-    pub resolved: Option<bool>,
     /// Only this event's (deliveries).
     pub event: Option<EventUid>,
     /// Only taken in (planned, rejected) at this time or later.
@@ -99,8 +95,6 @@ impl Default for Filter {
             resolved: None,
             matched: None,
             targets: None,
-            cause: None,
-            resolved: None,
             event: None,
             since: None,
             until: None,

@@ -203,9 +203,6 @@ fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     clauses.between("d.created_at", filter.since, filter.until);
     clauses.equals("t.name", filter.target.as_deref());
     among(&mut clauses, filter.targets.as_ref());
-    if let Some(cause) = filter.cause {
-        clauses.and("d.cause = ?", [cause_code(cause).into()]);
-    }
     if let Some(event) = filter.event {
         let (first, last) = places(event, salt);
         clauses.and("d.place BETWEEN ? AND ?", [first.into(), last.into()]);
