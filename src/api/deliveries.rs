@@ -70,6 +70,8 @@ pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, Path
         let state = row.delivery.state.word();
         return Err(ApiError::Conflict(format!("this delivery is {state}: there is nothing left to cancel")));
     }
+    api.engine.forget(&[id]);
+    // It may have been the head of its order key.
     api.engine.wake(&[row.delivery.target]);
     tracing::info!(delivery.id = %id, by = ADMIN, "a delivery is cancelled");
     Ok(list::one(&story(&api, id).await?))

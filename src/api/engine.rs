@@ -7,7 +7,7 @@ use crate::{
     app::Handles,
     clock::Timestamp,
     deliver::{self, Destination},
-    envelope::{Envelope, Name},
+    envelope::{DeliveryId, Envelope, Name},
     store::{self, Attempt, Cause, Delivery, Filter},
 };
 
@@ -31,6 +31,9 @@ pub(super) trait Engine: Send + Sync {
 
     /// Tells lanes that the store may hold due deliveries for them.
     fn wake(&self, targets: &[Name]);
+
+    /// Lets lanes go of what was cancelled.
+    fn forget(&self, ids: &[DeliveryId]);
 
     /// How many things a job would touch.
     async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64>;
@@ -114,6 +117,11 @@ impl TargetState {
 #[derive(Debug, Clone)]
 pub(super) struct SourceStatistics {
     pub(super) name: Name,
+    pub(super) kind: &'static str,
+    pub(super) path: String,
+    pub(super) last_received_at: Option<Timestamp>,
+    pub(super) counts: Vec<(&'static str, u64)>,
+    pub(super) secrets: Vec<Option<Timestamp>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +180,18 @@ impl Engine for Handles {
     }
 
     fn sources(&self) -> Vec<SourceStatistics> {
-        self.config.sources.iter().map(|source| SourceStatistics { name: source.name.clone() }).collect()
+        self.config
+            .sources
+            .iter()
+            .map(|source| SourceStatistics {
+                name: source.name.clone(),
+                kind: source.kind(),
+                path: source.masked_path(),
+                last_received_at: None,
+                counts: vec![],
+                secrets: vec![],
+            })
+            .collect()
     }
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {
@@ -187,6 +206,8 @@ impl Engine for Handles {
     }
 
     fn wake(&self, _: &[Name]) {}
+
+    fn forget(&self, _: &[DeliveryId]) {}
 
     async fn count(&self, _: &Kind, _: &Filter) -> store::Result<u64> {
         Err(store::Error::Closed)
