@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    announce::Announcer,
     api,
     clock::{Clock, Timestamp},
     config::Config,
@@ -103,7 +104,8 @@ impl App {
         let metrics = Metrics::new(&config.hash);
         let store = store::open(&config.store.url, Path::new(""), options.clock.clone()).await?;
         let sealer = sealer(&config)?;
-        let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone()));
+        let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations)));
+        let (announcer, _notices) = Announcer::new();
         let deliver = Deliver::start(deliver::Parts {
             destinations: config.destinations.clone(),
             templates: config.templates.clone(),
@@ -111,6 +113,7 @@ impl App {
             store: store.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
+            announcer,
         })?;
         let ingest = Arc::new(Ingest::new(ingest::Parts {
             sources: config.sources.clone(),

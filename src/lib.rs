@@ -25,6 +25,7 @@ pub mod housekeeping;
 pub mod ingest;
 pub mod json;
 pub mod listen;
+mod rate;
 pub mod render;
 pub mod route;
 pub mod seal;

@@ -16,13 +16,14 @@ use serde::Serialize;
 
 use super::{
     Api,
-    engine::{ADMIN, TargetState},
+    engine::ADMIN,
     error::ApiError,
     events,
     list::{self, Params},
 };
 use crate::{
     clock::rfc3339_ms,
+    deliver::TargetState,
     envelope::{DeliveryId, Envelope, EventUid, Name},
     store::{self, Attempt, Cause, Delivery, DeliveryRow, Filter, Next, Page, Resolution, State as Stored, Targets},
 };

@@ -6,9 +6,9 @@ use serde::Serialize;
 use crate::{
     app::Handles,
     clock::Timestamp,
-    deliver::{self, Destination},
+    deliver::{self, TargetStatus},
     envelope::{DeliveryId, Envelope, Name},
-    store::{self, Attempt, Cause, Delivery, Filter},
+    store::{self, Attempt, Delivery, Filter},
 };
 
 /// Lanes, jobs and sources as the API needs them. `by` is always [`ADMIN`] until tokens have names.
@@ -62,57 +62,6 @@ pub(super) enum Steering {
     Close,
 }
 
-/// How one target stands.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct TargetStatus {
-    /// Its name.
-    pub(super) name: Name,
-    /// Its kind's word.
-    pub(super) kind: &'static str,
-    /// Where it goes; the path is masked.
-    pub(super) url: String,
-    /// Whether it is sent to.
-    pub(super) state: TargetState,
-    /// Since when it is not; `None` while it is.
-    pub(super) since: Option<Timestamp>,
-    /// Whose fault it is that it is broken.
-    pub(super) cause: Option<Cause>,
-    /// Who paused it.
-    pub(super) paused_by: Option<String>,
-    /// What the last failed attempt ended with.
-    pub(super) last_error: Option<String>,
-    /// When it last took something.
-    pub(super) last_success_at: Option<Timestamp>,
-    /// Attempts in the last minute.
-    pub(super) attempts_last_minute: u32,
-    /// Deliveries it took in the last minute.
-    pub(super) deliveries_last_minute: u32,
-    /// When a broken one is probed next.
-    pub(super) next_probe_at: Option<Timestamp>,
-}
-
-/// Whether a target is sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TargetState {
-    /// Yes.
-    Ok,
-    /// Its breaker is open.
-    Broken,
-    /// A person has paused it.
-    Paused,
-}
-
-impl TargetState {
-    /// The state's word in API and CLI.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Broken => "broken",
-            Self::Paused => "paused",
-        }
-    }
-}
-
 /// What came in by one source.
 #[derive(Debug, Clone)]
 pub(super) struct SourceStatistics {
@@ -162,21 +111,7 @@ impl Engine for Handles {
     }
 
     fn targets(&self) -> Vec<TargetStatus> {
-        let lane = |destination: &Destination| TargetStatus {
-            name: destination.name.clone(),
-            kind: destination.kind.word(),
-            url: destination.masked_url(),
-            state: TargetState::Ok,
-            since: None,
-            cause: None,
-            paused_by: None,
-            last_error: None,
-            last_success_at: None,
-            attempts_last_minute: 0,
-            deliveries_last_minute: 0,
-            next_probe_at: None,
-        };
-        self.config.destinations.iter().map(lane).collect()
+        self.deliver.targets()
     }
 
     fn sources(&self) -> Vec<SourceStatistics> {
@@ -201,13 +136,21 @@ impl Engine for Handles {
         }
     }
 
-    async fn steer(&self, _: &Name, _: Steering) -> store::Result<bool> {
-        Ok(false)
+    async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool> {
+        match how {
+            Steering::Pause => self.deliver.pause(target, ADMIN).await,
+            Steering::Resume => self.deliver.resume(target).await,
+            Steering::Close => self.deliver.close(target).await,
+        }
     }
 
-    fn wake(&self, _: &[Name]) {}
+    fn wake(&self, targets: &[Name]) {
+        self.deliver.wake(targets);
+    }
 
-    fn forget(&self, _: &[DeliveryId]) {}
+    fn forget(&self, ids: &[DeliveryId]) {
+        self.deliver.forget(ids);
+    }
 
     async fn count(&self, _: &Kind, _: &Filter) -> store::Result<u64> {
         Err(store::Error::Closed)

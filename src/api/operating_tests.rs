@@ -6,12 +6,12 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    engine::{Job, Kind, SourceStatistics, Steering, TargetState, TargetStatus},
+    engine::{Job, Kind, SourceStatistics, Steering},
     tests::{Fake, api, ask, get_json, ids, request, uid},
     *,
 };
 use crate::{
-    deliver,
+    deliver::{self, TargetState, TargetStatus},
     envelope::{Envelope, Name, tests::sample},
     store::{Attempt, Cause, Delivery, Resolution, State},
 };

@@ -14,13 +14,14 @@ use serde::Serialize;
 
 use super::{
     Api, body,
-    engine::{ADMIN, Kind, Steering, TargetStatus},
+    engine::{ADMIN, Kind, Steering},
     error::ApiError,
     jobs::Bulk,
     list::{self, Params},
 };
 use crate::{
     clock::{Timestamp, rfc3339_ms},
+    deliver::TargetStatus,
     envelope::Name,
     store::{self, Backlog, Cause, Filter},
 };
