@@ -7,7 +7,7 @@ use super::{Job, Kind, State};
 use crate::{
     clock::{Timestamp, rfc3339_ms},
     envelope::Name,
-    store::{self, Filter, Targets},
+    store::{self, Cause, Filter, Targets},
 };
 
 /// What the keys of jobs begin with among the store's settings.
@@ -49,7 +49,7 @@ fn shown(job: &Job) -> Value {
 
 /// What a filter says; what it does not say is left out.
 fn filter(filter: &Filter) -> Value {
-    let Filter { source, r#type, target, state, targets, event, since, until, code, page: _, limit: _ } = filter;
+    let Filter { source, r#type, target, state, targets, cause, resolved, matched, event, since, until, code, page: _, limit: _ } = filter;
     let (among, not_among) = match targets {
         Some(Targets::Among(names)) => (Some(names), None),
         Some(Targets::NotAmong(names)) => (None, Some(names)),
@@ -65,6 +65,9 @@ fn filter(filter: &Filter) -> Value {
         ("state", state.map(|state| Value::from(state.word()))),
         ("targets", among.map(names)),
         ("not_targets", not_among.map(names)),
+        ("cause", cause.map(|cause| Value::from(cause.word()))),
+        ("resolved", resolved.map(Value::from)),
+        ("matched", matched.map(Value::from)),
         ("event", event.map(|event| Value::from(event.to_string()))),
         ("since", since.as_ref().map(time)),
         ("until", until.as_ref().map(time)),
@@ -128,6 +131,9 @@ fn read_filter(kept: &Value) -> Option<Filter> {
             "state" => filter.state = Some(store::State::parse(value.as_str()?)?),
             "targets" => filter.targets = Some(Targets::Among(names(value)?)),
             "not_targets" => filter.targets = Some(Targets::NotAmong(names(value)?)),
+            "cause" => filter.cause = Some(cause(value.as_str()?)?),
+            "resolved" => filter.resolved = Some(value.as_bool()?),
+            "matched" => filter.matched = Some(value.as_bool()?),
             "event" => filter.event = Some(value.as_str()?.parse().ok()?),
             "since" => filter.since = Some(value.as_str()?.parse().ok()?),
             "until" => filter.until = Some(value.as_str()?.parse().ok()?),
@@ -136,6 +142,10 @@ fn read_filter(kept: &Value) -> Option<Filter> {
         }
     }
     Some(filter)
+}
+
+fn cause(word: &str) -> Option<Cause> {
+    Cause::ALL.iter().find(|(known, _)| *known == word).map(|(_, cause)| *cause)
 }
 
 fn names(value: &Value) -> Option<Vec<Name>> {

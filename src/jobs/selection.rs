@@ -27,13 +27,15 @@ impl Selection {
     pub(super) fn new(kind: &Kind, filter: &Filter) -> Self {
         let filter = filter.clone();
         match (kind, filter.state) {
-            (Kind::Retry, None | Some(State::Dead)) => Self::Deliveries(Filter { state: Some(State::Dead), ..filter }),
+            (Kind::Retry, None | Some(State::Dead)) => {
+                Self::Deliveries(Filter { state: Some(State::Dead), resolved: Some(false), ..filter })
+            }
             // What is held or under way is written as pending.
             (Kind::Cancel, None | Some(State::Pending | State::Held | State::Sending)) => {
                 Self::Deliveries(Filter { state: Some(State::Pending), ..filter })
             }
             (Kind::Retry | Kind::Cancel, Some(_)) => Self::Nothing,
-            (Kind::Replay { .. }, None) if filter.targets.is_none() && filter.event.is_none() => Self::Events(filter),
+            (Kind::Replay { .. }, None) if is_about_events(&filter) => Self::Events(filter),
             (Kind::Replay { .. }, Some(State::Held | State::Sending)) => {
                 Self::EventsOf(Filter { state: Some(State::Pending), ..filter })
             }
@@ -42,12 +44,15 @@ impl Selection {
     }
 }
 
+/// Whether `filter` asks nothing of deliveries, but perhaps for their target.
+fn is_about_events(filter: &Filter) -> bool {
+    filter.targets.is_none() && filter.cause.is_none() && filter.resolved.is_none() && filter.event.is_none()
+}
+
 /// How many things a job of `kind` would take up.
 pub(super) async fn count(store: &dyn Store, kind: &Kind, filter: &Filter) -> store::Result<u64> {
     match Selection::new(kind, filter) {
         Selection::Nothing => Ok(0),
-        // Settled dead letters are among them, so their number must be found by looking.
-        Selection::Deliveries(filter) if *kind == Kind::Retry => retriable(store, &filter).await,
         Selection::Deliveries(filter) => store.count_deliveries(filter).await,
         Selection::Events(filter) if filter.source.is_some() => store.count_events(filter).await,
         Selection::Events(filter) => {
@@ -55,16 +60,6 @@ pub(super) async fn count(store: &dyn Store, kind: &Kind, filter: &Filter) -> st
             Ok(store.count_events(filter).await?.saturating_sub(store.count_events(own).await?))
         }
         Selection::EventsOf(filter) => distinct(store, &filter).await,
-    }
-}
-
-async fn retriable(store: &dyn Store, filter: &Filter) -> store::Result<u64> {
-    let (mut count, mut after) = (0, 0);
-    loop {
-        let rows = deliveries(store, filter, after, COUNTED).await?;
-        let Some(last) = rows.last() else { return Ok(count) };
-        after = last.delivery.id.place();
-        count += rows.iter().filter(|row| is_retriable(&row.delivery)).count() as u64;
     }
 }
 
