@@ -88,7 +88,11 @@ impl Keeper {
         let Some(max) = max_bytes else { return };
         let filling = share(max, if self.filling { EMPTIED } else { FILLING }) <= used;
         if filling && !self.filling {
-            warn!(used_bytes = used, max_bytes = max, "the store is filling up: finished events go early, then new ones are refused");
+            warn!(
+                used_bytes = used,
+                max_bytes = max,
+                "the store is filling up: finished events go early, then new ones are refused"
+            );
             handles.announcer.tell(Notice::Filling { used, max });
         }
         self.filling = filling;

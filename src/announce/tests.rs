@@ -91,7 +91,10 @@ async fn notices_that_are_alike_are_one_event() {
     bench.announcer.tell(Notice::Paused { target: "crm".into(), by: "admin".to_owned() });
     let rows = bench.events(2).await;
     let died = rows.iter().find(|row| row.envelope.r#type == "relay.delivery.dead").unwrap();
-    assert_eq!((died.envelope.source.as_str(), died.envelope.kind, died.envelope.subject.as_deref()), ("hookyard", "hookyard", Some("crm")));
+    assert_eq!(
+        (died.envelope.source.as_str(), died.envelope.kind, died.envelope.subject.as_deref()),
+        ("hookyard", "hookyard", Some("crm"))
+    );
     let data = bench.data(died).await;
     assert_eq!((&data["count"], data["items"].as_array().unwrap().len()), (&json!(50), 20));
     assert_eq!(data["event"], json!({"uid": "ev_00000000000000010000000000000001", "id": "evt_1", "type": "credential.expired"}));

@@ -280,7 +280,8 @@ impl Ingest {
         let accepting = self.accept(source, facts, request, request.arrived_at);
         // What commits after all is a duplicate when the sender tries again.
         let in_time = tokio::time::timeout(STORE_TIMEOUT, accepting).await;
-        let accepted = in_time.unwrap_or_else(|_| Err(store::Error::Backend("it took too long".into()))).map_err(Failure::Store)?;
+        let accepted =
+            in_time.unwrap_or_else(|_| Err(store::Error::Backend("it took too long".into()))).map_err(Failure::Store)?;
         self.statistics.accepted(position, &accepted, request.arrived_at);
         Ok(accepted)
     }

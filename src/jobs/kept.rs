@@ -49,7 +49,8 @@ fn shown(job: &Job) -> Value {
 
 /// What a filter says; what it does not say is left out.
 fn filter(filter: &Filter) -> Value {
-    let Filter { source, r#type, target, state, targets, cause, resolved, matched, event, since, until, code, page: _, limit: _ } = filter;
+    let Filter { source, r#type, target, state, targets, cause, resolved, matched, event, since, until, code, page: _, limit: _ } =
+        filter;
     let (among, not_among) = match targets {
         Some(Targets::Among(names)) => (Some(names), None),
         Some(Targets::NotAmong(names)) => (None, Some(names)),

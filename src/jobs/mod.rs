@@ -158,12 +158,8 @@ impl Jobs {
             job
         });
         let known = jobs.map(|job| (job.id.clone(), Known { job, cancel: CancellationToken::new() })).collect();
-        let jobs = Arc::new(Self {
-            parts,
-            known: Mutex::new(known),
-            turns: Semaphore::new(WORKING_MAX),
-            tasks: TaskTracker::new(),
-        });
+        let jobs =
+            Arc::new(Self { parts, known: Mutex::new(known), turns: Semaphore::new(WORKING_MAX), tasks: TaskTracker::new() });
         for job in jobs.list().into_iter().rev().filter(|job| job.state == State::Running) {
             info!(job.id = %job.id, job.kind = job.kind.word(), done = job.done, total = job.total, "going on with a job");
             jobs.spawn(job.id, true);

@@ -39,7 +39,9 @@ pub(super) async fn run(jobs: Arc<Jobs>, id: String, resumed: bool) {
     let Some(cancel) = jobs.known().get(&id).map(|known| known.cancel.clone()) else { return };
     let stop = jobs.parts.stop.clone();
     // What a step has begun is finished; only waiting is cut short.
-    let stopped = async { tokio::select! { () = cancel.cancelled() => {}, () = stop.cancelled() => {} } };
+    let stopped = async {
+        tokio::select! { () = cancel.cancelled() => {}, () = stop.cancelled() => {} }
+    };
     tokio::pin!(stopped);
     let turn = tokio::select! {
         turn = jobs.turns.acquire() => turn,
