@@ -331,7 +331,7 @@ async fn a_job_reads_as_promised() {
     let bench = Bench::new().await;
     let filter = Filter { state: Some(Stored::Dead), since: Some(bench.clock.now()), ..Filter::default() };
     let job = Job { id: "job_1".to_owned(), ..bench.begin(Kind::Replay { target: Some("crm".into()) }, filter, Some(5)).await };
-    insta::assert_snapshot!(serde_json::to_string(&job).unwrap(), @"");
+    insta::assert_snapshot!(serde_json::to_string(&job).unwrap(), @r#"{"id":"job_1","kind":"replay","to":"crm","filter":{"state":"dead","since":"2026-01-20T12:00:00Z"},"rate":5,"by":"admin","state":"running","total":0,"done":0,"made":0,"failed":0,"started_at":"2026-01-20T12:00:00.000Z","finished_at":null,"error":null}"#);
     assert_eq!(kept::read(&kept::write(&job)), Some(job));
     for bad in ["", "{}", r#"{"id": "job_1"}"#] {
         assert_eq!(kept::read(bad), None, "{bad}");
