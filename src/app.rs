@@ -12,7 +12,6 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     deliver::{self, Deliver},
-    envelope::Name,
     housekeeping,
     ingest::{self, Ingest},
     jobs::{self, Jobs},
@@ -111,7 +110,7 @@ impl App {
         let metrics = Metrics::new(&config.hash);
         let store = store::open(&config.store.url, Path::new(""), options.clock.clone()).await?;
         let sealer = sealer(&config)?;
-        let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone()));
+        let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations)));
         let (announcer, notices) = Announcer::new();
         let telling = announce::Parts { store: store.clone(), router: router.clone(), clock: options.clock.clone() };
         let announcing = announce::start(notices, telling);
@@ -123,6 +122,7 @@ impl App {
             store: store.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
+            announcer: announcer.clone(),
         })?;
         let ingest = Arc::new(Ingest::new(ingest::Parts {
             sources: config.sources.clone(),
@@ -139,7 +139,7 @@ impl App {
             store: store.clone(),
             router: router.clone(),
             clock: options.clock.clone(),
-            wake: wake(&deliver),
+            lanes: deliver.clone(),
             stop: stop.clone(),
         })
         .await?;
@@ -195,16 +195,6 @@ impl App {
         handles.store.close().await;
         info!("stopped");
     }
-}
-
-/// Wakes the lanes of `deliver`, as long as it lives.
-fn wake(deliver: &Arc<Deliver>) -> Box<dyn Fn(&[Name]) + Send + Sync> {
-    let deliver = Arc::downgrade(deliver);
-    Box::new(move |targets| {
-        if let Some(deliver) = deliver.upgrade() {
-            deliver.wake(targets);
-        }
-    })
 }
 
 async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::{
     clock::{Clock, Timestamp, to_ms},
+    deliver::Deliver,
     envelope::{DeliveryId, Name},
     route::Router,
     store::{self, Filter, N_MAX, Store},
@@ -118,10 +119,28 @@ pub struct Parts {
     pub router: Arc<Router>,
     /// What time it is.
     pub clock: Clock,
-    /// Tells lanes that the store may hold due deliveries for them.
-    pub wake: Box<dyn Fn(&[Name]) + Send + Sync>,
+    /// What they make work for, or take it from.
+    pub lanes: Arc<dyn Lanes>,
     /// Cancelled when the relay stops: jobs end where they are, and go on after the next start.
     pub stop: CancellationToken,
+}
+
+/// The lanes, as jobs see them.
+pub trait Lanes: Send + Sync {
+    /// The store may hold due deliveries for `targets` that it told nobody of.
+    fn wake(&self, targets: &[Name]);
+    /// Those of `ids` that wait in hand were cancelled.
+    fn forget(&self, ids: &[DeliveryId]);
+}
+
+impl Lanes for Deliver {
+    fn wake(&self, targets: &[Name]) {
+        self.wake(targets);
+    }
+
+    fn forget(&self, ids: &[DeliveryId]) {
+        self.forget(ids);
+    }
 }
 
 /// Jobs that work at once; further ones wait for their turn.
