@@ -8,12 +8,15 @@ use axum::{
 
 use super::{
     Api, body, deliveries,
-    engine::{ADMIN, Kind},
+    engine::ADMIN,
     error::ApiError,
     jobs::Bulk,
     list::{self, Params, invalid},
 };
-use crate::store::{Cause, Filter, Resolution, State as Stored};
+use crate::{
+    jobs::Kind,
+    store::{Cause, Filter, Resolution, State as Stored},
+};
 
 const PARAMS: [&str; 10] = ["source", "type", "target", "event", "cause", "resolved", "since", "until", "limit", "after"];
 const RETRY_PARAMS: [&str; 9] = ["source", "type", "target", "event", "cause", "since", "until", "rate", "dry_run"];

@@ -1,17 +1,18 @@
 //! What the API asks of the rooms that move deliveries: lanes, jobs, and the counts of the sources.
 
 use async_trait::async_trait;
-use serde::Serialize;
 
 use crate::{
     app::Handles,
     clock::Timestamp,
     deliver::{self, TargetStatus},
     envelope::{DeliveryId, Envelope, Name},
+    ingest::SourceStatistics,
+    jobs::{Job, Kind},
     store::{self, Attempt, Delivery, Filter},
 };
 
-/// Lanes, jobs and sources as the API needs them. `by` is always [`ADMIN`] until tokens have names.
+/// Lanes, jobs and sources as the API needs them. Whoever acts is [`ADMIN`].
 #[async_trait]
 pub(super) trait Engine: Send + Sync {
     /// What time it is.
@@ -62,48 +63,6 @@ pub(super) enum Steering {
     Close,
 }
 
-/// What came in by one source.
-#[derive(Debug, Clone)]
-pub(super) struct SourceStatistics {
-    pub(super) name: Name,
-    pub(super) kind: &'static str,
-    pub(super) path: String,
-    pub(super) last_received_at: Option<Timestamp>,
-    pub(super) counts: Vec<(&'static str, u64)>,
-    pub(super) secrets: Vec<Option<Timestamp>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
-    Retry,
-    Cancel,
-    Replay { target: Option<Name> },
-}
-
-impl Kind {
-    pub(super) fn word(&self) -> &'static str {
-        match self {
-            Self::Retry => "retry",
-            Self::Cancel => "cancel",
-            Self::Replay { .. } => "replay",
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Job {
-    pub(super) id: String,
-    pub(super) kind: Kind,
-    pub(super) total: u64,
-    pub(super) finished_at: Option<Timestamp>,
-}
-
-impl Serialize for Job {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde_json::json!({"id": self.id, "kind": self.kind.word(), "total": self.total}).serialize(serializer)
-    }
-}
-
 #[async_trait]
 impl Engine for Handles {
     fn now(&self) -> Timestamp {
@@ -115,18 +74,7 @@ impl Engine for Handles {
     }
 
     fn sources(&self) -> Vec<SourceStatistics> {
-        self.config
-            .sources
-            .iter()
-            .map(|source| SourceStatistics {
-                name: source.name.clone(),
-                kind: source.kind(),
-                path: source.masked_path(),
-                last_received_at: None,
-                counts: vec![],
-                secrets: vec![],
-            })
-            .collect()
+        self.ingest.statistics()
     }
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {
@@ -152,19 +100,19 @@ impl Engine for Handles {
         self.deliver.forget(ids);
     }
 
-    async fn count(&self, _: &Kind, _: &Filter) -> store::Result<u64> {
-        Err(store::Error::Closed)
+    async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64> {
+        self.jobs.count(kind, filter).await
     }
 
-    async fn begin(&self, _: Kind, _: Filter, _: Option<u32>) -> store::Result<Job> {
-        Err(store::Error::Closed)
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> store::Result<Job> {
+        self.jobs.begin(kind, filter, rate, ADMIN).await
     }
 
     fn jobs(&self) -> Vec<Job> {
-        vec![]
+        self.jobs.list()
     }
 
-    async fn cancel_job(&self, _: &str) -> store::Result<Option<Job>> {
-        Ok(None)
+    async fn cancel_job(&self, id: &str) -> store::Result<Option<Job>> {
+        self.jobs.cancel(id).await
     }
 }

@@ -6,13 +6,15 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    engine::{Job, Kind, SourceStatistics, Steering},
+    engine::Steering,
     tests::{Fake, api, ask, get_json, ids, request, uid},
     *,
 };
 use crate::{
     deliver::{self, TargetState, TargetStatus},
     envelope::{Envelope, Name, tests::sample},
+    ingest::SourceStatistics,
+    jobs::{Job, Kind},
     store::{Attempt, Cause, Delivery, Resolution, State},
 };
 
@@ -46,7 +48,7 @@ impl Operated {
 }
 
 fn job(kind: Kind, id: &str) -> Job {
-    Job { id: id.to_owned(), kind, total: 2, finished_at: None }
+    Job::sample(kind, id, sample().received_at)
 }
 
 #[async_trait]

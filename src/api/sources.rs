@@ -10,11 +10,13 @@ use serde::Serialize;
 
 use super::{
     Api,
-    engine::SourceStatistics,
     error::ApiError,
     list::{self, Params},
 };
-use crate::clock::{Timestamp, rfc3339_ms};
+use crate::{
+    clock::{Timestamp, rfc3339_ms},
+    ingest::SourceStatistics,
+};
 
 /// All sources, in the order of the file.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     Api, body,
-    engine::{ADMIN, Kind, Steering},
+    engine::{ADMIN, Steering},
     error::ApiError,
     jobs::Bulk,
     list::{self, Params},
@@ -23,6 +23,7 @@ use crate::{
     clock::{Timestamp, rfc3339_ms},
     deliver::TargetStatus,
     envelope::Name,
+    jobs::Kind,
     store::{self, Backlog, Cause, Filter},
 };
 
