@@ -116,25 +116,6 @@ async fn only_a_rule_that_names_the_source_gets_them() {
 }
 
 #[tokio::test]
-async fn deaths_of_own_events_tell_nobody() {
-    let bench = Bench::new().await;
-    bench.announcer.tell(dead(1, "credential.expired"));
-    let own = bench.events(1).await.remove(0);
-    let died = Notice::Dead {
-        delivery: DeliveryId { event: own.uid, n: 1 },
-        event_id: own.envelope.id.clone(),
-        event_type: own.envelope.r#type.clone(),
-        target: "ops".into(),
-        cause: Cause::Receiver,
-        error: None,
-    };
-    bench.announcer.tell(died);
-    let store = bench.store.clone();
-    bench.announcing.finish().await;
-    assert_eq!(store.events(Filter::default()).await.unwrap().len(), 1);
-}
-
-#[tokio::test]
 async fn what_is_gathered_is_told_before_the_end() {
     let bench = Bench::new().await;
     bench.announcer.tell(Notice::Filling { used: 90, max: 100 });
