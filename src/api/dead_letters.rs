@@ -50,15 +50,17 @@ pub(super) async fn resolve(
     let id = deliveries::id_of(id)?;
     let mut params = body::params(query.as_deref(), body, &RESOLVE_PARAMS).await?;
     let note = note(params.take("note").as_deref().unwrap_or_default())?;
-    let row = deliveries::row(&api, id).await?;
-    if row.delivery.state != Stored::Dead {
+    let mut known = deliveries::Known::read(&api, id).await?;
+    if known.row.delivery.state != Stored::Dead {
         return Err(ApiError::Conflict("this delivery is no dead letter".to_owned()));
     }
-    if !api.store.resolve(id, Resolution { at: api.engine.now(), note }).await? {
+    let resolution = Resolution { at: api.engine.now(), note };
+    if !api.store.resolve(id, resolution.clone()).await? {
         return Err(ApiError::Conflict("this dead letter is resolved already".to_owned()));
     }
     tracing::info!(delivery.id = %id, by = ADMIN, "a dead letter is resolved");
-    Ok(list::one(&deliveries::story(&api, id).await?))
+    known.row.delivery.resolved = Some(resolution);
+    Ok(known.shown(&api))
 }
 
 fn filter(params: &mut Params) -> Result<Filter, ApiError> {
