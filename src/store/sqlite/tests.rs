@@ -289,7 +289,7 @@ async fn no_hot_query_walks_a_table() {
         query::DUE,
         query::ATTEMPTS,
         prune::GIVE_UP,
-        prune::FORGOTTEN,
+        prune::KEYS,
         accept::KNOWN,
         record::SETTLE,
         record::SETTLE_ORDERED,
