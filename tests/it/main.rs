@@ -21,6 +21,7 @@ mod inbound_standard;
 mod inbound_trigger;
 mod metrics;
 mod outbound;
+mod own_events;
 mod policy;
 mod quarantine;
 mod secrets;
