@@ -249,7 +249,10 @@ async fn deaths_are_announced_but_not_of_the_relays_own_events() {
     relay.accept(&["crm"]);
     let notice = relay.notices.recv().await.unwrap();
     let Notice::Dead { delivery, event_id, cause, error, .. } = notice else { panic!("{notice:?}") };
-    assert_eq!((delivery.event.seq, event_id.as_str(), cause, error.as_deref()), (2, "evt_003", Cause::Receiver, Some("http_400")));
+    assert_eq!(
+        (delivery.event.seq, event_id.as_str(), cause, error.as_deref()),
+        (2, "evt_003", Cause::Receiver, Some("http_400"))
+    );
     assert!(relay.notices.try_recv().is_err());
 }
 
@@ -329,7 +332,8 @@ async fn critical_goes_first_also_when_the_lane_is_behind_but_never_before_its_o
 #[tokio::test]
 async fn status_rules_decide_for_their_target() {
     let crm = Receiver::start([404, 409, 400]).await;
-    let relay = Relay::start(vec![webhook(&crm, "concurrency: 1, status_rules: {404: permanent, 409: delivered, 400: transient}")]);
+    let relay =
+        Relay::start(vec![webhook(&crm, "concurrency: 1, status_rules: {404: permanent, 409: delivered, 400: transient}")]);
     (0..3).for_each(|_| relay.accept(&["crm"]));
     recorded(&relay, 3).await;
     insta::assert_snapshot!(relay.store.log(), @"1 dead (receiver) http_404, 1 delivered 409, 1 retry http_400");
@@ -339,7 +343,11 @@ async fn status_rules_decide_for_their_target() {
 async fn renamed_from_adopts_what_waits_for_the_old_name() {
     let crm = Receiver::start([200]).await;
     let store = Arc::new(MemoryStore::default());
-    store.kept.lock().unwrap().insert("lane.old".into(), r#"{"paused":null,"broken":null,"last_error":"x","last_success_ms":5,"still_ms":7}"#.into());
+    store
+        .kept
+        .lock()
+        .unwrap()
+        .insert("lane.old".into(), r#"{"paused":null,"broken":null,"last_error":"x","last_success_ms":5,"still_ms":7}"#.into());
     for _ in 0..250 {
         store.commit(sample(), &["old"], None, "2026-01-20T11:00:00Z".parse().unwrap());
     }

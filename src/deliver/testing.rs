@@ -261,7 +261,8 @@ pub(crate) struct MemoryStore {
 
 impl MemoryStore {
     pub(crate) fn commit(&self, envelope: Envelope, targets: &[&str], template: Option<&str>, now: Timestamp) {
-        let planned = |target: &&str| NewDelivery { template: template.map(str::to_owned), ..NewDelivery::to(Name::from(*target)) };
+        let planned =
+            |target: &&str| NewDelivery { template: template.map(str::to_owned), ..NewDelivery::to(Name::from(*target)) };
         self.commit_planned(envelope, targets.iter().map(planned).collect(), now);
     }
 
@@ -360,9 +361,7 @@ impl Store for MemoryStore {
             .filter(|row| except.binary_search(&row.delivery.id).is_err())
             .cloned()
             .collect();
-        due.sort_by_key(|row| {
-            (row.delivery.severity != store::Severity::Critical, row.delivery.due_at, row.delivery.id)
-        });
+        due.sort_by_key(|row| (row.delivery.severity != store::Severity::Critical, row.delivery.due_at, row.delivery.id));
         due.truncate(usize::try_from(limit).unwrap());
         self.most_read.fetch_max(due.len() + except.len(), Ordering::SeqCst);
         Ok(due)
@@ -370,9 +369,11 @@ impl Store for MemoryStore {
 
     async fn next_due(&self, target: &Name, except: Vec<DeliveryId>) -> store::Result<Option<Timestamp>> {
         let rows = self.rows.lock().unwrap();
-        let waiting =
-            rows.values().filter(|row| row.delivery.target == *target && except.binary_search(&row.delivery.id).is_err());
-        Ok(waiting.filter_map(|row| row.delivery.due_at).min())
+        let waiting = rows.values().filter(|row| row.delivery.target == *target && row.delivery.state == State::Pending);
+        let mut keys = std::collections::HashSet::new();
+        let heads = waiting.filter(|row| row.delivery.order_key.is_none_or(|key| keys.insert(key)));
+        let free = heads.filter(|row| except.binary_search(&row.delivery.id).is_err());
+        Ok(free.filter_map(|row| row.delivery.due_at).min())
     }
 
     async fn accept(&self, _: NewEvent) -> store::Result<Accepted> {

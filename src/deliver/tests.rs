@@ -369,6 +369,8 @@ fn what_a_destination_cannot_be_is_an_error() {
         "{kind: n8n, url: 'https://a.example', auth: {header: {name: X-Key, value: v}}, headers: {X-Key: w}}",
         "{kind: webhook, url: 'https://a.example', tls: {ca_file: /no/such/file}}",
         "{kind: webhook, url: 'https://a.example', breaker: 5}",
+        "{kind: n8n, url: 'https://a.example', status_rules: {404: permanent}}",
+        "{kind: webhook, url: 'https://a.example', order_by: data, rate_limit: fast, renamed_from: 'a b'}",
     ];
     let messages: Vec<_> =
         bad.map(|yaml| destination("crm", yaml).map_or_else(|errors| errors.join("; "), |_| "fine".into())).to_vec();
@@ -389,6 +391,8 @@ fn what_a_destination_cannot_be_is_an_error() {
     header `x-key` is set elsewhere too
     `/no/such/file` cannot be used: No such file or directory (os error 2)
     destination `crm` has no key `breaker`
+    n8n's 404 is always transient: a workflow is being edited
+    X
     ");
 }
 
