@@ -41,6 +41,7 @@ mod ownership;
 pub mod policy;
 mod record;
 pub mod retry;
+mod shown;
 mod signing;
 mod status;
 
@@ -52,6 +53,7 @@ mod testing;
 mod tests;
 
 pub use client::TlsProfile;
+pub use shown::relay_headers;
 pub use status::{TargetState, TargetStatus};
 
 use answers::{Answers, Reading, StatusRules};

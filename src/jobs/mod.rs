@@ -299,6 +299,28 @@ impl Jobs {
 }
 
 impl Job {
+    /// A job that has just begun, for tests of others.
+    #[cfg(test)]
+    pub(crate) fn sample(kind: Kind, id: &str, at: Timestamp) -> Self {
+        Self {
+            id: id.to_owned(),
+            kind,
+            filter: Filter::default(),
+            rate: None,
+            by: "admin".to_owned(),
+            state: State::Running,
+            total: 2,
+            done: 0,
+            made: 0,
+            failed: 0,
+            started_at: at,
+            finished_at: None,
+            error: None,
+            cursor: 0,
+            end: 0,
+        }
+    }
+
     fn finish(&mut self, state: State, at: Timestamp) {
         self.state = state;
         self.finished_at = Some(at);

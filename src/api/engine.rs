@@ -1,0 +1,118 @@
+//! What the API asks of the rooms that move deliveries: lanes, jobs, and the counts of the sources.
+
+use async_trait::async_trait;
+
+use crate::{
+    app::Handles,
+    clock::Timestamp,
+    deliver::{self, TargetStatus},
+    envelope::{DeliveryId, Envelope, Name},
+    ingest::SourceStatistics,
+    jobs::{Job, Kind},
+    store::{self, Attempt, Delivery, Filter},
+};
+
+/// Lanes, jobs and sources as the API needs them. Whoever acts is [`ADMIN`].
+#[async_trait]
+pub(super) trait Engine: Send + Sync {
+    /// What time it is.
+    fn now(&self) -> Timestamp;
+
+    /// The lanes, in the order of the file.
+    fn targets(&self) -> Vec<TargetStatus>;
+
+    /// What came in by each source.
+    fn sources(&self) -> Vec<SourceStatistics>;
+
+    /// The headers of the request that `attempt` made, as far as they can be known, secrets as `***`.
+    fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)>;
+
+    /// Pauses, resumes or closes a lane; false when there is none of this name.
+    async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool>;
+
+    /// Tells lanes that the store may hold due deliveries for them.
+    fn wake(&self, targets: &[Name]);
+
+    /// Lets lanes go of what was cancelled.
+    fn forget(&self, ids: &[DeliveryId]);
+
+    /// How many things a job would touch.
+    async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64>;
+
+    /// Begins a job.
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> store::Result<Job>;
+
+    /// All jobs that are remembered, newest first.
+    fn jobs(&self) -> Vec<Job>;
+
+    /// Stops a job; what it did stays done. `None` when there is none of this id.
+    async fn cancel_job(&self, id: &str) -> store::Result<Option<Job>>;
+}
+
+/// Who acts while there is one token only.
+pub(super) const ADMIN: &str = "admin";
+
+/// What a person does to a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Steering {
+    /// Sends nothing until it is resumed.
+    Pause,
+    /// Sends again.
+    Resume,
+    /// Closes the breaker.
+    Close,
+}
+
+#[async_trait]
+impl Engine for Handles {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn targets(&self) -> Vec<TargetStatus> {
+        self.deliver.targets()
+    }
+
+    fn sources(&self) -> Vec<SourceStatistics> {
+        self.ingest.statistics()
+    }
+
+    fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {
+        match self.config.destinations.iter().find(|destination| destination.name == delivery.target) {
+            Some(destination) => destination.request_headers(event, delivery, attempt.number, attempt.started_at),
+            None => deliver::relay_headers(event, delivery, attempt.number),
+        }
+    }
+
+    async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool> {
+        match how {
+            Steering::Pause => self.deliver.pause(target, ADMIN).await,
+            Steering::Resume => self.deliver.resume(target).await,
+            Steering::Close => self.deliver.close(target).await,
+        }
+    }
+
+    fn wake(&self, targets: &[Name]) {
+        self.deliver.wake(targets);
+    }
+
+    fn forget(&self, ids: &[DeliveryId]) {
+        self.deliver.forget(ids);
+    }
+
+    async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64> {
+        self.jobs.count(kind, filter).await
+    }
+
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> store::Result<Job> {
+        self.jobs.begin(kind, filter, rate, ADMIN).await
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        self.jobs.list()
+    }
+
+    async fn cancel_job(&self, id: &str) -> store::Result<Option<Job>> {
+        self.jobs.cancel(id).await
+    }
+}
