@@ -1,5 +1,7 @@
 //! Promise 5: a secret is never printed: not in logs, errors, API, metrics, or by the command line.
 
+use serde_json::Value;
+
 use crate::support::{
     Home, Receiver, Relay, Reply, Request, SOON, iso,
     relay::{TOKEN, finish},
