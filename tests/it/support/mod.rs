@@ -1,5 +1,7 @@
 //! What the tests share: the relay as a process, receivers it delivers to, senders' signatures, referees, and polling.
 
+pub(crate) mod api;
+pub(crate) mod app;
 pub(crate) mod http;
 pub(crate) mod receiver;
 pub(crate) mod referee;
@@ -10,6 +12,8 @@ pub(crate) mod signed;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use api::Api;
+pub(crate) use app::{TestApp, spawn_app};
 pub(crate) use http::{Answer, Request, raw};
 pub(crate) use receiver::{Received, Receiver, Reply};
 pub(crate) use relay::{Home, Relay};
@@ -39,6 +43,21 @@ pub(crate) async fn throughout(what: &str, long: Duration, mut probe: impl Async
         assert!(probe().await, "{what}");
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// `count` seconds.
+pub(crate) const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// `count` minutes.
+pub(crate) const fn minutes(count: u64) -> Duration {
+    seconds(count * 60)
+}
+
+/// `count` hours.
+pub(crate) const fn hours(count: u64) -> Duration {
+    minutes(count * 60)
 }
 
 /// Now, in Unix seconds.

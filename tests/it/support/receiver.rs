@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::JoinHandle,
 };
 
@@ -29,6 +30,8 @@ pub(crate) enum Reply {
     Never,
     /// Nothing: the connection is closed.
     Close,
+    /// 200, once there is a permit to take.
+    Gated(Arc<Semaphore>),
 }
 
 impl From<u16> for Reply {
@@ -199,6 +202,10 @@ async fn converse(socket: TcpStream, shared: Arc<Shared>) -> Option<()> {
             }
             Reply::Never => std::future::pending().await,
             Reply::Close => return None,
+            Reply::Gated(gate) => {
+                gate.acquire().await.ok()?.forget();
+                socket.write_all(b"HTTP/1.1 200 Scripted\r\ncontent-length: 0\r\n\r\n").await.ok()?;
+            }
         }
     }
 }
