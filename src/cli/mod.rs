@@ -14,6 +14,7 @@ mod client;
 mod deliveries;
 mod demo;
 mod events;
+mod last_good;
 mod output;
 mod rejections;
 mod samples;

@@ -238,7 +238,7 @@ pub struct Delivery {
     pub attempts: u32,
     /// What the last attempt ended with: `timeout`, `http_503`, `address_forbidden`, ….
     pub error: Option<String>,
-    /// The body, once it was made from a template: it stays the same bytes on every attempt.
+    /// The body, once it was made and failed to arrive: it stays the same bytes on every attempt.
     pub body: Option<Rendered>,
 }
 
@@ -281,7 +281,7 @@ pub struct Attempt {
     pub response: Bytes,
     /// What it came to.
     pub next: Next,
-    /// The body that was made for it from a template, to be kept for the next attempt.
+    /// The body that was made for it, to be kept for the next attempt.
     pub rendered: Option<Rendered>,
 }
 

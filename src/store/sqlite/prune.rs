@@ -37,6 +37,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// Puts back what was known before a transaction that came to nothing. The limit was said, not found: it stays.
+    pub(super) fn put_back(&mut self, before: Self) {
+        *self = Self { limit: self.limit, ..before };
+    }
+
     /// A transaction begins: it looks for itself.
     pub(super) fn forget(&mut self) {
         self.there_was = None;

@@ -31,6 +31,11 @@ pub(super) struct Session {
     _lock: Lock,
 }
 
+/// What the probe writes lies under this key of the settings.
+const PROBE: &str = "probe";
+/// How much it writes: a large event, and more than the odds and ends a full disk has left.
+const PROBE_BYTES: u32 = 64 * 1024;
+
 /// What a transaction changes in memory.
 #[derive(Clone, Copy)]
 struct Mark {
@@ -88,7 +93,7 @@ impl Session {
             tracing::error!("the store cannot roll back: {error}");
         }
         self.last_seq = before.last_seq;
-        self.room = before.room;
+        self.room.put_back(before.room);
         self.targets.clear();
     }
 
@@ -117,10 +122,19 @@ impl Session {
         Ok(Ok(()))
     }
 
-    /// Writes something, to see whether it can be, and looks whether there is room for events.
+    /// Writes as much as an event, to see whether it can be, and looks whether there is room for one. A row alone tells
+    /// nothing: it still fits where no event does.
     pub(super) fn probe(&mut self) -> Answer<()> {
         self.conn.prepare_cached("UPDATE identity SET probed_at = ?")?.execute([self.now])?;
+        let sql = "INSERT OR REPLACE INTO settings (key, value) VALUES (?, CAST(randomblob(?) AS TEXT))";
+        self.conn.prepare_cached(sql)?.execute((PROBE, PROBE_BYTES))?;
         prune::make_room(self)
+    }
+
+    /// Removes what [`Session::probe`] wrote.
+    pub(super) fn remove_probe(&mut self) -> Answer<()> {
+        self.conn.prepare_cached("DELETE FROM settings WHERE key = ?")?.execute([PROBE])?;
+        Ok(Ok(()))
     }
 
     /// Moves the WAL into the database, so that the next start has nothing to recover, and lets go of both.
