@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::{
     app::Handles,
-    clock::{Timestamp, later, until},
+    clock::{Timestamp, until},
     envelope::Name,
     store::{self, Pruned},
 };
@@ -21,12 +21,11 @@ const FILLING: f64 = 0.8;
 pub async fn run(handles: Handles, stop: CancellationToken) {
     let mut warned = false;
     loop {
-        let next = later(handles.clock.now(), EVERY);
         if let Err(error) = round(&handles, &stop, &mut warned).await {
             warn!(%error, "the store could not be tidied; trying again in {}s", EVERY.as_secs());
         }
         tokio::select! {
-            () = handles.clock.sleep_until(next) => {}
+            () = handles.clock.sleep(EVERY) => {}
             () = stop.cancelled() => return,
         }
     }

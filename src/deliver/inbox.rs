@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    clock::Timestamp,
+    clock::{Timestamp, later},
     envelope::{DeliveryId, Name},
     store::{Committed, Due, Next, OnCommit},
     telemetry::Metrics,
@@ -101,10 +101,10 @@ impl Inbox {
         state.held_until = state.held_until.max(hold);
     }
 
-    /// Forgets a hold that has passed at `now`.
-    pub(super) fn release(&self, now: Timestamp) {
+    /// Forgets a hold that has passed at `now`, or lies further ahead than the `longest` there is: the clock was set back.
+    pub(super) fn release(&self, now: Timestamp, longest: Duration) {
         let mut state = self.state();
-        state.held_until = state.held_until.filter(|until| now < *until);
+        state.held_until = state.held_until.filter(|until| now < *until && *until <= later(now, longest));
     }
 
     /// An attempt is recorded: its delivery is no longer in hand, and due again where `next` says so.

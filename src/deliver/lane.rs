@@ -166,8 +166,8 @@ impl Lane {
 
     /// Whether the target wants nothing yet.
     fn held(&self) -> bool {
-        let now = self.parts.clock.now();
-        self.inbox.state().held_until.is_some_and(|until| now < until)
+        self.inbox.release(self.parts.clock.now(), self.parts.destination.retry_after_max);
+        self.inbox.state().held_until.is_some()
     }
 
     /// Begins attempts, earliest due first, while there are slots and the store takes their records.
@@ -175,7 +175,6 @@ impl Lane {
         if self.held() || self.parts.stop.is_cancelled() || *self.refused.borrow_and_update() != 0 {
             return;
         }
-        self.inbox.release(self.parts.clock.now());
         let most = usize::try_from(self.parts.destination.concurrency).unwrap_or(1).saturating_add(RECORDING_MAX);
         while self.attempts.len() < most {
             let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };

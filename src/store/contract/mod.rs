@@ -65,6 +65,7 @@ macro_rules! contract {
             lists_leave_bodies_out
         );
         contract!(@ $open, pruning:
+            what_a_clock_that_was_ahead_put_off_is_due
             finished_events_go_after_their_time
             what_waits_keeps_its_event
             dead_letters_go_after_their_own_time

@@ -25,6 +25,8 @@ pub(super) struct Session {
     pub(super) now: i64,
     /// What is known about the space left.
     pub(super) room: Room,
+    /// The clock was set back, or may have been before this start: times in the tables may lie in its former future.
+    pub(super) set_back: bool,
     last_seq: i64,
     targets: HashMap<Name, i64>,
     clock: Clock,
@@ -56,6 +58,7 @@ impl Session {
             salt: salt.cast_unsigned(),
             now: to_ms(clock.now()),
             room: Room::default(),
+            set_back: true,
             last_seq,
             targets: HashMap::new(),
             clock,
@@ -67,7 +70,9 @@ impl Session {
     pub(super) fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         self.room.forget();
         let before = Mark { last_seq: self.last_seq, room: self.room };
-        self.now = to_ms(self.clock.now());
+        let now = to_ms(self.clock.now());
+        self.set_back |= now < self.now;
+        self.now = now;
         let done = self.attempt(before, work);
         if done.is_err() {
             self.roll_back(before);
@@ -94,6 +99,8 @@ impl Session {
         }
         self.last_seq = before.last_seq;
         self.room.put_back(before.room);
+        // Had it been looked after, that was undone.
+        self.set_back = true;
         self.targets.clear();
     }
 
