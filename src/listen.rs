@@ -125,6 +125,8 @@ impl Server {
         let mut http = Builder::new(TokioExecutor::new());
         // The time of headers is watched here, since hyper's own timer would count idle time too and begins after the first bytes.
         http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADER_MAX);
+        // A sender may say that it has no more to send before it reads: it is answered all the same.
+        http.http1().half_close(true);
         http.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_LIST_MAX);
         Self {
             http,

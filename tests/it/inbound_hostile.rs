@@ -238,3 +238,28 @@ async fn a_request_to_the_old_path_of_a_secret_one_is_kept_and_not_shown() {
     shown.sort_by_key(|(path, _)| path.to_string());
     assert_eq!(shown, [(json!("/triggers/old/***"), json!(true)), (json!("/webhooks/renamed"), json!(true))]);
 }
+
+/// `nc -N` and some plain clients say that they have no more to send before they read.
+#[tokio::test]
+async fn a_sender_that_closes_its_half_is_answered() {
+    let relay = Relay::start(&routes().interactor()).await;
+    for n in 0..20 {
+        let request = interactor(event(&format!("evt_half_{n}")));
+        let mut bytes = request.head(&format!("content-length: {}\r\n", request.body.len()));
+        bytes.extend_from_slice(&request.body);
+        let mut socket = TcpStream::connect(relay.public).await.unwrap();
+        socket.write_all(&bytes).await.unwrap();
+        socket.shutdown().await.unwrap();
+        let answer = read_for(&mut socket, SOON).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{n}: {answer}");
+    }
+    // Without a request, or in the midst of one, there is nothing to wait for.
+    for bytes in [Vec::new(), b"POST / HT".to_vec(), interactor("x").head("content-length: 5\r\n")] {
+        let mut socket = TcpStream::connect(relay.public).await.unwrap();
+        socket.write_all(&bytes).await.unwrap();
+        socket.shutdown().await.unwrap();
+        let began = Instant::now();
+        let answer = read_for(&mut socket, SOON).await;
+        assert!(!answer.starts_with("HTTP/1.1 2") && began.elapsed() < Duration::from_secs(5), "{answer}");
+    }
+}
