@@ -105,6 +105,8 @@ enum Failure {
     Rejected(Rejection),
     /// Too many came.
     Limited(Limited),
+    /// Too many large bodies are under way for one more.
+    NoRoom,
     /// It cannot be kept now.
     Store(store::Error),
 }
@@ -265,6 +267,7 @@ impl Ingest {
         let now = request.arrived_at;
         let (rejection, limited) = match failure {
             Failure::Limited(limited) => (Code::RateLimited.into(), Some(limited)),
+            Failure::NoRoom => (Rejection::because(Code::Unavailable, "too many large bodies are under way"), None),
             Failure::Store(error) => {
                 warn!("an event is not taken in: {error}");
                 (Rejection::because(Code::Unavailable, error.to_string()), None)
@@ -300,7 +303,7 @@ fn broken(code: Code) -> Failure {
     let reason = match code {
         Code::PayloadTooLarge => "the body is larger than `server.max_body`",
         Code::RequestTimeout => "the body did not arrive within 30 s",
-        Code::Unavailable => return Failure::Store(store::Error::Backend("too many large bodies are under way".into())),
+        Code::Unavailable => return Failure::NoRoom,
         _ => "the body broke off",
     };
     Failure::Rejected(Rejection::because(code, reason))
