@@ -18,7 +18,7 @@ use tracing::warn;
 
 use self::{
     answer::{Code, Limited, Rejection},
-    intake::Read,
+    intake::{Read, Room},
     kinds::Facts,
     limits::{Client, FAILURES, Keyed},
     quarantine::{Quarantine, Refused},
@@ -92,6 +92,7 @@ pub struct Ingest {
     metrics: Metrics,
     sealer: Sealer,
     max_body: usize,
+    room: Room,
     remember_ids: Duration,
 }
 
@@ -104,6 +105,8 @@ enum Failure {
     Rejected(Rejection),
     /// Too many came.
     Limited(Limited),
+    /// Too many large bodies are under way for one more.
+    NoRoom,
     /// It cannot be kept now.
     Store(store::Error),
 }
@@ -149,6 +152,7 @@ impl Ingest {
             metrics,
             sealer,
             max_body,
+            room: Room::new(max_body),
         }
     }
 
@@ -172,7 +176,8 @@ impl Ingest {
     async fn answer(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         let place = self.place(head.uri.path());
-        let read = intake::read(&head, body, self.max_body).await;
+        // What the body takes of the room is given back when the answer is known.
+        let (read, _held) = intake::read(&head, body, self.max_body, &self.room).await;
         let began = Instant::now();
         let closes = intake::closes(&head);
         let (request, fault) = self.raw(head, read);
@@ -182,11 +187,7 @@ impl Ingest {
         {
             self.metrics.processed(&source.name, began.elapsed());
         }
-        if closes && matches!(fault, Some((Code::RequestTimeout | Code::PayloadTooLarge, _))) {
-            closing(response)
-        } else {
-            response
-        }
+        if closes && fault.is_some() { closing(response) } else { response }
     }
 
     /// Where `path` leads. Secrets are compared in constant time.
@@ -210,6 +211,7 @@ impl Ingest {
         let (body, fault) = match read {
             Read::Whole(body) => (body, None),
             Read::TooLarge(bytes) => (bytes::Bytes::new(), Some((Code::PayloadTooLarge, bytes))),
+            Read::NoRoom => (bytes::Bytes::new(), Some((Code::Unavailable, 0))),
             Read::Slow => (bytes::Bytes::new(), Some((Code::RequestTimeout, 0))),
             Read::Broken => (bytes::Bytes::new(), Some((Code::InvalidJson, 0))),
         };
@@ -225,7 +227,7 @@ impl Ingest {
             Place::WrongSecret(position) => (Some(position), Err(Code::NotFound.into())),
             Place::Source(position) if request.method != Method::POST => (Some(position), Err(Code::MethodNotAllowed.into())),
             Place::Source(position) => match fault {
-                Some((code, _)) => (Some(position), Err(broken(code).into())),
+                Some((code, _)) => (Some(position), Err(broken(code))),
                 None => (Some(position), self.take(position, &request).await),
             },
         };
@@ -265,6 +267,7 @@ impl Ingest {
         let now = request.arrived_at;
         let (rejection, limited) = match failure {
             Failure::Limited(limited) => (Code::RateLimited.into(), Some(limited)),
+            Failure::NoRoom => (Rejection::because(Code::Unavailable, "too many large bodies are under way"), None),
             Failure::Store(error) => {
                 warn!("an event is not taken in: {error}");
                 (Rejection::because(Code::Unavailable, error.to_string()), None)
@@ -296,13 +299,14 @@ fn closing(mut response: Response) -> Response {
     response
 }
 
-fn broken(code: Code) -> Rejection {
+fn broken(code: Code) -> Failure {
     let reason = match code {
         Code::PayloadTooLarge => "the body is larger than `server.max_body`",
         Code::RequestTimeout => "the body did not arrive within 30 s",
+        Code::Unavailable => return Failure::NoRoom,
         _ => "the body broke off",
     };
-    Rejection::because(code, reason)
+    Failure::Rejected(Rejection::because(code, reason))
 }
 
 fn received(accepted: &Accepted) -> Response {
