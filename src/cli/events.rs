@@ -74,9 +74,20 @@ pub(super) fn in_path(id: &str) -> Result<&str, Failure> {
 fn tell(event: &Value) {
     output::facts(event, &FACTS);
     output::facts(event, &["envelope"]);
+    tell_why(event);
     for delivery in event["deliveries"].as_array().into_iter().flatten() {
         output::line("");
         tell_delivery(delivery);
+    }
+}
+
+/// Prints what today's rules make of the event.
+fn tell_why(event: &Value) {
+    let rules = event["why"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !rules.is_empty() {
+        output::line("");
+        output::line("by today's rules:");
+        output::list(rules, &["rule", "matched", "reason"]);
     }
 }
 

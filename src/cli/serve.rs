@@ -62,26 +62,16 @@ async fn last_good(loaded: &Loaded) -> Option<(Config, Option<String>)> {
 
 /// What the store keeps as the last good file. A store is not made for that.
 async fn kept(text: &str) -> Option<String> {
-    let url = store_url(text);
-    let path = Path::new(url.strip_prefix("sqlite://")?);
+    let url = config::store_url(text, &System)?;
+    let path = Path::new(url.reveal().strip_prefix("sqlite://")?);
     if !tokio::fs::try_exists(path).await.unwrap_or(false) {
         return None;
     }
-    let opened = store::open(&Secret::new(url.as_str()), Path::new(""), Clock::system()).await;
+    let opened = store::open(&url, Path::new(""), Clock::system()).await;
     let store = opened.inspect_err(|error| warn!("the store has no last good configuration to tell: {error}")).ok()?;
     let kept = store.setting(LAST_GOOD).await;
     store.close().await;
     kept.ok().flatten()
-}
-
-/// The store's URL in a file that may be too bad to be read: the first that stands outside comments, else the default.
-fn store_url(text: &str) -> String {
-    let found = text.lines().filter_map(|line| {
-        let line = line.split_once(" #").map_or(line, |(data, _)| data);
-        let at = (!line.trim_start().starts_with('#')).then(|| line.find("sqlite://")).flatten()?;
-        line.get(at..)?.split(['"', '\'', ',', '}', ' ', '\t']).next()
-    });
-    found.map(str::to_owned).next().unwrap_or_else(|| "sqlite://hookyard.db".to_owned())
 }
 
 /// Shows the problems; nothing is left to run on.
@@ -141,21 +131,5 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_store_is_found_in_a_file_that_cannot_be_read() {
-        for (text, url) in [
-            ("server: {\nstore:\n  url: sqlite://a/b.db   # or sqlite://c\n", "sqlite://a/b.db"),
-            ("# url: sqlite://not.db\nstore: {url: \"sqlite:///var/x.db\", retention: {}}", "sqlite:///var/x.db"),
-            ("version: [", "sqlite://hookyard.db"),
-        ] {
-            assert_eq!(store_url(text), url);
-        }
     }
 }

@@ -263,3 +263,37 @@ async fn a_wrong_token_is_said() {
     assert!(matches!(output.status.code(), Some(1..=3)), "{}", output.status);
     assert!(err(&output).contains("token") && !err(&output).contains("hy_wrong"), "{}", err(&output));
 }
+
+#[tokio::test]
+async fn one_event_tells_what_todays_rules_make_of_it() {
+    let crm = Receiver::ok().await;
+    let rules = routes().interactor().webhook("crm", &crm);
+    let rules = rules.rule("name: expired, match: {type: credential.expired}, to: [crm]");
+    let relay = Relay::start(&rules.rule("name: workflows, match: {type: workflow.**}, to: [crm]")).await;
+    relay.accepts(&interactor(event("evt_told"))).await;
+    let uid = relay.all("/api/v1/events").await.remove(0)["uid"].as_str().unwrap().to_owned();
+    let why = relay.data(&format!("/api/v1/events/{uid}")).await["why"].take();
+    assert_eq!(why[0], json!({"rule": "expired", "matched": true, "reason": null}), "{why}");
+    assert_eq!((&why[1]["rule"], &why[1]["matched"]), (&json!("workflows"), &json!(false)), "{why}");
+    let reason = why[1]["reason"].as_str().unwrap();
+    assert!(reason.contains("credential.expired") && reason.contains("workflow.**"), "{reason}");
+    assert!(relay.cli_ok(&["events", &uid]).await.contains(reason));
+}
+
+#[tokio::test]
+async fn a_bad_file_goes_on_with_the_last_good_one_wherever_its_store_is() {
+    let home = Home::new();
+    home.write("routes.yaml", &routes().interactor().store_at("sqlite://${STORE_FILE}").text());
+    let serve = || {
+        let mut command = home.command(&["serve", "--config", "routes.yaml"]);
+        command.env("STORE_FILE", "elsewhere.db");
+        command
+    };
+    Relay::from(&home, serve()).await.stop().await;
+    let bad = routes().interactor().store_at("sqlite://${STORE_FILE}").section("tolerence: 5m").text();
+    home.write("routes.yaml", &format!("# once sqlite://hookyard.db\n{bad}"));
+    let relay = Relay::from(&home, serve()).await;
+    relay.accepts(&interactor(event("evt_1"))).await;
+    let error = relay.data("/api/v1/config").await["error"].take();
+    assert!(error.as_str().is_some_and(|error| error.contains("tolerence")), "{error}");
+}
