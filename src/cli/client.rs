@@ -226,6 +226,17 @@ pub(super) fn show(answer: &Answer, json: bool, names: &[&str]) {
     }
 }
 
+/// Prints one thing: its JSON, or what `tell` says of it.
+pub(super) fn show_one(answer: &Answer, json: bool, tell: impl Fn(&Value)) {
+    if json { super::output::raw(&answer.text) } else { tell(&answer.json["data"]) }
+}
+
+/// An id as part of a path: ids have letters, digits and underscores only.
+pub(super) fn in_path(id: &str) -> Result<&str, Failure> {
+    let fits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    fits.then_some(id).ok_or_else(|| Failure::Usage("this is not an id of the relay's".to_owned()))
+}
+
 /// The filters of `given` that have a value.
 pub(super) fn given(pairs: &[(&'static str, &Option<String>)]) -> Vec<(&'static str, String)> {
     pairs.iter().filter_map(|(name, value)| Some((*name, (*value).clone()?))).collect()
