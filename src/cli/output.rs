@@ -29,7 +29,7 @@ pub(super) fn block(text: &str) {
 }
 
 /// Columns that a narrow terminal goes without, the first one first. The last column of a list names the thing, and stays.
-const EXPENDABLE: [&str; 12] = [
+const EXPENDABLE: [&str; 13] = [
     "path",
     "accepted_as",
     "remote",
@@ -41,8 +41,11 @@ const EXPENDABLE: [&str; 12] = [
     "id",
     "verdict",
     "created_at",
+    "status",
     "source",
 ];
+/// What a cell of several words needs at least, in characters: the rest is folded.
+const FOLDED: usize = 20;
 /// What a cell shows of nothing.
 const NONE: &str = "-";
 /// What the space around a cell takes, in characters.
@@ -51,7 +54,8 @@ const GAP: usize = 2;
 /// The columns of `header` that go into `width` characters, by number. What is empty goes first, then what is expendable; what
 /// still does not fit is folded.
 fn fitting(header: &[&str], rows: &[Vec<String>], width: usize) -> Vec<usize> {
-    let widest = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or_default();
+    let needs = |cell: &String| if cell.contains(' ') { cell.chars().count().min(FOLDED) } else { cell.chars().count() };
+    let widest = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(needs).max().unwrap_or_default();
     let room = |at: usize| widest(at).max(header.get(at).map_or(0, |name| name.len())) + GAP;
     let empty = |at: usize| !rows.is_empty() && rows.iter().all(|row| row.get(at).is_none_or(|cell| cell == NONE));
     let last = header.len().saturating_sub(1);

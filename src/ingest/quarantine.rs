@@ -15,6 +15,7 @@ use super::{
     request::Raw,
     sealed,
     source::Source,
+    told::Told,
 };
 use crate::{
     clock::Clock,
@@ -149,6 +150,7 @@ fn is_retriable(code: Code) -> bool {
 /// Writes what comes in, batch by batch.
 async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store: Arc<dyn Store>) {
     let mut messages = Vec::with_capacity(BATCH_MAX);
+    let mut told = Told::default();
     while inbox.recv_many(&mut messages, BATCH_MAX).await > 0 {
         let mut refused = Vec::new();
         let mut flushed = Vec::new();
@@ -159,14 +161,19 @@ async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store:
             }
         }
         if !refused.is_empty() {
-            write_batch(refused, records.clone(), &*store).await;
+            write_batch(refused, records.clone(), &*store, &mut told).await;
         }
         // Nobody may be waiting any more.
         flushed.into_iter().for_each(|done| _ = done.send(()));
     }
 }
 
-async fn write_batch(refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>, records: Arc<Records>, store: &dyn Store) {
+async fn write_batch(
+    refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>,
+    records: Arc<Records>,
+    store: &dyn Store,
+    told: &mut Told,
+) {
     // Diagnosing and sealing is work for the processor, not for the runtime.
     let made = tokio::task::spawn_blocking(move || {
         let rows: Vec<_> = refused.iter().map(|(refused, kept)| records.row(refused, kept.is_some())).collect();
@@ -176,6 +183,7 @@ async fn write_batch(refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>,
         warn!("rejections are not written: making their rows failed");
         return;
     };
+    told.tell(&rows);
     if let Err(error) = store.reject(rows, KEPT_MAX, KEPT_BYTES_MAX).await {
         warn!(count = refused.len(), "rejections are not written: {error}");
     }

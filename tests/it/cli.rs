@@ -297,3 +297,24 @@ async fn a_bad_file_goes_on_with_the_last_good_one_wherever_its_store_is() {
     let error = relay.data("/api/v1/config").await["error"].take();
     assert!(error.as_str().is_some_and(|error| error.contains("tolerence")), "{error}");
 }
+
+#[tokio::test]
+async fn a_refused_request_is_a_line_in_the_log() {
+    let relay = Relay::start(&routes().interactor()).await;
+    for _ in 0..3 {
+        relay
+            .send(&interactor(event("evt_bad")).header("X-Interactor-Signature", "sha256=0"))
+            .await
+            .refused(401, "invalid_signature");
+    }
+    let told = || relay.log_text().lines().filter(|line| line.contains("rejected: ")).map(str::to_owned).collect::<Vec<_>>();
+    let lines =
+        crate::support::until("the log to tell", crate::support::SOON, async || Some(told()).filter(|lines| !lines.is_empty()))
+            .await;
+    let line: Value = serde_json::from_str(&lines[0]).unwrap();
+    assert_eq!(
+        (&line["source.name"], &line["code"], &line["level"]),
+        (&json!("interactor"), &json!("invalid_signature"), &json!("WARN"))
+    );
+    assert_eq!(told().len(), 1, "at most one line a minute");
+}
