@@ -31,7 +31,6 @@ impl Told {
                 code = row.code,
                 status = row.status,
                 remote = row.remote,
-                path = row.path,
                 count,
                 "rejected: {}",
                 row.reason
