@@ -40,8 +40,13 @@ async fn without_a_relay_it_is_3() {
     for arguments in [&["events"][..], &["deliveries"], &["rejections"], &["rejections", "retry"]] {
         let output = home.run(arguments).await;
         assert_eq!(output.status.code(), Some(3), "{arguments:?}: {}", err(&output));
-        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+        assert!(output.stdout.is_empty() && err(&output).contains("hookyard serve"), "it says what to do: {}", err(&output));
     }
+    let mut command = home.command(&["events"]);
+    command.env("HOOKYARD_ADMIN_TOKEN", "two\nlines");
+    let output = crate::support::relay::finish(command).await;
+    assert_eq!(output.status.code(), Some(2), "no relay could take this token: {}", err(&output));
+    assert_eq!(home.run(&["events", "--url", "ftp://127.0.0.1"]).await.status.code(), Some(2));
 }
 
 #[tokio::test]
