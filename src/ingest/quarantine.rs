@@ -223,7 +223,13 @@ impl Records {
         }
         let triggers = self.sources.iter().filter(|source| source.has_path_secret());
         let mut near = triggers.filter(|source| path.strip_prefix(&source.path).is_some_and(|rest| rest.starts_with('/')));
-        near.next().map_or_else(|| path.to_owned(), Source::masked_path)
+        near.next().map_or_else(|| self.without_secrets(path), Source::masked_path)
+    }
+
+    /// `path` with the path secret of any source starred out: the source may have been renamed since its sender was told.
+    fn without_secrets(&self, path: &str) -> String {
+        let secrets = self.sources.iter().flat_map(|source| source.kind.path_secrets()).filter(|secret| !secret.is_empty());
+        secrets.fold(path.to_owned(), |path, secret| path.replace(secret.reveal(), "***"))
     }
 }
 
