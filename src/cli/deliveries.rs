@@ -2,9 +2,8 @@
 
 use super::{
     Failure,
-    client::{Access, Page, Span, given, show},
-    events::{in_path, tell_delivery},
-    output,
+    client::{Access, Page, Span, given, in_path, show, show_one},
+    events::tell_delivery,
 };
 use crate::store::State;
 
@@ -43,11 +42,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let relay = args.access.relay()?;
     if let Some(id) = &args.id {
         let answer = relay.get(&format!("/api/v1/deliveries/{}", in_path(id)?), &[]).await?;
-        if args.access.json {
-            output::raw(&answer.text)
-        } else {
-            tell_delivery(&answer.json["data"])
-        }
+        show_one(&answer, args.access.json, tell_delivery);
         return Ok(());
     }
     let filters = [

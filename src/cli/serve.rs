@@ -33,6 +33,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         None => last_good::find(&loaded).await.ok_or_else(|| refused(&loaded))?,
     };
     let good = config_error.is_none();
+    if good {
+        report::warnings(&loaded).iter().for_each(|line| warn!("{line}"));
+    }
     let options = Options { clock: Clock::system(), admin_token: admin_token(), config_error };
     let app = App::build(config, options).await.map_err(cannot_start)?;
     stop_on_signals(app.shutdown()).map_err(|error| Failure::Bad(format!("signals cannot be listened to: {error}")))?;
@@ -73,7 +76,7 @@ fn announce(app: &App) {
     let base = config.server.public_url.as_ref().map_or_else(|| format!("http://{}", app.public_addr), ToString::to_string);
     for source in &config.sources {
         let url = format!("{}{}", base.trim_end_matches('/'), source.masked_path());
-        info!(source.name = %source.name, source.kind = source.kind(), source.url = %url, "source");
+        info!(source.name = %source.name, source.kind = source.kind(), source.url = %url, "source {} takes webhooks at {url}", source.name);
     }
 }
 

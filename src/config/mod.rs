@@ -188,7 +188,7 @@ pub fn parse(file: File, env: &dyn Environment) -> Loaded {
         resolved = references::resolve(root, &file.text, env, &mut cx);
         config = decode(root, &file, env, &mut cx).filter(|_| !cx.failed());
     }
-    finish::without_consequences(&mut cx.problems, &resolved.failed);
+    finish::without_consequences(&mut cx.problems, &resolved.failed, &cx.ignored);
     let (mut problems, left_off) = finish::select(cx.problems);
     for problem in &mut problems {
         tree.iter().for_each(|root| finish::locate(problem, root));

@@ -75,15 +75,16 @@ struct Listen(String);
 
 impl Decode for Listen {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let text = String::decode(node, cx)?;
+        let wanted = "an address and port such as 0.0.0.0:8080";
+        let Some(text) = node.text() else { return cx.expected(wanted, node) };
         let named = || {
             let (host, port) = text.rsplit_once(':')?;
             (is_host(host) && port.parse::<u16>().is_ok()).then_some(())
         };
         if text.parse::<SocketAddr>().is_ok() || named().is_some() {
-            return Some(Self(text));
+            return Some(Self(text.to_owned()));
         }
-        cx.expected("an address and port such as 0.0.0.0:8080", node)
+        cx.expected(wanted, node)
     }
 }
 

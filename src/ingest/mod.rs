@@ -48,6 +48,7 @@ mod retry;
 mod sealed;
 mod source;
 mod time;
+mod told;
 
 pub use retry::RetryReport;
 pub use source::Source;

@@ -15,6 +15,7 @@ use super::{
     request::Raw,
     sealed,
     source::Source,
+    told::Told,
 };
 use crate::{
     clock::Clock,
@@ -160,6 +161,7 @@ fn is_retriable(code: Code) -> bool {
 /// Writes what comes in, batch by batch.
 async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store: Arc<dyn Store>) {
     let mut messages = Vec::with_capacity(BATCH_MAX);
+    let mut told = Told::default();
     while inbox.recv_many(&mut messages, BATCH_MAX).await > 0 {
         let mut refused = Vec::new();
         let mut flushed = Vec::new();
@@ -170,14 +172,19 @@ async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store:
             }
         }
         if !refused.is_empty() {
-            write_batch(refused, records.clone(), &*store).await;
+            write_batch(refused, records.clone(), &*store, &mut told).await;
         }
         // Nobody may be waiting any more.
         flushed.into_iter().for_each(|done| _ = done.send(()));
     }
 }
 
-async fn write_batch(refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>, records: Arc<Records>, store: &dyn Store) {
+async fn write_batch(
+    refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>,
+    records: Arc<Records>,
+    store: &dyn Store,
+    told: &mut Told,
+) {
     // Diagnosing and sealing is work for the processor, not for the runtime.
     let made = tokio::task::spawn_blocking(move || {
         let rows: Vec<_> = refused.iter().map(|(refused, kept)| records.row(refused, kept.is_some())).collect();
@@ -187,6 +194,7 @@ async fn write_batch(refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>,
         warn!("rejections are not written: making their rows failed");
         return;
     };
+    told.tell(&rows);
     if let Err(error) = store.reject(rows, KEPT_MAX, KEPT_BYTES_MAX).await {
         warn!(count = refused.len(), "rejections are not written: {error}");
     }
@@ -227,7 +235,13 @@ impl Records {
         }
         let triggers = self.sources.iter().filter(|source| source.has_path_secret());
         let mut near = triggers.filter(|source| path.strip_prefix(&source.path).is_some_and(|rest| rest.starts_with('/')));
-        near.next().map_or_else(|| masked(path), Source::masked_path)
+        near.next().map_or_else(|| masked(&self.without_secrets(path)), Source::masked_path)
+    }
+
+    /// `path` with the path secret of any source starred out: the source may have been renamed since its sender was told.
+    fn without_secrets(&self, path: &str) -> String {
+        let secrets = self.sources.iter().flat_map(|source| source.kind.path_secrets()).filter(|secret| !secret.is_empty());
+        secrets.fold(path.to_owned(), |path, secret| path.replace(secret.reveal(), "***"))
     }
 }
 
