@@ -56,6 +56,8 @@ pub struct Handles {
     pub router: Arc<Router>,
     /// Counts.
     pub metrics: Metrics,
+    /// Seals what is kept secret at rest.
+    pub sealer: Sealer,
     /// What time it is.
     pub clock: Clock,
     /// See [`Options::admin_token`].
@@ -110,6 +112,7 @@ impl App {
         let metrics = Metrics::new(&config.hash);
         let store = store::open(&config.store.url, Path::new(""), options.clock.clone()).await?;
         let sealer = sealer(&config)?;
+        tell_limits(&*store, &config, options.clock.now()).await;
         let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations)));
         let (announcer, notices) = Announcer::new();
         let telling = announce::Parts { store: store.clone(), router: router.clone(), clock: options.clock.clone() };
@@ -130,7 +133,7 @@ impl App {
             store: store.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
-            sealer,
+            sealer: sealer.clone(),
             max_body: config.server.max_body,
             retention_events: config.store.retention.events,
         }));
@@ -157,6 +160,7 @@ impl App {
             announcer,
             router,
             metrics,
+            sealer,
             clock: options.clock,
             admin_token: options.admin_token,
             config_error: options.config_error.map(Arc::from),
@@ -202,6 +206,14 @@ async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), StartError> {
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
+}
+
+/// The store learns its limits by pruning: once before the first event, so that none comes in beyond them. A store that
+/// cannot be pruned now takes no events either, and is pruned again later.
+async fn tell_limits(store: &dyn Store, config: &Config, now: Timestamp) {
+    if let Err(error) = store.prune(now, config.store.retention, Vec::new()).await {
+        warn!(%error, "the store could not be tidied before the start");
+    }
 }
 
 /// The configured key, or the key file beside the store.

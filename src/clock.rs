@@ -50,6 +50,14 @@ impl Clock {
         }
     }
 
+    /// Waits for `by`. A step of the machine's clock neither shortens nor lengthens it.
+    pub async fn sleep(&self, by: Duration) {
+        match &self.0 {
+            Inner::System => tokio::time::sleep(by).await,
+            Inner::Manual(_) => self.sleep_until(later(self.now(), by)).await,
+        }
+    }
+
     /// Waits until this clock shows `at` or later.
     pub async fn sleep_until(&self, at: Timestamp) {
         match &self.0 {

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::{
     announce::Notice,
     app::Handles,
-    clock::{Timestamp, later, rfc3339_ms, until},
+    clock::{Timestamp, rfc3339_ms, until},
     envelope::Name,
     store::{self, Backlog, Pruned, Store},
 };
@@ -25,12 +25,11 @@ const EMPTIED: f64 = 0.7;
 pub async fn run(handles: Handles, stop: CancellationToken) {
     let mut keeper = Keeper::default();
     loop {
-        let next = later(handles.clock.now(), EVERY);
         if let Err(error) = keeper.round(&handles, &stop).await {
             warn!(%error, "the store could not be tidied; trying again in {}s", EVERY.as_secs());
         }
         tokio::select! {
-            () = handles.clock.sleep_until(next) => {}
+            () = handles.clock.sleep(EVERY) => {}
             () = stop.cancelled() => return,
         }
     }

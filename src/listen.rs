@@ -28,6 +28,7 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{
@@ -64,7 +65,7 @@ const TOO_SLOW: &[u8] =
 /// Serves `router` on `listener` until `stop`, then gives open requests `grace` to finish. Requests carry the address of their
 /// connection as [`ConnectInfo`].
 pub async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationToken, grace: Duration) {
-    let server = Arc::new(Server::new(router, stop.clone(), connections_max().await, Timeouts::default()));
+    let server = Arc::new(Server::new(router, stop.clone(), connections_max(), Timeouts::default()));
     server.clone().accept(listener).await;
     server.tasks.close();
     if timeout(grace, server.tasks.wait()).await.is_err() {
@@ -75,11 +76,23 @@ pub async fn serve(listener: TcpListener, router: axum::Router, stop: Cancellati
 }
 
 /// How many connections are held at once: two fifths of the files this process may open, since there are two listeners.
-async fn connections_max() -> usize {
-    let limits = tokio::fs::read_to_string("/proc/self/limits").await.unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft: Option<usize> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    soft.map_or(CONNECTIONS_MAX, |files| (files / 5 * 2).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX))
+fn connections_max() -> usize {
+    let files = raised_files().and_then(|files| usize::try_from(files).ok());
+    files.map_or(CONNECTIONS_MAX, |files| (files / 5 * 2).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX))
+}
+
+/// How many files this process may open, after asking for as many as it may ask for: what it is started with is often 1024, a number
+/// kept for programs that use `select`. `None`: any number.
+fn raised_files() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(error) => {
+            debug!("the number of open files stays as it was: {error}");
+            limit.current
+        }
+    }
 }
 
 /// [`HEADER_TIMEOUT`] and [`IDLE_TIMEOUT`]; shorter in tests.
@@ -112,6 +125,8 @@ impl Server {
         let mut http = Builder::new(TokioExecutor::new());
         // The time of headers is watched here, since hyper's own timer would count idle time too and begins after the first bytes.
         http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADER_MAX);
+        // A sender may say that it has no more to send before it reads: it is answered all the same.
+        http.http1().half_close(true);
         http.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_LIST_MAX);
         Self {
             http,
@@ -447,6 +462,13 @@ mod tests {
         let mut buffer = [0; 1024];
         let count = timeout(DEADLINE, stream.read(&mut buffer)).await.unwrap().unwrap();
         String::from_utf8_lossy(&buffer[..count]).into_owned()
+    }
+
+    #[test]
+    fn as_many_files_as_allowed_may_be_opened() {
+        let files = raised_files();
+        assert_eq!((files, getrlimit(Resource::Nofile).current), (getrlimit(Resource::Nofile).maximum, files));
+        assert!((CONNECTIONS_MIN..=CONNECTIONS_MAX).contains(&connections_max()));
     }
 
     #[tokio::test]

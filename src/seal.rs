@@ -123,12 +123,21 @@ impl Sealer {
     }
 }
 
+/// Makes the file whole or not at all: it gets its name once its bytes are on disk, so that neither a kill nor a full disk
+/// leaves half a key, and what was sealed under a key always finds it.
 #[cfg(unix)]
 fn make_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    // What a start that was broken off left may be anybody's to read.
+    let _ = fs::remove_file(&new);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -158,6 +167,15 @@ mod tests {
         assert_eq!(Sealer::from_file(&path).unwrap().open(&sealed, b"").unwrap(), b"x");
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_start_that_was_broken_off_leaves_no_half_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hookyard.key");
+        fs::write(folder.path().join("hookyard.key.new"), "half").unwrap();
+        Sealer::from_file(&path).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     clock::rfc3339_ms,
     envelope::{Envelope, EventUid},
     json,
-    route::OWN_SOURCE,
+    route::{OWN_SOURCE, Why},
     store::{EventRow, Filter, Page},
 };
 
@@ -31,15 +31,21 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     Ok(list::answer(rows, page, limit, |row| row.uid.seq, EventItem::new))
 }
 
-/// One event: its verdict, its envelope, the rules that matched, and each delivery with its attempts.
+/// One event: its verdict, its envelope, the rules that matched, why each of today's rules would or would not, and each delivery
+/// with its attempts.
 pub(super) async fn one(State(api): State<Api>, uid: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let missing = ApiError::NotFound("event");
     let Some(uid) = uid.ok().and_then(|Path(uid)| uid.parse().ok()) else { return Err(missing) };
     let Some(row) = api.store.event(uid).await? else { return Err(missing) };
     let mut deliveries = deliveries::of_event(&api, uid, &row.envelope).await?;
     deliveries.sort_unstable_by_key(DeliveryStory::number);
-    let story = EventStory { event: EventItem::new(&row), rules: &row.rules, envelope: raw(&row.envelope), deliveries };
-    Ok(list::one(&story))
+    Ok(list::one(&EventStory {
+        event: EventItem::new(&row),
+        rules: &row.rules,
+        why: api.running.explain(&row.envelope).into_iter().map(WhyItem::from).collect(),
+        envelope: raw(&row.envelope),
+        deliveries,
+    }))
 }
 
 /// The relay's own events are left out unless they are asked for by source.
@@ -73,9 +79,26 @@ struct EventItem {
 struct EventStory<'r> {
     #[serde(flatten)]
     event: EventItem,
+    /// The rules that matched when it came.
     rules: &'r [String],
+    /// What today's rules make of it.
+    why: Vec<WhyItem>,
     envelope: Box<RawValue>,
     deliveries: Vec<DeliveryStory>,
+}
+
+/// Whether a rule fires for the event, and if not, why not.
+#[derive(Serialize)]
+struct WhyItem {
+    rule: String,
+    matched: bool,
+    reason: Option<String>,
+}
+
+impl From<Why> for WhyItem {
+    fn from(why: Why) -> Self {
+        Self { rule: why.rule.to_string(), matched: why.matched, reason: why.reason }
+    }
 }
 
 impl EventItem {

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::Handles,
     clock::Timestamp,
-    envelope::DeliveryId,
+    envelope::{DeliveryId, Envelope},
     ingest::RetryReport,
+    route::Why,
     secret::Secret,
     store::{self, Filter, Store},
     telemetry::Metrics,
@@ -82,6 +83,9 @@ trait Running: Send + Sync {
     /// The deliveries an attempt of which is under way.
     fn in_flight(&self) -> Vec<DeliveryId>;
 
+    /// For every rule of today, whether it fires for `event`, and if not, why not.
+    fn explain(&self, event: &Envelope) -> Vec<Why>;
+
     /// Verifies quarantined requests again: [`crate::ingest::Ingest::retry_rejections`].
     async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport>;
 }
@@ -90,6 +94,10 @@ trait Running: Send + Sync {
 impl Running for Handles {
     fn in_flight(&self) -> Vec<DeliveryId> {
         self.deliver.in_flight()
+    }
+
+    fn explain(&self, event: &Envelope) -> Vec<Why> {
+        self.router.explain(event)
     }
 
     async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport> {

@@ -252,6 +252,12 @@ impl Running for Fake {
         self.in_flight.clone()
     }
 
+    fn explain(&self, event: &Envelope) -> Vec<Why> {
+        let reason = format!("type \"{}\" fits none of workflow.*", event.r#type);
+        let all = Why { rule: "all".into(), matched: true, reason: None };
+        vec![all, Why { rule: "workflows".into(), matched: false, reason: Some(reason) }]
+    }
+
     async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport> {
         self.retried.lock().unwrap().push((filter, clock_offset));
         Ok(RetryReport { tried: 3, accepted: 2, duplicates: 0, failed: 1 })
@@ -348,6 +354,18 @@ async fn one_event_tells_its_whole_story() {
         "last_duplicate_at": null,
         "rules": [
           "all"
+        ],
+        "why": [
+          {
+            "rule": "all",
+            "matched": true,
+            "reason": null
+          },
+          {
+            "rule": "workflows",
+            "matched": false,
+            "reason": "type \"credential.expired\" fits none of workflow.*"
+          }
         ],
         "envelope": {
           "specversion": "1.0",

@@ -77,7 +77,7 @@ pub(super) fn tell(answer: &Answer, json: bool) {
 /// Asks for the job that `began` tells of until it has ended.
 async fn follow(relay: &Relay, began: Answer, quiet: bool) -> Result<Answer, Failure> {
     let id = output::cell(&began.json["data"], "id");
-    let path = format!("/api/v1/jobs/{}", super::events::in_path(&id)?);
+    let path = format!("/api/v1/jobs/{}", super::client::in_path(&id)?);
     let bar = bar(&began.json["data"], quiet);
     if !quiet {
         output::note(&format!("{id} works on {}; it goes on without you", began.json["data"]["total"]));

@@ -127,13 +127,7 @@ impl Relay {
             Some(token) => request.bearer_auth(token.reveal()),
             None => request,
         };
-        let unreachable = |error| {
-            Failure::Unreachable(format!(
-                "no answer from the relay at {}: {}",
-                self.url.origin().ascii_serialization(),
-                deepest(&error)
-            ))
-        };
+        let unreachable = |error| unanswered(self.url.as_str(), &error);
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let text = response.text().await.map_err(unreachable)?;
@@ -157,8 +151,20 @@ fn refused(status: u16, json: &Value, with_token: bool) -> Failure {
     }
 }
 
+/// Why there is no answer from the relay at `url`: what was asked makes no sense, or nobody is there. A path may hold a secret, and
+/// is not shown.
+pub(super) fn unanswered(url: &str, error: &reqwest::Error) -> Failure {
+    let at = Url::parse(url).map_or_else(|_| "?".to_owned(), |url| url.origin().ascii_serialization());
+    let cause = deepest(error);
+    if error.is_builder() {
+        return Failure::Usage(format!("the relay at {at} cannot be asked: {cause}"));
+    }
+    let hint = if error.is_connect() { "; is `hookyard serve` running? --url names another address" } else { "" };
+    Failure::Unreachable(format!("no answer from the relay at {at}: {cause}{hint}"))
+}
+
 /// What lies at the bottom of `error`: "connection refused" tells more than "error sending request".
-pub(super) fn deepest(error: &reqwest::Error) -> String {
+fn deepest(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
@@ -224,6 +230,17 @@ pub(super) fn show(answer: &Answer, json: bool, names: &[&str]) {
     if let Some(next) = answer.json["next"].as_str() {
         super::output::note(&format!("go on with --after {next}"));
     }
+}
+
+/// Prints one thing: its JSON, or what `tell` says of it.
+pub(super) fn show_one(answer: &Answer, json: bool, tell: impl Fn(&Value)) {
+    if json { super::output::raw(&answer.text) } else { tell(&answer.json["data"]) }
+}
+
+/// An id as part of a path: ids have letters, digits and underscores only.
+pub(super) fn in_path(id: &str) -> Result<&str, Failure> {
+    let fits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    fits.then_some(id).ok_or_else(|| Failure::Usage("this is not an id of the relay's".to_owned()))
 }
 
 /// The filters of `given` that have a value.

@@ -5,9 +5,8 @@ use clap::Subcommand;
 use super::{
     Failure,
     bulk::Bulk,
-    client::{Access, Page, Span, given, show},
+    client::{Access, Page, Span, given, in_path, show},
     deliveries::{COLUMNS, tell},
-    events::in_path,
 };
 use crate::store::Cause;
 

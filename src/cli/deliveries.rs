@@ -4,8 +4,8 @@ use clap::Subcommand;
 
 use super::{
     Failure,
-    client::{Access, Answer, Page, Span, given, show},
-    events::{in_path, tell_delivery},
+    client::{Access, Answer, Page, Span, given, in_path, show},
+    events::tell_delivery,
     output,
 };
 use crate::store::State;

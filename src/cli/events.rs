@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Failure,
-    client::{Access, Page, Span, given, show},
+    client::{Access, Page, Span, given, in_path, show, show_one},
     output,
 };
 
@@ -51,11 +51,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let relay = args.access.relay()?;
     if let Some(uid) = &args.uid {
         let answer = relay.get(&format!("/api/v1/events/{}", in_path(uid)?), &[]).await?;
-        if args.access.json {
-            output::raw(&answer.text)
-        } else {
-            tell(&answer.json["data"])
-        }
+        show_one(&answer, args.access.json, tell);
         return Ok(());
     }
     let mut query = given(&[("source", &args.source), ("type", &args.r#type), ("target", &args.target)]);
@@ -65,18 +61,23 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An id as part of a path: ids have letters, digits and underscores only.
-pub(super) fn in_path(id: &str) -> Result<&str, Failure> {
-    let fits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    fits.then_some(id).ok_or_else(|| Failure::Usage("this is not an id of the relay's".to_owned()))
-}
-
 fn tell(event: &Value) {
     output::facts(event, &FACTS);
     output::facts(event, &["envelope"]);
+    tell_why(event);
     for delivery in event["deliveries"].as_array().into_iter().flatten() {
         output::line("");
         tell_delivery(delivery);
+    }
+}
+
+/// Prints what today's rules make of the event.
+fn tell_why(event: &Value) {
+    let rules = event["why"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !rules.is_empty() {
+        output::line("");
+        output::line("by today's rules:");
+        output::list(rules, &["rule", "matched", "reason"]);
     }
 }
 

@@ -5,8 +5,7 @@ use clap::Subcommand;
 use super::{
     Failure,
     bulk::{COLUMNS, tell},
-    client::{Access, show},
-    events::in_path,
+    client::{Access, in_path, show},
 };
 
 #[derive(Debug, clap::Args)]

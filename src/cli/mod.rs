@@ -17,6 +17,7 @@ mod deliveries;
 mod demo;
 mod events;
 mod jobs;
+mod last_good;
 mod output;
 mod rejections;
 mod replay;

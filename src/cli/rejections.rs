@@ -57,7 +57,7 @@ struct Which {
     span: Span,
 }
 
-const COLUMNS: [&str; 10] = ["id", "at", "source", "status", "code", "reason", "remote", "kept", "accepted_as", "path"];
+const COLUMNS: [&str; 10] = ["id", "at", "source", "status", "code", "remote", "kept", "accepted_as", "path", "reason"];
 
 /// Asks the relay and prints what it says.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{
     Failure,
-    client::{client, deepest, local},
+    client::{client, local, unanswered},
     output, samples,
     sender::{self, Scheme},
     sign,
@@ -116,7 +116,7 @@ pub(super) async fn post(
     for (name, value) in headers.into_iter().chain(beside) {
         request = request.header(name, value);
     }
-    let unreachable = |error| Failure::Unreachable(format!("no answer from the relay: {}", deepest(&error)));
+    let unreachable = |error| unanswered(url, &error);
     let response = request.send().await.map_err(unreachable)?;
     Ok((response.status().as_u16(), response.text().await.map_err(unreachable)?))
 }

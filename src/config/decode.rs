@@ -82,6 +82,8 @@ pub struct Context {
     pub folder: std::path::PathBuf,
     /// The file's text, for messages that quote how a value is written (`1.20`).
     pub text: String,
+    /// Texts below keys that nobody knows: what they refer to is not needed.
+    pub ignored: Vec<Place>,
     /// Places of secrets that are in no tree, because the keys above them repeat or are not text.
     pub hidden: Vec<Place>,
 }
@@ -168,6 +170,8 @@ pub struct Fields<'n> {
     place: Place,
     map: &'n [(Key, Node)],
     asked: Vec<&'static str>,
+    /// How many problems there were before this map was opened.
+    problems: usize,
 }
 
 impl<'n> Fields<'n> {
@@ -175,7 +179,7 @@ impl<'n> Fields<'n> {
     pub fn open(node: &'n Node, what: impl Into<String>, cx: &mut Context) -> Option<Self> {
         let what = what.into();
         match &node.value {
-            Value::Map(map) => Some(Self { what, place: node.place, map, asked: Vec::new() }),
+            Value::Map(map) => Some(Self { what, place: node.place, map, asked: Vec::new(), problems: cx.problems.len() }),
             _ => cx.expected(&format!("{what} as a map"), node),
         }
     }
@@ -217,7 +221,7 @@ impl<'n> Fields<'n> {
     pub fn missing(&self, name: &str, cx: &mut Context) {
         let place = self.key_place(name);
         let comment = rest_of_line(&cx.text, place).trim_start_matches([':', ' ']).starts_with('#');
-        let problem = cx.error("missing-key", place, format!("{} needs `{name}`", self.what));
+        let problem = cx.error("missing-key", place, self.needs(name));
         // `channel: #ops` loads as a key without a value. What follows is not repeated: it may be a secret.
         if comment && place != self.place {
             problem.help("`#` begins a comment: put the value in quotes");
@@ -236,14 +240,41 @@ impl<'n> Fields<'n> {
 
     /// Reports every key that was not asked for.
     pub fn finish(self, cx: &mut Context) {
-        for (key, _) in self.map.iter().filter(|(key, _)| !self.asked.contains(&key.name.as_str())) {
-            let mut legal = self.asked.clone();
-            legal.sort_unstable();
-            legal.dedup();
+        let mut legal = self.asked.clone();
+        legal.sort_unstable();
+        legal.dedup();
+        for (key, node) in self.map.iter().filter(|(key, _)| !self.asked.contains(&key.name.as_str())) {
             let near = nearest(&key.name, legal.iter().copied());
+            match near {
+                Some(near) => self.meant(near, cx),
+                None => ignore(node, &mut cx.ignored),
+            }
             let problem = cx.error("unknown-key", key.place, format!("{} has no key `{}`", self.what, key.name));
             problem.did_you_mean(near).note(format!("keys here: {}", legal.join(" ")));
         }
+    }
+
+    /// A key that was meant to be `name` is one mistake: that `name` is missing is not said beside it.
+    fn meant(&self, name: &str, cx: &mut Context) {
+        let message = self.needs(name);
+        let since = cx.problems.iter().skip(self.problems);
+        let said = since.rev().position(|problem| problem.code == "missing-key" && problem.message == message);
+        if let Some(behind) = said {
+            cx.problems.remove(cx.problems.len() - 1 - behind);
+        }
+    }
+
+    fn needs(&self, name: &str) -> String {
+        format!("{} needs `{name}`", self.what)
+    }
+}
+
+/// Notes every text of `node`: a map or a list knows its beginning only.
+fn ignore(node: &Node, ignored: &mut Vec<Place>) {
+    match &node.value {
+        Value::Map(map) => map.iter().for_each(|(_, node)| ignore(node, ignored)),
+        Value::List(items) => items.iter().for_each(|item| ignore(item, ignored)),
+        _ => ignored.push(node.place),
     }
 }
 

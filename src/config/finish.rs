@@ -1,6 +1,6 @@
 //! What is done to problems once the whole file is read: sorted, cut to those that are shown, placed in the tree, freed of secrets.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     PROBLEMS_MAX, Problem,
@@ -16,10 +16,15 @@ const OUTSIDE_MIN: usize = 6;
 /// What stands in the place of a secret.
 const STARS: &str = "***";
 
-/// Drops what only follows from a reference that could not be resolved.
-pub(super) fn without_consequences(problems: &mut Vec<Problem>, failed: &[Place]) {
+/// Drops what only follows from a reference that could not be resolved, and references in values that nobody reads.
+pub(super) fn without_consequences(problems: &mut Vec<Problem>, failed: &[Place], ignored: &[Place]) {
     let failed: HashSet<Place> = failed.iter().copied().collect();
-    problems.retain(|problem| !failed.contains(&problem.place) || is_about_a_reference(problem));
+    let ignored: BTreeMap<usize, usize> = ignored.iter().map(|place| (place.start, place.end)).collect();
+    let unread = |at: Place| ignored.range(..=at.start).next_back().is_some_and(|(_, end)| at.end <= *end);
+    problems.retain(|problem| match is_about_a_reference(problem) {
+        true => !unread(problem.place),
+        false => !failed.contains(&problem.place),
+    });
 }
 
 fn is_about_a_reference(problem: &Problem) -> bool {

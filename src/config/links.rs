@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     PROBLEMS_MAX,
-    decode::{Context, nearest},
+    decode::{Context, Severity, nearest},
     tree::{Key, Lines, Node, Place, Value},
 };
 
@@ -29,6 +29,9 @@ pub(super) fn check(root: &Node, cx: &mut Context) {
     for (index, rule) in items(root, "rules").iter().enumerate() {
         let name = rule.get("name").and_then(Node::text);
         let what = name.map_or_else(|| format!("rules[{index}]"), |name| format!("rule \"{name}\""));
+        for source in rule.get("match").and_then(|matching| matching.get("source")).map(one_or_more).unwrap_or_default() {
+            declared.source(source, cx);
+        }
         for target in rule.get("to").map(one_or_more).unwrap_or_default() {
             declared.destination(target.get("destination").unwrap_or(target), &what, &mut used, cx);
             if let Some(template) = target.get("template") {
@@ -82,6 +85,7 @@ fn one_or_more(node: &Node) -> Vec<&Node> {
 
 /// What the file declares, by name.
 struct Declared<'n> {
+    sources: HashMap<&'n str, Place>,
     destinations: HashMap<&'n str, Place>,
     templates: HashMap<&'n str, Place>,
     lines: &'n Lines,
@@ -90,7 +94,7 @@ struct Declared<'n> {
 impl<'n> Declared<'n> {
     fn new(root: &'n Node, lines: &'n Lines) -> Self {
         let by_name = |section| keys(root, section).into_iter().map(|key| (key.name.as_str(), key.place)).collect();
-        Self { destinations: by_name("destinations"), templates: by_name("templates"), lines }
+        Self { sources: by_name("sources"), destinations: by_name("destinations"), templates: by_name("templates"), lines }
     }
 
     fn destination(&self, node: &Node, who: &str, used: &mut HashSet<String>, cx: &mut Context) {
@@ -100,21 +104,41 @@ impl<'n> Declared<'n> {
             return;
         }
         let message = format!("{who} sends to {}, which is not declared", quoted(node));
-        self.unknown("unknown-destination", node, message, &self.destinations, cx);
+        self.unknown(Severity::Error, "unknown-destination", node, message, &self.destinations, cx);
+    }
+
+    /// A rule that matches a source which does not exist never fires. It may be declared later, so this is no error.
+    fn source(&self, node: &Node, cx: &mut Context) {
+        let Some(name) = node.text().filter(|name| !name.contains('*')) else { return };
+        if name != RESERVED && !self.sources.contains_key(name) {
+            let message = format!("no source is named {}", quoted(node));
+            self.unknown(Severity::Warning, "unknown-source", node, message, &self.sources, cx);
+        }
     }
 
     fn template(&self, node: &Node, who: &str, cx: &mut Context) {
         let Some(name) = node.text() else { return };
         if !self.templates.contains_key(name) {
             let message = format!("{who} wants the template {}, which is not declared", quoted(node));
-            self.unknown("unknown-template", node, message, &self.templates, cx);
+            self.unknown(Severity::Error, "unknown-template", node, message, &self.templates, cx);
         }
     }
 
-    fn unknown(&self, code: &'static str, node: &Node, message: String, declared: &HashMap<&str, Place>, cx: &mut Context) {
+    fn unknown(
+        &self,
+        severity: Severity,
+        code: &'static str,
+        node: &Node,
+        message: String,
+        declared: &HashMap<&str, Place>,
+        cx: &mut Context,
+    ) {
         // Beyond what is shown, looking for the nearest name would only cost time.
         let shown = cx.problems.len() < PROBLEMS_MAX;
-        let problem = cx.error(code, node.place, message);
+        let problem = match severity {
+            Severity::Error => cx.error(code, node.place, message),
+            Severity::Warning => cx.warning(code, node.place, message),
+        };
         if !shown {
             return;
         }

@@ -135,9 +135,9 @@ fn comment_after(text: &str, at: usize) -> Option<Place> {
     Some(Place { start: at + comment, end: at + line.len() })
 }
 
-/// Kinds whose URL is a capability: whoever has its path can send.
+/// Kinds whose URL is or may be a capability: whoever has its path can send. Hooks of Zapier and Make are called by `webhook`.
 fn has_secret_url(kind: &Node) -> bool {
-    matches!(&kind.value, Value::String(kind) if kind == "n8n" || kind == "slack")
+    matches!(&kind.value, Value::String(kind) if matches!(kind.as_str(), "n8n" | "slack" | "webhook"))
 }
 
 /// The secret part of a URL: all after the host, or the user and password.
@@ -276,10 +276,11 @@ mod tests {
 
     #[test]
     fn urls_that_are_capabilities_show_their_host_only() {
-        let text = "n: {kind: n8n, url: \"https://n8n.example.com/webhook/abc\"}\nw: {kind: webhook, url: https://u:p@crm.example.com/in}\n";
+        let text = "n: {kind: n8n, url: \"https://n8n.example.com/webhook/abc\"}\nw: {kind: webhook, url: https://u:p@crm.example.com/in}\nx: {kind: webhook, url: https://hooks.example.com/in}\n";
         insta::assert_snapshot!(masked(text), @r#"
         n: {kind: n8n, url: "https://n8n.example.com/***********"}
-        w: {kind: webhook, url: https://***@crm.example.com/in}
+        w: {kind: webhook, url: https://**********************}
+        x: {kind: webhook, url: https://hooks.example.com/**}
         "#);
     }
 

@@ -188,7 +188,7 @@ pub fn parse(file: File, env: &dyn Environment) -> Loaded {
         resolved = references::resolve(root, &file.text, env, &mut cx);
         config = decode(root, &file, env, &mut cx).filter(|_| !cx.failed());
     }
-    finish::without_consequences(&mut cx.problems, &resolved.failed);
+    finish::without_consequences(&mut cx.problems, &resolved.failed, &cx.ignored);
     let (mut problems, left_off) = finish::select(cx.problems);
     for problem in &mut problems {
         tree.iter().for_each(|root| finish::locate(problem, root));
@@ -292,23 +292,53 @@ fn rules(node: Option<&Node>, cx: &mut Context) -> Vec<Rule> {
 /// `serve` with a bad file goes on with the last good one, which lies in that store.
 pub fn store_url(text: &str, env: &dyn Environment) -> Option<Secret> {
     let mut cx = Context::default();
-    let mut root = match yaml::parse(text, &mut cx) {
-        Some(root) => root,
-        None => match store_block(text) {
-            Some(block) => yaml::parse(&block, &mut cx)?,
-            None => return Some(Secret::new(sections::STORE_URL)),
-        },
-    };
-    let Some(url) = root.get_mut("store").and_then(|store| store.get_mut("url")).filter(|url| url.value != Value::Null) else {
-        return Some(Secret::new(sections::STORE_URL));
-    };
-    let resolved = references::resolve(url, text, env, &mut cx);
-    resolved.failed.is_empty().then(|| sections::store_url(url, &mut cx)).flatten()
+    match lone(text, ["store", "url"], env, &mut cx) {
+        Lone::Absent => Some(Secret::new(sections::STORE_URL)),
+        Lone::Said(url) => sections::store_url(&url, &mut cx),
+        Lone::Unclear => None,
+    }
 }
 
-/// The lines of `store` alone.
-fn store_block(text: &str) -> Option<String> {
-    let mut lines = text.lines().skip_while(|line| !line.starts_with("store:"));
+/// The encryption keys that a file which may be bad otherwise, and the environment, name; the likelier first.
+pub fn encryption_keys(text: &str, env: &dyn Environment) -> Vec<Secret> {
+    let mut cx = Context::default();
+    let said = match lone(text, ["security", "encryption_key"], env, &mut cx) {
+        Lone::Said(key) => <Secret as decode::Decode>::decode(&key, &mut cx),
+        Lone::Absent | Lone::Unclear => None,
+    };
+    said.into_iter().chain(env.var(sections::ENCRYPTION_KEY).map(Secret::new)).collect()
+}
+
+/// What a file that may be bad otherwise says under one key.
+enum Lone {
+    /// Nothing.
+    Absent,
+    /// This, its references resolved.
+    Said(Node),
+    /// Something that cannot be made out.
+    Unclear,
+}
+
+fn lone(text: &str, [section, key]: [&str; 2], env: &dyn Environment, cx: &mut Context) -> Lone {
+    let root = match yaml::parse(text, cx) {
+        Some(root) => Some(root),
+        None => match block(text, section) {
+            Some(block) => yaml::parse(&block, cx),
+            None => return Lone::Absent,
+        },
+    };
+    let Some(mut root) = root else { return Lone::Unclear };
+    let Some(node) = root.get_mut(section).and_then(|it| it.get_mut(key)).filter(|node| node.value != Value::Null) else {
+        return Lone::Absent;
+    };
+    let resolved = references::resolve(node, text, env, cx);
+    if resolved.failed.is_empty() { Lone::Said(node.clone()) } else { Lone::Unclear }
+}
+
+/// The lines of `section` alone.
+fn block(text: &str, section: &str) -> Option<String> {
+    let opens = |line: &str| line.strip_prefix(section).is_some_and(|rest| rest.starts_with(':'));
+    let mut lines = text.lines().skip_while(|line| !opens(line));
     let first = lines.next()?;
     let rest = lines.take_while(|line| line.is_empty() || line.starts_with([' ', '#']));
     Some(std::iter::once(first).chain(rest).collect::<Vec<_>>().join("\n"))

@@ -119,6 +119,10 @@ impl Resolver<'_> {
         let mut out = Resolved::default();
         let mut good = true;
         let mut seen = place.start;
+        if text.strip_prefix('$').is_some_and(is_shouted) {
+            let help = "a reference is written ${NAME}; to say that a dollar sign is meant, write $$";
+            self.cx.warning("not-a-reference", place, "this is taken as it stands, with its dollar sign").help(help);
+        }
         for part in parts(text) {
             let value = match part {
                 Part::Literal(literal) => Some(literal.to_owned()),
@@ -257,6 +261,11 @@ fn parts(text: &str) -> Vec<Part<'_>> {
 fn is_name(name: &str) -> bool {
     let first = |b: u8| b == b'_' || b.is_ascii_alphabetic();
     name.bytes().next().is_some_and(first) && name.bytes().all(|b| first(b) || b.is_ascii_digit())
+}
+
+/// True for names as environment variables have them: what follows a `$` may have been meant as one.
+fn is_shouted(name: &str) -> bool {
+    is_name(name) && name.bytes().any(|b| b.is_ascii_uppercase()) && !name.bytes().any(|b| b.is_ascii_lowercase())
 }
 
 #[cfg(test)]

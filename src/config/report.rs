@@ -72,10 +72,23 @@ pub fn diagnostics(loaded: &Loaded) -> Vec<Diagnostic> {
 /// `None` when there is none.
 pub fn headline(loaded: &Loaded) -> Option<String> {
     let first = loaded.problems.iter().find(|problem| problem.severity == Severity::Error)?;
-    let Diagnostic { file, line, col, message, .. } = diagnostic(loaded, &Lines::of(&loaded.shown), first);
+    let first = one_line(loaded, &Lines::of(&loaded.shown), first);
     let more = count(loaded, Severity::Error) - 1;
     let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
-    Some(format!("{file}:{line}:{col}: {message}{more}"))
+    Some(format!("{first}{more}"))
+}
+
+/// Each warning in one line, for the log.
+pub fn warnings(loaded: &Loaded) -> Vec<String> {
+    let lines = Lines::of(&loaded.shown);
+    let warnings = loaded.problems.iter().filter(|problem| problem.severity == Severity::Warning);
+    warnings.map(|problem| one_line(loaded, &lines, problem)).collect()
+}
+
+/// `routes.yaml:12:5: a rule has no key `throtle``.
+fn one_line(loaded: &Loaded, lines: &Lines, problem: &Problem) -> String {
+    let Diagnostic { file, line, col, message, .. } = diagnostic(loaded, lines, problem);
+    format!("{file}:{line}:{col}: {message}")
 }
 
 /// `2 errors, 1 warning`.

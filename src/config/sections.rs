@@ -15,12 +15,12 @@ use super::{
     references::Environment,
     tree::{Node, Value},
 };
-use crate::{envelope::Name, seal::Sealer, secret::Secret, store::Retention};
+use crate::{envelope::Name, render, seal::Sealer, secret::Secret, store::Retention};
 
 /// Where the store is when the file does not say.
 pub(super) const STORE_URL: &str = "sqlite://hookyard.db";
 /// Where the key is looked for when the file does not say.
-const ENCRYPTION_KEY: &str = "HOOKYARD_ENCRYPTION_KEY";
+pub(super) const ENCRYPTION_KEY: &str = "HOOKYARD_ENCRYPTION_KEY";
 /// Bounds of `server.max_body`, in bytes: every open request may hold as much.
 const BODY: std::ops::RangeInclusive<u64> = 1024..=64 * 1024 * 1024;
 /// Longest `server.shutdown_grace`.
@@ -75,15 +75,16 @@ struct Listen(String);
 
 impl Decode for Listen {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let text = String::decode(node, cx)?;
+        let wanted = "an address and port such as 0.0.0.0:8080";
+        let Some(text) = node.text() else { return cx.expected(wanted, node) };
         let named = || {
             let (host, port) = text.rsplit_once(':')?;
             (is_host(host) && port.parse::<u16>().is_ok()).then_some(())
         };
         if text.parse::<SocketAddr>().is_ok() || named().is_some() {
-            return Some(Self(text));
+            return Some(Self(text.to_owned()));
         }
-        cx.expected("an address and port such as 0.0.0.0:8080", node)
+        cx.expected(wanted, node)
     }
 }
 
@@ -238,10 +239,10 @@ pub(super) fn templates(node: Option<&Node>, cx: &mut Context) -> BTreeMap<Strin
 
 /// Notes what Jinja does not understand. What a template does with an event shows when it is rendered.
 fn check_template(text: &str, node: &Node, cx: &mut Context) {
-    if let Err(error) = minijinja::Environment::new().template_from_str(text) {
-        let reason = error.detail().filter(|_| !node.referenced).unwrap_or("it does not parse").to_owned();
-        let line = error.line().filter(|line| 1 < *line).map(|line| format!(" (its line {line})")).unwrap_or_default();
-        cx.error("bad-template", node.place, format!("this is not a Jinja template: {reason}{line}"));
+    if let Err(error) = render::check(text) {
+        let reason = if node.referenced { "it does not parse" } else { &error.reason };
+        let line = error.line.filter(|line| 1 < *line).map(|line| format!(" (its line {line})")).unwrap_or_default();
+        cx.error("bad-template", node.place, format!("this template cannot be used: {reason}{line}"));
     }
 }
 

@@ -348,6 +348,14 @@ fn the_store_of_a_bad_file_is_found() {
     assert_eq!(url("store: {url: [\n"), None);
 }
 
+#[test]
+fn the_keys_of_a_bad_file_are_found() {
+    let keys = |text: &str| encryption_keys(text, &env).iter().map(|key| key.reveal().to_owned()).collect::<Vec<_>>();
+    assert_eq!(keys("version: 7\nsecurity: {encryption_key: '${WORD}'}"), ["swordfish"]);
+    assert_eq!(keys("a: [\nsecurity:\n  encryption_key: literal\n"), ["literal"]);
+    assert!(keys("a: [").is_empty() && keys("security: {encryption_key: '${NOT_SET}'}").is_empty());
+}
+
 fn line() -> impl Strategy<Value = String> {
     let key = prop_oneof![
         "version",

@@ -13,7 +13,13 @@ impl Decode for Duration {
             Value::String(text) => duration(text),
             _ => None,
         };
-        parsed.or_else(|| cx.expected("a duration such as 500ms, 30s, 5m, 24h or 7d", node))
+        if parsed.is_none() {
+            cx.expected::<Self>("a duration such as 500ms, 30s, 5m, 24h or 7d", node);
+            if let (Value::Int(number @ 0..), Some(problem)) = (&node.value, cx.problems.last_mut()) {
+                problem.help(format!("a number needs its unit: {number}s, {number}m, {number}h or {number}d"));
+            }
+        }
+        parsed
     }
 }
 

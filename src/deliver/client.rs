@@ -27,6 +27,11 @@ const IDLE_PER_HOST_MAX: usize = 32;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Largest header list taken from an HTTP/2 answer, in bytes. (HTTP/1 answers: 100 headers in hyper's own buffer.)
 const ANSWER_HEADERS_MAX: u32 = 64 * 1024;
+/// How often an HTTP/2 connection in use is asked whether the other side still lives, and how long it may take to answer:
+/// requests share it, so one whose other side has vanished would time out one after the other.
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// See [`PING_EVERY`].
+const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// Longest text kept of what went wrong, in characters.
 const DETAIL_MAX: usize = 300;
 /// Largest CA file, in bytes.
@@ -152,6 +157,8 @@ impl Clients {
             .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .http2_max_header_list_size(ANSWER_HEADERS_MAX)
+            .http2_keep_alive_interval(PING_EVERY)
+            .http2_keep_alive_timeout(PONG_WITHIN)
             .dns_resolver(Vetting { policy: self.policy.clone() })
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::{condition::Condition, status::Minute};
 use crate::{
-    clock::Timestamp,
+    clock::{Timestamp, later},
     envelope::{DeliveryId, Name},
     store::{Committed, Delivery, Due, Next, OnCommit, Severity},
     telemetry::Metrics,
@@ -193,10 +193,10 @@ impl Inbox {
         state.held_until = state.held_until.max(hold);
     }
 
-    /// Forgets a hold that has passed at `now`.
-    pub(super) fn release(&self, now: Timestamp) {
+    /// Forgets a hold that has passed at `now`, or lies further ahead than the `longest` there is: the clock was set back.
+    pub(super) fn release(&self, now: Timestamp, longest: Duration) {
         let mut state = self.state();
-        state.held_until = state.held_until.filter(|until| now < *until);
+        state.held_until = state.held_until.filter(|until| now < *until && *until <= later(now, longest));
     }
 
     /// An attempt is recorded: its delivery is no longer in hand, and due again where `next` says so.

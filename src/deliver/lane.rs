@@ -302,7 +302,7 @@ impl Lane {
     fn begin_attempts(&mut self) {
         self.refused.borrow_and_update();
         let now = self.parts.clock.now();
-        self.inbox.release(now);
+        self.inbox.release(now, self.parts.desk.destination.retry_after_max);
         self.paced_until = self.paced_until.filter(|until| now < *until);
         while self.paced_until.is_none() && self.unsettled() < UNRECORDED_MAX && !self.parts.stop.is_cancelled() {
             match self.gate() {

@@ -70,6 +70,21 @@ async fn what_fails_is_tried_again_under_the_same_id_and_body() {
 }
 
 #[tokio::test]
+async fn a_body_already_made_stays_when_the_file_names_another_payload() {
+    let crm = Receiver::start([503, 200]).await;
+    let relay = Relay::start(vec![webhook(&crm, "retry: interactor")]);
+    relay.accept(&["crm"]);
+    relay.settled("an attempt is recorded", |store| store.attempts.lock().unwrap().len() == 1).await;
+    relay.deliver.drain(secs(5)).await;
+    let relay = Relay::on(relay.store.clone(), vec![webhook(&crm, "payload: original")]);
+    relay.clock.advance(secs(60));
+    relay.settled("it is delivered", |store| store.states(State::Delivered) == 1).await;
+    let got = crm.received();
+    assert_eq!(got[0].text(), got[1].text());
+    assert_eq!(got[0].header("content-type"), got[1].header("content-type"));
+}
+
+#[tokio::test]
 async fn the_last_attempt_falls_on_give_up_time() {
     let crm = Receiver::start([500]).await;
     let relay = Relay::start(vec![webhook(&crm, "retry: {initial: 40s, max: 40s, jitter: none, give_up_after: 60s}")]);

@@ -47,8 +47,14 @@ pub(crate) fn diagnose(case: Case<'_>) -> String {
         (Code::InvalidHeader, _, Some(Proof::Static { header, values })) => static_header(case, header, values),
         (Code::InvalidTimestamp, Some(source), Some(Proof::Hmac(proof))) => timestamp(case.request, source, &proof),
         (Code::InvalidSignature, Some(source), Some(Proof::Hmac(proof))) => signature(case, source, &proof),
-        (code, ..) => code.message().trim_end_matches('.').to_lowercase(),
+        (code, ..) => uncapitalised(code.message().trim_end_matches('.')),
     }
+}
+
+/// A sentence as the rest of a line: its first letter small, the names in it as they are.
+fn uncapitalised(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
 fn unknown_path(case: Case<'_>, source: Option<&Source>) -> String {
@@ -329,6 +335,11 @@ mod tests {
 
     use super::*;
     use crate::ingest::{request::tests::request, source::tests::source};
+
+    #[test]
+    fn names_keep_their_letters() {
+        assert_eq!(uncapitalised("Only POST is allowed here"), "only POST is allowed here");
+    }
 
     proptest! {
         /// What the doctor says at all is in `ingest::tests`; here, that nothing it is shown breaks it or makes it talk.

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use self::{
     answer::{Code, Limited, Rejection},
-    intake::Read,
+    intake::{Read, Room},
     kinds::Facts,
     limits::{Client, FAILURES, Keyed},
     quarantine::{Quarantine, Refused},
@@ -51,6 +51,7 @@ mod sealed;
 mod source;
 mod statistics;
 mod time;
+mod told;
 
 pub use retry::RetryReport;
 pub use source::Source;
@@ -97,6 +98,7 @@ pub struct Ingest {
     metrics: Metrics,
     sealer: Sealer,
     max_body: usize,
+    room: Room,
     remember_ids: Duration,
 }
 
@@ -112,6 +114,8 @@ enum Failure {
     Rejected(Rejection),
     /// Too many came.
     Limited(Limited),
+    /// Too many large bodies are under way for one more.
+    NoRoom,
     /// It cannot be kept now.
     Store(store::Error),
 }
@@ -158,6 +162,7 @@ impl Ingest {
             metrics,
             sealer,
             max_body,
+            room: Room::new(max_body),
         }
     }
 
@@ -205,7 +210,8 @@ impl Ingest {
     async fn answer(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         let place = self.place(head.uri.path());
-        let read = intake::read(&head, body, self.max_body).await;
+        // What the body takes of the room is given back when the answer is known.
+        let (read, _held) = intake::read(&head, body, self.max_body, &self.room).await;
         let began = Instant::now();
         let closes = intake::closes(&head);
         let (request, fault) = self.raw(head, read);
@@ -215,11 +221,7 @@ impl Ingest {
         {
             self.metrics.processed(&source.name, began.elapsed());
         }
-        if closes && matches!(fault, Some((Code::RequestTimeout | Code::PayloadTooLarge, _))) {
-            closing(response)
-        } else {
-            response
-        }
+        if closes && fault.is_some() { closing(response) } else { response }
     }
 
     /// Where `path` leads. Secrets are compared in constant time.
@@ -243,6 +245,7 @@ impl Ingest {
         let (body, fault) = match read {
             Read::Whole(body) => (body, None),
             Read::TooLarge(bytes) => (bytes::Bytes::new(), Some((Code::PayloadTooLarge, bytes))),
+            Read::NoRoom => (bytes::Bytes::new(), Some((Code::Unavailable, 0))),
             Read::Slow => (bytes::Bytes::new(), Some((Code::RequestTimeout, 0))),
             Read::Broken => (bytes::Bytes::new(), Some((Code::InvalidJson, 0))),
         };
@@ -258,7 +261,7 @@ impl Ingest {
             Place::WrongSecret(position) => (Some(position), Err(Code::NotFound.into())),
             Place::Source(position) if request.method != Method::POST => (Some(position), Err(Code::MethodNotAllowed.into())),
             Place::Source(position) => match fault {
-                Some((code, _)) => (Some(position), Err(broken(code).into())),
+                Some((code, _)) => (Some(position), Err(broken(code))),
                 None => (Some(position), self.take(position, &request).await),
             },
         };
@@ -302,6 +305,7 @@ impl Ingest {
         let now = request.arrived_at;
         let (rejection, limited) = match failure {
             Failure::Limited(limited) => (Code::RateLimited.into(), Some(limited)),
+            Failure::NoRoom => (Rejection::because(Code::Unavailable, "too many large bodies are under way"), None),
             Failure::Store(error) => {
                 warn!("an event is not taken in: {error}");
                 (Rejection::because(Code::Unavailable, error.to_string()), None)
@@ -336,13 +340,14 @@ fn closing(mut response: Response) -> Response {
     response
 }
 
-fn broken(code: Code) -> Rejection {
+fn broken(code: Code) -> Failure {
     let reason = match code {
         Code::PayloadTooLarge => "the body is larger than `server.max_body`",
         Code::RequestTimeout => "the body did not arrive within 30 s",
+        Code::Unavailable => return Failure::NoRoom,
         _ => "the body broke off",
     };
-    Rejection::because(code, reason)
+    Failure::Rejected(Rejection::because(code, reason))
 }
 
 fn received(accepted: &Accepted) -> Response {

@@ -15,12 +15,14 @@ use super::{
     request::Raw,
     sealed,
     source::Source,
+    told::Told,
 };
 use crate::{
     clock::Clock,
     config::decode::Rate,
     envelope::Name,
     seal::Sealer,
+    sign,
     store::{NewRejection, Store},
 };
 
@@ -118,8 +120,18 @@ impl Quarantine {
     /// Whether the request bears any proof of its sender: a header that looks like a signature, one that a source is proven by, or a
     /// secret in its path.
     fn has_proof(&self, refused: &Refused) -> bool {
-        let secret_path = refused.source.and_then(|source| self.sources.get(source)).is_some_and(Source::has_path_secret);
+        let secret_path = match refused.source {
+            Some(source) => self.sources.get(source).is_some_and(Source::has_path_secret),
+            None => self.ends_in_secret(&refused.request.path),
+        };
         secret_path || refused.request.headers.keys().any(|name| is_signature(name) || self.proofs.contains(name))
+    }
+
+    /// Whether a path of no source ends in the path secret of one, as it does when that source is renamed.
+    fn ends_in_secret(&self, path: &str) -> bool {
+        let last = path.rsplit('/').next().unwrap_or_default().as_bytes();
+        let secrets = self.sources.iter().flat_map(|source| source.kind.path_secrets());
+        secrets.fold(false, |found, secret| sign::same(secret.reveal().as_bytes(), last) | found)
     }
 }
 
@@ -149,6 +161,7 @@ fn is_retriable(code: Code) -> bool {
 /// Writes what comes in, batch by batch.
 async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store: Arc<dyn Store>) {
     let mut messages = Vec::with_capacity(BATCH_MAX);
+    let mut told = Told::default();
     while inbox.recv_many(&mut messages, BATCH_MAX).await > 0 {
         let mut refused = Vec::new();
         let mut flushed = Vec::new();
@@ -159,14 +172,19 @@ async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store:
             }
         }
         if !refused.is_empty() {
-            write_batch(refused, records.clone(), &*store).await;
+            write_batch(refused, records.clone(), &*store, &mut told).await;
         }
         // Nobody may be waiting any more.
         flushed.into_iter().for_each(|done| _ = done.send(()));
     }
 }
 
-async fn write_batch(refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>, records: Arc<Records>, store: &dyn Store) {
+async fn write_batch(
+    refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>,
+    records: Arc<Records>,
+    store: &dyn Store,
+    told: &mut Told,
+) {
     // Diagnosing and sealing is work for the processor, not for the runtime.
     let made = tokio::task::spawn_blocking(move || {
         let rows: Vec<_> = refused.iter().map(|(refused, kept)| records.row(refused, kept.is_some())).collect();
@@ -176,6 +194,7 @@ async fn write_batch(refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>,
         warn!("rejections are not written: making their rows failed");
         return;
     };
+    told.tell(&rows);
     if let Err(error) = store.reject(rows, KEPT_MAX, KEPT_BYTES_MAX).await {
         warn!(count = refused.len(), "rejections are not written: {error}");
     }
@@ -208,15 +227,45 @@ impl Records {
         }
     }
 
-    /// The path as it may be shown: what follows the path of a source with a path secret is masked.
+    /// The path as it may be shown: what follows the path of a source with a path secret is masked, and of a path of no source all that
+    /// may be such a secret.
     fn shown_path(&self, path: &str, source: Option<&Source>) -> String {
         if let Some(source) = source {
             return source.masked_path();
         }
         let triggers = self.sources.iter().filter(|source| source.has_path_secret());
         let mut near = triggers.filter(|source| path.strip_prefix(&source.path).is_some_and(|rest| rest.starts_with('/')));
-        near.next().map_or_else(|| path.to_owned(), Source::masked_path)
+        near.next().map_or_else(|| masked(&self.without_secrets(path)), Source::masked_path)
     }
+
+    /// `path` with the path secret of any source starred out: the source may have been renamed since its sender was told.
+    fn without_secrets(&self, path: &str) -> String {
+        let secrets = self.sources.iter().flat_map(|source| source.kind.path_secrets()).filter(|secret| !secret.is_empty());
+        secrets.fold(path.to_owned(), |path, secret| path.replace(secret.reveal(), "***"))
+    }
+}
+
+/// Segments of a path of no source that are shown: enough to recognise a source that moved.
+const SEGMENTS_SHOWN: usize = 2;
+/// Longest segment that is shown, in bytes.
+const SEGMENT_MAX: usize = 20;
+/// Most digits in a segment that is shown.
+const DIGITS_MAX: usize = 2;
+
+/// A path of no source as it may be shown: it may have belonged to one with a path secret, or be mistyped.
+fn masked(path: &str) -> String {
+    let segments = path.split('/').skip(1).enumerate();
+    segments.fold(String::new(), |shown, (at, segment)| {
+        let plain = segment.is_empty() || (at < SEGMENTS_SHOWN && is_wordy(segment));
+        shown + "/" + if plain { segment } else { "***" }
+    })
+}
+
+/// Whether `segment` reads like a name rather than like something drawn at random.
+fn is_wordy(segment: &str) -> bool {
+    let digits = segment.bytes().filter(u8::is_ascii_digit).count();
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    segment.len() <= SEGMENT_MAX && digits <= DIGITS_MAX && segment.bytes().all(named)
 }
 
 /// The beginning of `text`, control characters replaced.
@@ -228,4 +277,28 @@ fn cut(text: &str, max: usize) -> String {
 /// The name under which rejections of `source` are listed.
 pub(crate) fn source_name(sources: &[Source], source: Option<usize>) -> Option<&Name> {
     source.and_then(|source| sources.get(source)).map(|source| &source.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_no_source_show_no_secret_and_stay_recognisable() {
+        for (path, shown) in [
+            ("/", "/"),
+            ("/webhooks/renamed", "/webhooks/renamed"),
+            ("/webhooks/interactor/", "/webhooks/interactor/"),
+            ("//hooks-v2", "//hooks-v2"),
+            ("/triggers/gone/secret", "/triggers/gone/***"),
+            ("/a/b/c/d", "/a/b/***/***"),
+            ("/hooks/aB3xYz9Q1", "/hooks/***"),
+            ("/abcdefghijklmnopqrstu", "/***"),
+            ("/a%20b/c", "/***/c"),
+            ("", ""),
+            ("*", ""),
+        ] {
+            assert_eq!(masked(path), shown, "{path}");
+        }
+    }
 }

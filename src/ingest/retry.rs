@@ -82,7 +82,7 @@ async fn again(ingest: &Ingest, rejection: &Rejection, offset: SignedDuration, n
     request.arrived_at = request.arrived_at.checked_add(offset).unwrap_or(request.arrived_at);
     take(ingest, &request, now).await.map_err(|(failure, source)| match failure {
         Failure::Store(error) => Again::Store(error),
-        Failure::Limited(_) => failed("too many requests"),
+        Failure::Limited(_) | Failure::NoRoom => failed("too many requests"),
         Failure::Rejected(rejection) => {
             let source = source.and_then(|position| ingest.sources.get(position));
             let case = doctor::Case { request: &request, code: rejection.code, source, sources: &ingest.sources };

@@ -323,6 +323,20 @@ async fn a_full_store_is_told() {
 }
 
 #[tokio::test]
+async fn no_room_for_a_body_is_told_and_counts_against_nobody() {
+    let limited = r#"{"kind": "interactor", "path": "/a", "secrets": "whsec_s", "failure_limit": {"rate": "1/h", "burst": 1}}"#;
+    let relay = relay(&[("interactor", limited)]);
+    for _ in 0..3 {
+        let (head, ()) = HttpRequest::post("/a").body(()).unwrap().into_parts();
+        let (request, fault) = relay.ingest.raw(head, Read::NoRoom);
+        let response = relay.ingest.conclude(relay.ingest.place("/a"), request, fault).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key("retry-after"));
+    }
+    assert!(relay.log().await.contains("/a unavailable: too many large bodies are under way"));
+}
+
+#[tokio::test]
 async fn a_wrong_secret_or_path_costs_nothing() {
     let first = relay(&[("interactor", &INTERACTOR.replace("whsec_s", "whsec_wrong")), ("b", &KEYED.replace("k3y", "wrong"))]);
     assert_eq!(first.signed("whsec_s", &event("evt_1")).await.0, StatusCode::UNAUTHORIZED);

@@ -8,6 +8,8 @@ use crate::clock::Timestamp;
 const LEN_MAX: usize = 64;
 /// Digits of a fraction of a second that count; further ones are cut off.
 const FRACTION_MAX: usize = 9;
+/// `0000-01-01T00:00:00Z` in Unix seconds.
+const YEAR_ZERO: i64 = -62_167_219_200;
 /// From this number on, a bare number is milliseconds since 1970 (in seconds it would lie beyond the year 5138).
 const MILLIS_FROM: i64 = 100_000_000_000;
 
@@ -20,7 +22,9 @@ pub(crate) fn iso(text: &str) -> Option<Timestamp> {
     }
     let (fraction, offset) = split_fraction(text.get(19..)?)?;
     let offset = offset_of(offset)?;
-    format!("{}T{}{fraction}{offset}", text.get(..10)?, text.get(11..19)?).parse().ok()
+    let at: Timestamp = format!("{}T{}{fraction}{offset}", text.get(..10)?, text.get(11..19)?).parse().ok()?;
+    // An offset can push the first hours of the year 0 before it, where RFC 3339 has no name for them.
+    (YEAR_ZERO <= at.as_second()).then_some(at)
 }
 
 /// Whether `bytes` has the shape of `pattern`: `d` stands for a digit, `T` for `T`, `t` or a space.
@@ -107,6 +111,8 @@ mod tests {
         ] {
             assert_eq!(iso(good), noon, "{good}");
         }
+        assert_eq!(iso("0000-01-01T00:00:00Z").unwrap().as_second(), YEAR_ZERO);
+        assert_eq!(iso("2016-12-31T23:59:60Z"), at("2016-12-31T23:59:59Z"), "a leap second");
         assert_eq!(iso("2024-01-15T11:45:00.123456789123Z"), at("2024-01-15T11:45:00.123456789Z"));
     }
 
@@ -128,6 +134,7 @@ mod tests {
             "2026-01-20T12:00:00Z[UTC]",
             " 2026-01-20T12:00:00Z",
             "1768910400",
+            "0000-01-01T00:00:00+14:00",
             "２０２６-01-20T12:00:00Z",
             &long,
         ] {

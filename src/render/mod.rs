@@ -16,7 +16,8 @@ use crate::{
 
 pub mod builtin;
 
-/// How many steps a template may take; one is about one operation or piece of text.
+/// How many steps a template may take; one is about one operation or piece of text. What `{% set %}` holds is bounded by
+/// nothing else: a template that doubles a text again and again takes all memory. Only who edits `routes.yaml` writes one.
 const FUEL: u64 = 100_000;
 /// Longest text a template may make, in bytes.
 pub const OUTPUT_MAX: usize = 256 * 1024;

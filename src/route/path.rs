@@ -5,7 +5,7 @@ use jsonpath_rust::{
     parser::{model::JpQuery, parse_json_path},
     query::js_path_process,
 };
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::config::{
     decode::{Context, Decode},
@@ -101,10 +101,17 @@ impl Path {
         };
         match found? {
             Value::String(text) => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
+            Value::Number(number) => is_exact(number).then(|| number.to_string()),
             _ => None,
         }
     }
+}
+
+/// Whether a number was held as it was written, rather than rounded: two rounded ids might be the same.
+fn is_exact(number: &Number) -> bool {
+    /// From here on, doubles skip integers.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    !number.is_f64() || number.as_f64().is_some_and(|value| value.abs() < EXACT_MAX)
 }
 
 /// Follows a plain chain of steps.
@@ -197,6 +204,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn numbers_that_had_to_be_rounded_are_no_text() {
+        let text = |json: &str| Path::parse("$.id").unwrap().text_in(&serde_json::from_str(json).unwrap());
+        for (written, text_of_it) in
+            [("18446744073709551615", Some("18446744073709551615")), ("-7", Some("-7")), ("1.5", Some("1.5"))]
+        {
+            assert_eq!(text(&format!(r#"{{"id":{written}}}"#)).as_deref(), text_of_it, "{written}");
+        }
+        for rounded in ["123456789012345678901", "1e20", "-1e300"] {
+            assert_eq!(text(&format!(r#"{{"id":{rounded}}}"#)), None, "{rounded}");
+        }
+    }
 
     #[test]
     fn plain_paths_are_followed_directly() {

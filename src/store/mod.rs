@@ -274,7 +274,7 @@ pub struct Delivery {
     pub attempts: u32,
     /// What the last attempt ended with: `timeout`, `http_503`, `address_forbidden`, ….
     pub error: Option<String>,
-    /// The body, once it was made from a template: it stays the same bytes on every attempt.
+    /// The body, once it was made and failed to arrive: it stays the same bytes on every attempt.
     pub body: Option<Rendered>,
     /// See [`NewDelivery::order_key`]; `None` too once a person retried it, which sends it out of order.
     pub order_key: Option<[u8; 16]>,
@@ -368,7 +368,7 @@ pub struct Attempt {
     pub response: Bytes,
     /// What it came to.
     pub next: Next,
-    /// The body that was made for it from a template, to be kept for the next attempt.
+    /// The body that was made for it, to be kept for the next attempt.
     pub rendered: Option<Rendered>,
     /// False for a failure at target level: it burns nothing of its delivery's policy, nor begins its clocks.
     pub counts: bool,

@@ -44,7 +44,7 @@ enum Reader {
 /// Sends the logs that `filter` lets through to stderr, for the rest of the process. A second call changes nothing.
 pub fn init(filter: &Filter) {
     let terminal = std::io::stderr().is_terminal();
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let reader = if terminal { Reader::Person { colour } } else { Reader::Machine };
     // Fails when somebody listens already: then there are logs.
     let _ = tracing::subscriber::set_global_default(subscriber(filter, reader, std::io::stderr));

@@ -40,8 +40,13 @@ async fn without_a_relay_it_is_3() {
     for arguments in [&["events"][..], &["deliveries"], &["rejections"], &["rejections", "retry"]] {
         let output = home.run(arguments).await;
         assert_eq!(output.status.code(), Some(3), "{arguments:?}: {}", err(&output));
-        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+        assert!(output.stdout.is_empty() && err(&output).contains("hookyard serve"), "it says what to do: {}", err(&output));
     }
+    let mut command = home.command(&["events"]);
+    command.env("HOOKYARD_ADMIN_TOKEN", "two\nlines");
+    let output = crate::support::relay::finish(command).await;
+    assert_eq!(output.status.code(), Some(2), "no relay could take this token: {}", err(&output));
+    assert_eq!(home.run(&["events", "--url", "ftp://127.0.0.1"]).await.status.code(), Some(2));
 }
 
 #[tokio::test]
@@ -262,4 +267,59 @@ async fn a_wrong_token_is_said() {
     let output = crate::support::relay::finish(command).await;
     assert!(matches!(output.status.code(), Some(1..=3)), "{}", output.status);
     assert!(err(&output).contains("token") && !err(&output).contains("hy_wrong"), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn one_event_tells_what_todays_rules_make_of_it() {
+    let crm = Receiver::ok().await;
+    let rules = routes().interactor().webhook("crm", &crm);
+    let rules = rules.rule("name: expired, match: {type: credential.expired}, to: [crm]");
+    let relay = Relay::start(&rules.rule("name: workflows, match: {type: workflow.**}, to: [crm]")).await;
+    relay.accepts(&interactor(event("evt_told"))).await;
+    let uid = relay.all("/api/v1/events").await.remove(0)["uid"].as_str().unwrap().to_owned();
+    let why = relay.data(&format!("/api/v1/events/{uid}")).await["why"].take();
+    assert_eq!(why[0], json!({"rule": "expired", "matched": true, "reason": null}), "{why}");
+    assert_eq!((&why[1]["rule"], &why[1]["matched"]), (&json!("workflows"), &json!(false)), "{why}");
+    let reason = why[1]["reason"].as_str().unwrap();
+    assert!(reason.contains("credential.expired") && reason.contains("workflow.**"), "{reason}");
+    assert!(relay.cli_ok(&["events", &uid]).await.contains(reason));
+}
+
+#[tokio::test]
+async fn a_bad_file_goes_on_with_the_last_good_one_wherever_its_store_is() {
+    let home = Home::new();
+    home.write("routes.yaml", &routes().interactor().store_at("sqlite://${STORE_FILE}").text());
+    let serve = || {
+        let mut command = home.command(&["serve", "--config", "routes.yaml"]);
+        command.env("STORE_FILE", "elsewhere.db");
+        command
+    };
+    Relay::from(&home, serve()).await.stop().await;
+    let bad = routes().interactor().store_at("sqlite://${STORE_FILE}").section("tolerence: 5m").text();
+    home.write("routes.yaml", &format!("# once sqlite://hookyard.db\n{bad}"));
+    let relay = Relay::from(&home, serve()).await;
+    relay.accepts(&interactor(event("evt_1"))).await;
+    let error = relay.data("/api/v1/config").await["error"].take();
+    assert!(error.as_str().is_some_and(|error| error.contains("tolerence")), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_request_is_a_line_in_the_log() {
+    let relay = Relay::start(&routes().interactor()).await;
+    for _ in 0..3 {
+        relay
+            .send(&interactor(event("evt_bad")).header("X-Interactor-Signature", "sha256=0"))
+            .await
+            .refused(401, "invalid_signature");
+    }
+    let told = || relay.log_text().lines().filter(|line| line.contains("rejected: ")).map(str::to_owned).collect::<Vec<_>>();
+    let lines =
+        crate::support::until("the log to tell", crate::support::SOON, async || Some(told()).filter(|lines| !lines.is_empty()))
+            .await;
+    let line: Value = serde_json::from_str(&lines[0]).unwrap();
+    assert_eq!(
+        (&line["source.name"], &line["code"], &line["level"]),
+        (&json!("interactor"), &json!("invalid_signature"), &json!("WARN"))
+    );
+    assert_eq!(told().len(), 1, "at most one line a minute");
 }

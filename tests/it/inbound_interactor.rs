@@ -195,6 +195,20 @@ async fn unknown_types_and_fields_and_missing_data_are_taken() {
 }
 
 #[tokio::test]
+async fn no_type_is_too_odd_to_be_kept() {
+    let crm = Receiver::ok().await;
+    let relay = Relay::start(&plain().webhook("crm", &crm)).await;
+    let types = ["a\nlevel=error forged=\"1\"".to_owned(), "\u{1b}[31mred".to_owned(), "x".repeat(10_000), "\u{0}".to_owned()];
+    for (n, r#type) in types.iter().enumerate() {
+        relay.accepts(&interactor(json!({"id": format!("evt_{n}"), "type": r#type, "data": {}}).to_string())).await;
+    }
+    let mut seen: Vec<_> =
+        crm.wait_for(types.len()).await.iter().map(|it| it.json()["type"].as_str().unwrap().to_owned()).collect();
+    seen.sort_by_key(|r#type| types.iter().position(|known| known == r#type));
+    assert_eq!(seen, types);
+}
+
+#[tokio::test]
 async fn an_unreadable_time_is_the_time_of_arrival() {
     let crm = Receiver::ok().await;
     let relay = Relay::start(&plain().webhook("crm", &crm)).await;

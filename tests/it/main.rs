@@ -15,6 +15,7 @@ mod inbound_agent;
 mod inbound_common;
 mod inbound_dedupe;
 mod inbound_hmac;
+mod inbound_hostile;
 mod inbound_interactor;
 mod inbound_limits;
 mod inbound_standard;

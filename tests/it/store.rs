@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::{
     Home, Receiver, Relay, SOON, relay, routes,
-    signed::{event, interactor},
+    signed::{self, event, interactor},
     until,
 };
 
@@ -82,6 +82,15 @@ async fn a_bad_file_never_replaces_a_good_one() {
     let relay = Relay::start(&good).await;
     let home = relay.home.clone();
     assert!(relay.stop().await.success());
+    for file in std::fs::read_dir(home.path()).unwrap().map(|file| file.unwrap().path()) {
+        let bytes = std::fs::read(&file).unwrap();
+        let shown = bytes.windows(signed::INTERACTOR.len()).any(|part| part == signed::INTERACTOR.as_bytes());
+        assert!(
+            !shown || file.extension().is_some_and(|it| it == "yaml"),
+            "a secret of the file lies in {} in the clear",
+            file.display()
+        );
+    }
     home.write("routes.yaml", &good.text().replace("version: 1", "version: 1\nnonsense: {"));
     let relay = Relay::resume(&home).await;
     relay.accepts(&interactor(event("evt_1"))).await;
@@ -140,6 +149,11 @@ async fn beyond_max_bytes_new_events_are_refused_with_503() {
     answer.refused(503, "unavailable");
     assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{answer:?}");
     assert_eq!(relay.all("/api/v1/events").await.len(), n - 1, "what was taken is there, what was refused is not");
+    let home = relay.home.clone();
+    assert!(relay.stop().await.success());
+    let relay = Relay::resume(&home).await;
+    let body = format!(r#"{{"id":"evt_first","type":"x.y","data":{{"p":"{padding}"}}}}"#);
+    relay.send(&interactor(body)).await.refused(503, "unavailable");
 }
 
 /// A small file system of its own.
@@ -199,6 +213,7 @@ async fn a_full_disk_answers_503_and_loses_nothing() {
         }
     }
     assert!(0 < refused, "the disk never was full");
+    assert_eq!(relay.get_as("/readyz", None).await.status, 503, "what no event fits into is not ready, though a row fits");
     // To the last byte: now even a small event finds no room, and the relay says that it is not ready.
     let mut fill = Command::new("sh");
     fill.arg("-c").arg(format!("cat /dev/zero >> {} 2> /dev/null; true", filler.display()));

@@ -220,7 +220,9 @@ fn farewell(public: SocketAddr, admin: SocketAddr, secrets: &Secrets) {
     output::note(&format!("sources: http://{public}{{{},{},{}}}", routes::INTERACTOR, routes::AGENTS, routes::GMAIL));
     output::note(&format!("metrics: http://{admin}/metrics"));
     // The token is the demo's own, made a moment ago and gone with it: without it nobody could look around.
-    output::note(&format!("API:     curl -H 'Authorization: Bearer {}' http://{admin}/api/v1/events", secrets.token.reveal()));
+    let token = secrets.token.reveal();
+    output::note(&format!("look:    HOOKYARD_URL=http://{admin} HOOKYARD_ADMIN_TOKEN={token} hookyard events"));
+    output::note(&format!("API:     curl -H 'Authorization: Bearer {token}' http://{admin}/api/v1/events"));
     output::note("serving until Ctrl-C");
 }
 

@@ -69,8 +69,12 @@ impl Webhook {
     }
 
     pub(super) async fn send(&self, attempt: &Try<'_>, answers: &Reading) -> Tried {
+        if let Some(kept) = attempt.kept() {
+            return self.post(attempt, &kept, answers).await;
+        }
         if let Some(body) = self.plain(attempt) {
-            return self.post(attempt, &body, answers).await;
+            // Kept too, should it have to be sent again: by then the file may name another payload.
+            return self.post(attempt, &body, answers).await.rendered(body, None);
         }
         let text = attempt.text(self.template().map(|template| template.name.as_str()));
         let body = Body { content_type: media_type(&text.text).to_owned(), bytes: text.text.into() };
@@ -84,9 +88,6 @@ impl Webhook {
 
     /// The body, unless a template has to make it now: a rule that names one wants its text, whatever the payload.
     fn plain(&self, attempt: &Try<'_>) -> Option<Body> {
-        if let Some(kept) = attempt.kept() {
-            return Some(kept);
-        }
         let event = attempt.event;
         match &self.payload {
             _ if attempt.delivery.template.is_some() => None,

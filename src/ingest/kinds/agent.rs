@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use axum::http::HeaderName;
 
-use super::{Content, Facts, HmacProof, Id, Proof, Verified, bad_type, first_text, map_without_id, mapped, told_by};
+use super::{Content, Facts, HmacProof, Id, Proof, Verified, first_text, map_without_id, mapped, told_by};
 use crate::{
     clock::Timestamp,
     config::decode::{Context, Fields, Secrets},
     ingest::{
         answer::{Code, Rejection},
-        body::{Body, Token, fit},
+        body::{Body, Token},
         mapping::Mapping,
         request::Raw,
         time,
@@ -52,11 +52,11 @@ impl Agent {
     /// Finds the facts: `event` is a string that is not empty; there is no id.
     pub(super) fn normalise(&self, verified: Verified<'_>) -> Result<Facts, Rejection> {
         let (body, [event, timestamp, data]) = Body::read(verified.request, ["event", "timestamp", "data"])?;
-        let event = event.and_then(Token::string);
-        let event = event.ok_or(Rejection::because(Code::InvalidEvent, "`event` is not a string"))?;
+        let event = event.and_then(Token::string).filter(|text| !text.is_empty());
+        let event = event.ok_or(Rejection::because(Code::InvalidEvent, "`event` is not a string with something in it"))?;
         let facts = Facts {
             id: Id::Hash,
-            r#type: fit(event).ok_or_else(|| Rejection::because(Code::InvalidEvent, bad_type()))?,
+            r#type: event,
             time: told_by(&[timestamp]),
             namespace: None,
             subject: data.and_then(room),

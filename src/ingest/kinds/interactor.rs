@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use axum::http::HeaderName;
 
-use super::{Content, Facts, HmacProof, Id, Proof, TOLERANCE, Verified, bad_type, first_text, map_without_id, mapped, told_by};
+use super::{Content, Facts, HmacProof, Id, Proof, TOLERANCE, Verified, first_text, map_without_id, mapped, told_by};
 use crate::{
     clock::Timestamp,
     config::decode::{Context, Fields, Secrets, one_of},
     ingest::{
         answer::{Code, Rejection},
-        body::{Body, Token, fit},
+        body::{Body, Token},
         mapping::Mapping,
         request::Raw,
         time,
@@ -88,16 +88,15 @@ impl Interactor {
         sign::hex32(hex.as_bytes())
     }
 
-    /// Finds the facts: `id` and `type` are strings that are not empty. A type that cannot be shown is refused; a namespace
-    /// or subject that cannot is left out.
+    /// Finds the facts: `id` and `type` are strings that are not empty. Whatever a type says, its event is not lost: who shows it
+    /// escapes it. A namespace or subject that cannot be shown is left out.
     pub(super) fn normalise(&self, verified: Verified<'_>) -> Result<Facts, Rejection> {
         let names = ["id", "type", "timestamp", "created_at", "data", "_replayed"];
         let (body, [id, r#type, timestamp, created_at, data, replayed]) = Body::read(verified.request, names)?;
         let id = id.and_then(Token::string).filter(|id| !id.is_empty());
         let id = id.ok_or(Rejection::because(Code::InvalidEvent, "`id` is not a string with something in it"))?;
-        let r#type = r#type.and_then(Token::string);
-        let r#type = r#type.ok_or(Rejection::because(Code::InvalidEvent, "`type` is not a string"))?;
-        let r#type = fit(r#type).ok_or_else(|| Rejection::because(Code::InvalidEvent, bad_type()))?;
+        let r#type = r#type.and_then(Token::string).filter(|text| !text.is_empty());
+        let r#type = r#type.ok_or(Rejection::because(Code::InvalidEvent, "`type` is not a string with something in it"))?;
         let (namespace, subject) = data.map_or((None, None), |data| self.whose(data));
         let times = match self.dialect {
             Dialect::Seed => [timestamp, created_at],
@@ -217,7 +216,6 @@ mod tests {
             r#"{"id":"a"}"#,
             r#"{"id":"a","type":""}"#,
             r#"{"id":"a","type":null}"#,
-            r#"{"id":"a","type":"a\u0000b"}"#,
             "[]",
         ] {
             assert_eq!(taken(&seed(), &signed(bad.as_bytes())), Err(Code::InvalidEvent), "{bad}");

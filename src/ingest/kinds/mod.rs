@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     answer::Rejection,
-    body::{TEXT_MAX, Token, fit},
+    body::{Token, fit},
     mapping::{Keys, Mapped, Mapping},
     request::Raw,
     time,
@@ -299,11 +299,6 @@ fn told_by(tokens: &[Option<Token<'_>>]) -> Option<(Timestamp, String)> {
 /// The text of the first of `tokens` that has one that fits.
 fn first_text(tokens: &[Option<Token<'_>>]) -> Option<String> {
     tokens.iter().flatten().find_map(|token| token.text().and_then(fit))
-}
-
-/// Why a type is refused that is there.
-fn bad_type() -> String {
-    format!("the event's type is empty, longer than {TEXT_MAX} characters, or has control characters")
 }
 
 /// A `map` of a kind that settles the id itself.

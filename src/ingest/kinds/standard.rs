@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use data_encoding::BASE64;
 
-use super::{Content, Facts, HmacProof, Id, Proof, TOLERANCE, Verified, first_text, map_without_id, mapped, told_by};
+use super::{Content, Facts, HmacProof, Id, Proof, TOLERANCE, Verified, map_without_id, mapped, told_by};
 use crate::{
     clock::Timestamp,
     config::{
@@ -15,7 +15,7 @@ use crate::{
     },
     ingest::{
         answer::{Code, Rejection},
-        body::Body,
+        body::{Body, Token},
         mapping::Mapping,
         request::Raw,
         time,
@@ -87,10 +87,7 @@ impl Standard {
         let id = request.one(&naming(request).id).map_or(Id::Hash, |id| Id::Sender(id.to_owned()));
         let facts = Facts {
             id,
-            r#type: r#type
-                .filter(|token| token.string().is_some())
-                .and_then(|token| first_text(&[Some(token)]))
-                .unwrap_or_default(),
+            r#type: r#type.and_then(Token::string).unwrap_or_default(),
             time: told_by(&[timestamp]),
             namespace: None,
             subject: None,

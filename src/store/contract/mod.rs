@@ -95,6 +95,7 @@ macro_rules! contract {
             what_a_filter_selects_is_counted
         );
         contract!(@ $open, pruning:
+            what_a_clock_that_was_ahead_put_off_is_due
             finished_events_go_after_their_time
             what_waits_keeps_its_event
             dead_letters_go_after_their_own_time

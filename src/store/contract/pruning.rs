@@ -33,6 +33,21 @@ impl Bench {
     }
 }
 
+pub(crate) async fn what_a_clock_that_was_ahead_put_off_is_due(bench: Bench) {
+    let now = bench.clock.now();
+    let early = now - days(400);
+    let new = bench.planned("evt_1", "crm").await;
+    let tried = bench.planned("evt_2", "crm").await;
+    bench.recorded(tried, 1, Next::Retry(now + seconds(60))).await;
+    let due = async || {
+        let found = bench.store.due(&"crm".into(), early, 10, Vec::new()).await.unwrap();
+        found.iter().map(|due| due.delivery.id).collect::<Vec<_>>()
+    };
+    assert!(due().await.is_empty());
+    bench.store.prune(early, KEEP, Vec::new()).await.unwrap();
+    assert_eq!(due().await, [new, tried]);
+}
+
 pub(crate) async fn finished_events_go_after_their_time(bench: Bench) {
     let unmatched = bench.accept(bench.event("evt_1")).await;
     let delivered = bench.planned("evt_2", "crm").await;

@@ -22,6 +22,8 @@ const SLICE: u32 = 500;
 const EARLY_STEP: u64 = 25;
 /// Hundredths of `max_bytes` that early removal leaves in use: what is above is the room that new events come into.
 const FILL_GOAL: u64 = 90;
+/// How far ahead the due time of a delivery is not wondered at: the longest wait unless a file asks for longer ones.
+const AHEAD_MS: i64 = 60 * 60 * 1000;
 /// How long the key of a hash id is kept further while its event is held.
 const HASH_KEPT_ON_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -39,6 +41,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// Puts back what was known before a transaction that came to nothing. The limit was said, not found: it stays.
+    pub(super) fn put_back(&mut self, before: Self) {
+        *self = Self { limit: self.limit, ..before };
+    }
+
     /// A transaction begins: it looks for itself.
     pub(super) fn forget(&mut self) {
         self.there_was = None;
@@ -58,6 +65,7 @@ struct Sweep {
 pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention, held: &[(Name, Timestamp)]) -> Answer<Pruned> {
     let before = |kept: Duration| to_ms(earlier(now, kept));
     session.room.limit = retention.max_bytes;
+    wake(session, to_ms(now))?;
     let given_up = give_up(&session.conn, held, before(retention.events), to_ms(now))?;
     let dead = dead_letters(&session.conn, before(retention.dead_letters))?;
     let freed = free(&session.conn, &dead, before(retention.events))?;
@@ -113,6 +121,25 @@ fn no_room(limit: u64) -> Error {
 fn used(conn: &Connection) -> rusqlite::Result<u64> {
     let sql = "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
     conn.prepare_cached(sql)?.query_row([], |row| amount(row, 0))
+}
+
+/// Deliveries that wait for a time which a clock made that was ahead: they were planned or tried in what is the future now.
+pub(super) const AHEAD: &str = "UPDATE deliveries SET due_at = ?1 WHERE place IN (
+    SELECT d.place FROM targets t CROSS JOIN deliveries d INDEXED BY deliveries_pending
+    ON d.state = 0 AND d.target_id = t.id AND d.turn IN (0, 1, 2) AND d.due_at > ?2
+    WHERE d.created_at > ?2 OR EXISTS (SELECT 1 FROM attempts a WHERE a.place = d.place AND a.started_at > ?2) LIMIT ?3)";
+
+/// Makes due what waits for a time that only a wrong clock has seen, once the clock was set back.
+fn wake(session: &mut Session, now: i64) -> rusqlite::Result<()> {
+    if !session.set_back {
+        return Ok(());
+    }
+    let woken = session.conn.prepare_cached(AHEAD)?.execute((now, now.saturating_add(AHEAD_MS), SLICE))?;
+    session.set_back = SLICE as usize <= woken;
+    if 0 < woken {
+        tracing::warn!(deliveries = woken, "the clock was set back: deliveries that waited for its former time are due now");
+    }
+    Ok(())
 }
 
 /// Deliveries that have been due since before `cutoff`, of a lane that stands still.

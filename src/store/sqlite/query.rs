@@ -47,11 +47,16 @@ pub(super) fn due(
         {
             // It may have been settled since the queue was read.
             let row = one.query_row((place, target.as_str()), |row| with_event(reading, row)).optional()?;
-            bytes += row.as_ref().map_or(0, |due| due.envelope.body.len());
+            bytes += row.as_ref().map_or(0, held);
             found.extend(row);
         }
     }
     Ok(found)
+}
+
+/// Bytes of the bodies that `due` brings.
+fn held(due: &Due) -> usize {
+    due.envelope.body.len() + due.delivery.body.as_ref().map_or(0, |made| made.body.len())
 }
 
 /// The next delivery of the queue that is not in `except`: its place and when it is due.

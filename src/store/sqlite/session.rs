@@ -28,11 +28,18 @@ pub(super) struct Session {
     pub(super) room: Room,
     /// Who owns the shards.
     pub(super) owned: Shards,
+    /// The clock was set back, or may have been before this start: times in the tables may lie in its former future.
+    pub(super) set_back: bool,
     last_seq: i64,
     targets: HashMap<Name, i64>,
     clock: Clock,
     _lock: Lock,
 }
+
+/// What the probe writes lies under this key of the settings.
+const PROBE: &str = "probe";
+/// How much it writes: a large event, and more than the odds and ends a full disk has left.
+const PROBE_BYTES: u32 = 64 * 1024;
 
 /// What a transaction changes in memory.
 #[derive(Clone, Copy)]
@@ -57,6 +64,7 @@ impl Session {
             now: to_ms(clock.now()),
             room: Room::default(),
             owned: Shards::default(),
+            set_back: true,
             last_seq,
             targets: HashMap::new(),
             clock,
@@ -68,7 +76,9 @@ impl Session {
     pub(super) fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         self.room.forget();
         let before = Mark { last_seq: self.last_seq, room: self.room, owned: self.owned };
-        self.now = to_ms(self.clock.now());
+        let now = to_ms(self.clock.now());
+        self.set_back |= now < self.now;
+        self.now = now;
         let done = self.attempt(work);
         if done.is_err() {
             self.roll_back(before);
@@ -91,8 +101,10 @@ impl Session {
             tracing::error!("the store cannot roll back: {error}");
         }
         self.last_seq = before.last_seq;
-        self.room = before.room;
+        self.room.put_back(before.room);
         self.owned = before.owned;
+        // Had it been looked after, that was undone.
+        self.set_back = true;
         self.targets.clear();
     }
 
@@ -133,10 +145,19 @@ impl Session {
         Ok(Ok(()))
     }
 
-    /// Writes something, to see whether it can be, and looks whether there is room for events.
+    /// Writes as much as an event, to see whether it can be, and looks whether there is room for one. A row alone tells
+    /// nothing: it still fits where no event does.
     pub(super) fn probe(&mut self) -> Answer<()> {
         self.conn.prepare_cached("UPDATE identity SET probed_at = ?")?.execute([self.now])?;
+        let sql = "INSERT OR REPLACE INTO settings (key, value) VALUES (?, CAST(randomblob(?) AS TEXT))";
+        self.conn.prepare_cached(sql)?.execute((PROBE, PROBE_BYTES))?;
         prune::make_room(self)
+    }
+
+    /// Removes what [`Session::probe`] wrote.
+    pub(super) fn remove_probe(&mut self) -> Answer<()> {
+        self.conn.prepare_cached("DELETE FROM settings WHERE key = ?")?.execute([PROBE])?;
+        Ok(Ok(()))
     }
 
     /// Moves the WAL into the database, so that the next start has nothing to recover, and lets go of both.

@@ -83,7 +83,9 @@ impl Writer {
 
     /// Ok when an event could be taken in now; see [`crate::store::Store::ready`].
     pub(super) async fn probe(&self) -> Result<()> {
-        self.run(Session::probe).await
+        self.run(Session::probe).await?;
+        // In a commit of its own: what one transaction writes and takes back never reaches the disk.
+        self.run(Session::remove_probe).await
     }
 
     /// Returns when what is queued is committed and the files are closed.

@@ -1,0 +1,93 @@
+//! The last good file, kept in the store for a start with a bad one. It may hold literal secrets, so it is sealed.
+
+use std::path::Path;
+
+use data_encoding::BASE64;
+use tracing::{error, warn};
+
+use crate::{
+    app::Handles,
+    clock::Clock,
+    config::{self, Config, File, Loaded, System, report},
+    seal::Sealer,
+    secret::Secret,
+    store::{self, Store},
+};
+
+/// Where the store keeps the text of the last file that was good; what it is sealed for too.
+const KEY: &str = "config.last_good";
+
+/// Keeps `text` as the last good file. A relay that cannot goes on without.
+pub(super) async fn keep(relay: &Handles, text: &str) {
+    let kept = match relay.sealer.seal(text.as_bytes(), KEY.as_bytes()) {
+        Ok(sealed) => relay.store.set_setting(KEY, BASE64.encode(&sealed)).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = kept {
+        warn!("the configuration cannot be kept as the last good one: {error}");
+    }
+}
+
+/// The last good file that the store of this one holds, and what is wrong with the file on disk.
+pub(super) async fn find(loaded: &Loaded) -> Option<(Config, Option<String>)> {
+    let why = report::headline(loaded)?;
+    let text = kept(&loaded.file.text).await?;
+    let older = config::parse(File { path: loaded.file.path.clone(), text }, &System);
+    let config = older.config?;
+    error!(config.error = %why, config.hash = %config.hash, "the configuration is bad: running on the last good one");
+    Some((config, Some(why)))
+}
+
+/// What the store that a bad file names keeps. A store is not made for that, nor a key.
+async fn kept(bad: &str) -> Option<String> {
+    let url = config::store_url(bad, &System)?;
+    let path = Path::new(url.reveal().strip_prefix("sqlite://")?);
+    if !tokio::fs::try_exists(path).await.unwrap_or(false) {
+        return None;
+    }
+    let opened = store::open(&url, Path::new(""), Clock::system()).await;
+    let store = opened.inspect_err(|error| warn!("the store has no last good configuration to tell: {error}")).ok()?;
+    let sealed = read(&*store).await;
+    store.close().await;
+    let text = open(&sealed?, &sealers(bad, &url));
+    if text.is_none() {
+        warn!("the last good configuration was sealed under an encryption key that is not at hand");
+    }
+    text
+}
+
+async fn read(store: &dyn Store) -> Option<Vec<u8>> {
+    let text = store.setting(KEY).await.ok()??;
+    BASE64.decode(text.as_bytes()).ok()
+}
+
+/// What `sealed` holds, by the first of `sealers` that opens it.
+fn open(sealed: &[u8], sealers: &[Sealer]) -> Option<String> {
+    let text = sealers.iter().find_map(|sealer| sealer.open(sealed, KEY.as_bytes()).ok())?;
+    String::from_utf8(text).ok()
+}
+
+/// The keys that may have sealed it. A bad file may not tell its key: then the others are tried.
+fn sealers(bad: &str, url: &Secret) -> Vec<Sealer> {
+    let named = config::encryption_keys(bad, &System).into_iter().filter_map(|key| Sealer::new(&key).ok());
+    let file = store::key_file(url, Path::new(""));
+    let beside = file.exists().then(|| Sealer::from_file(&file).ok()).flatten();
+    named.chain(beside).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealer(byte: u8) -> Sealer {
+        Sealer::new(&Secret::new(BASE64.encode(&[byte; 32]))).unwrap()
+    }
+
+    #[test]
+    fn any_of_the_keys_opens_it() {
+        let sealed = sealer(2).seal(b"version: 1", KEY.as_bytes()).unwrap();
+        assert_eq!(open(&sealed, &[sealer(1), sealer(2)]).as_deref(), Some("version: 1"));
+        assert_eq!(open(&sealed, &[sealer(1)]), None);
+        assert_eq!(open(b"version: 1", &[sealer(2)]), None, "what lies there in the clear is not ours");
+    }
+}
