@@ -382,6 +382,39 @@ impl Store for MemoryStore {
     async fn set_setting(&self, _: &str, _: String) -> store::Result<()> {
         Err(store::Error::Closed)
     }
+    async fn own_shards(&self, _: store::OwnerId, _: Timestamp, _: Duration) -> store::Result<Vec<store::Owned>> {
+        Err(store::Error::Closed)
+    }
+    async fn release_shards(&self, _: store::OwnerId) -> store::Result<()> {
+        Err(store::Error::Closed)
+    }
+    async fn retry(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
+        Err(store::Error::Closed)
+    }
+    async fn cancel(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
+        Err(store::Error::Closed)
+    }
+    async fn resolve(&self, _: DeliveryId, _: store::Resolution) -> store::Result<bool> {
+        Err(store::Error::Closed)
+    }
+    async fn replay(&self, _: EventUid, _: Vec<NewDelivery>, _: &str, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
+        Err(store::Error::Closed)
+    }
+    async fn adopt(&self, _: &Name, _: &Name) -> store::Result<u64> {
+        Err(store::Error::Closed)
+    }
+    async fn count_deliveries(&self, _: Filter) -> store::Result<u64> {
+        Err(store::Error::Closed)
+    }
+    async fn count_events(&self, _: Filter) -> store::Result<u64> {
+        Err(store::Error::Closed)
+    }
+    async fn settings(&self, _: &str) -> store::Result<Vec<(String, String)>> {
+        Err(store::Error::Closed)
+    }
+    async fn remove_setting(&self, _: &str) -> store::Result<()> {
+        Err(store::Error::Closed)
+    }
     async fn ready(&self) -> store::Result<()> {
         Ok(())
     }

@@ -115,6 +115,39 @@ impl Store for Memory {
     async fn set_setting(&self, _: &str, _: String) -> Result<()> {
         Err(Error::Closed)
     }
+    async fn own_shards(&self, _: crate::store::OwnerId, _: Timestamp, _: Duration) -> Result<Vec<crate::store::Owned>> {
+        Err(Error::Closed)
+    }
+    async fn release_shards(&self, _: crate::store::OwnerId) -> Result<()> {
+        Err(Error::Closed)
+    }
+    async fn retry(&self, _: Vec<DeliveryId>, _: Timestamp) -> Result<Vec<DeliveryId>> {
+        Err(Error::Closed)
+    }
+    async fn cancel(&self, _: Vec<DeliveryId>, _: Timestamp) -> Result<Vec<DeliveryId>> {
+        Err(Error::Closed)
+    }
+    async fn resolve(&self, _: DeliveryId, _: crate::store::Resolution) -> Result<bool> {
+        Err(Error::Closed)
+    }
+    async fn replay(&self, _: EventUid, _: Vec<crate::store::NewDelivery>, _: &str, _: Timestamp) -> Result<Vec<DeliveryId>> {
+        Err(Error::Closed)
+    }
+    async fn adopt(&self, _: &Name, _: &Name) -> Result<u64> {
+        Err(Error::Closed)
+    }
+    async fn count_deliveries(&self, _: Filter) -> Result<u64> {
+        Err(Error::Closed)
+    }
+    async fn count_events(&self, _: Filter) -> Result<u64> {
+        Err(Error::Closed)
+    }
+    async fn settings(&self, _: &str) -> Result<Vec<(String, String)>> {
+        Err(Error::Closed)
+    }
+    async fn remove_setting(&self, _: &str) -> Result<()> {
+        Err(Error::Closed)
+    }
     async fn ready(&self) -> Result<()> {
         Ok(())
     }

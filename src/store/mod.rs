@@ -606,72 +606,39 @@ pub trait Store: Send + Sync {
 
     /// Takes or renews the shards this owner may hold until `now + lease`, each with its fencing epoch. (SQLite: the one process owns
     /// them all; the epoch grows at every opening.)
-    async fn own_shards(&self, owner: OwnerId, now: Timestamp, lease: Duration) -> Result<Vec<Owned>> {
-        let _ = (owner, now, lease);
-        Err(Error::Closed)
-    }
+    async fn own_shards(&self, owner: OwnerId, now: Timestamp, lease: Duration) -> Result<Vec<Owned>>;
 
     /// Gives up what `owner` holds, so that others need not wait for the lease to end.
-    async fn release_shards(&self, owner: OwnerId) -> Result<()> {
-        let _ = (owner,);
-        Err(Error::Closed)
-    }
+    async fn release_shards(&self, owner: OwnerId) -> Result<()>;
 
     /// Makes those of `ids` that are dead (and not resolved) pending again, due at `now`: same id and body, attempt numbers go on, the
     /// policy's count and clocks start anew; ordered ones go out of order. Answers which.
-    async fn retry(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
-        let _ = (ids, now);
-        Err(Error::Closed)
-    }
+    async fn retry(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>>;
 
     /// Cancels those of `ids` that are not final. Answers which.
-    async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
-        let _ = (ids, now);
-        Err(Error::Closed)
-    }
+    async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>>;
 
     /// Settles a dead letter with a note; false when there is no such dead letter.
-    async fn resolve(&self, id: DeliveryId, resolution: Resolution) -> Result<bool> {
-        let _ = (id, resolution);
-        Err(Error::Closed)
-    }
+    async fn resolve(&self, id: DeliveryId, resolution: Resolution) -> Result<bool>;
 
     /// Makes new deliveries of a stored event, marked as replayed, due at `now`, and tells the listener of commits.
     /// `tag` names the job and step: a call with a `tag` that was done before writes nothing and answers what it made then.
-    async fn replay(&self, event: EventUid, deliveries: Vec<NewDelivery>, tag: &str, now: Timestamp) -> Result<Vec<DeliveryId>> {
-        let _ = (event, deliveries, tag, now);
-        Err(Error::Closed)
-    }
+    async fn replay(&self, event: EventUid, deliveries: Vec<NewDelivery>, tag: &str, now: Timestamp) -> Result<Vec<DeliveryId>>;
 
     /// Gives what waits for `old`, and its dead letters, to `new`; answers how many. One commit per slice: call until 0.
-    async fn adopt(&self, old: &Name, new: &Name) -> Result<u64> {
-        let _ = (old, new);
-        Err(Error::Closed)
-    }
+    async fn adopt(&self, old: &Name, new: &Name) -> Result<u64>;
 
     /// How many deliveries `filter` selects; `page` and `limit` are not looked at.
-    async fn count_deliveries(&self, filter: Filter) -> Result<u64> {
-        let _ = (filter,);
-        Err(Error::Closed)
-    }
+    async fn count_deliveries(&self, filter: Filter) -> Result<u64>;
 
     /// How many events `filter` selects; likewise.
-    async fn count_events(&self, filter: Filter) -> Result<u64> {
-        let _ = (filter,);
-        Err(Error::Closed)
-    }
+    async fn count_events(&self, filter: Filter) -> Result<u64>;
 
     /// Every kept value whose key begins with `prefix`, by key.
-    async fn settings(&self, prefix: &str) -> Result<Vec<(String, String)>> {
-        let _ = (prefix,);
-        Err(Error::Closed)
-    }
+    async fn settings(&self, prefix: &str) -> Result<Vec<(String, String)>>;
 
     /// Forgets the value under `key`.
-    async fn remove_setting(&self, key: &str) -> Result<()> {
-        let _ = (key,);
-        Err(Error::Closed)
-    }
+    async fn remove_setting(&self, key: &str) -> Result<()>;
 
     /// Ok when the store can take an event now: writes and syncs a probe.
     async fn ready(&self) -> Result<()>;

@@ -1,6 +1,6 @@
 //! Lists: what to list, which page of it, and the places that pages begin behind.
 
-use super::State;
+use super::{Cause, State};
 use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, EventUid, Name},
@@ -62,6 +62,12 @@ pub struct Filter {
     pub target: Option<String>,
     /// Only in this state (deliveries): one that is written.
     pub state: Option<State>,
+    /// Only dead of this cause (deliveries).
+    pub cause: Option<Cause>,
+    /// Only dead letters that a person has settled, or only those that nobody has (deliveries).
+    pub resolved: Option<bool>,
+    /// Only with deliveries planned, or only without: the verdict `unmatched` (events).
+    pub matched: Option<bool>,
     /// Only to targets among these, or not among these (deliveries).
     pub targets: Option<Targets>,
     /// Only this event's (deliveries).
@@ -85,6 +91,9 @@ impl Default for Filter {
             r#type: None,
             target: None,
             state: None,
+            cause: None,
+            resolved: None,
+            matched: None,
             targets: None,
             event: None,
             since: None,

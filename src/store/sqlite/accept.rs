@@ -6,8 +6,8 @@ use rusqlite::{OptionalExtension, params};
 use tokio::sync::oneshot;
 
 use super::{
-    prune,
-    rows::PENDING,
+    lanes, prune,
+    rows::{PENDING, severity_code},
     session::{Answer, Session},
     writer::Job,
 };
@@ -180,7 +180,8 @@ fn insert(session: &mut Session, event: &NewEvent, seq: i64, suffix: Option<i64>
     payload.execute((seq, &*event.envelope.body))?;
     drop(payload);
     for (n, planned) in (1..).zip(&event.deliveries) {
-        insert_delivery(session, DeliveryId { event: EventUid { salt: session.salt, seq }, n }, planned)?;
+        let id = DeliveryId { event: EventUid { salt: session.salt, seq }, n };
+        insert_delivery(session, id, planned, session.now, false)?;
     }
     Ok(())
 }
@@ -216,11 +217,23 @@ fn insert_event(session: &Session, event: &NewEvent, seq: i64, suffix: Option<i6
     Ok(())
 }
 
-fn insert_delivery(session: &mut Session, id: DeliveryId, planned: &NewDelivery) -> rusqlite::Result<()> {
+/// Writes a delivery that is due `at` once, made by a replay or not.
+pub(super) fn insert_delivery(
+    session: &mut Session,
+    id: DeliveryId,
+    planned: &NewDelivery,
+    at: i64,
+    replay: bool,
+) -> rusqlite::Result<()> {
     let target = session.target_id(&planned.target)?;
-    let sql = "INSERT INTO deliveries (place, target_id, state, created_at, due_at, rule, template) VALUES (?, ?, ?, ?, ?, ?, ?)";
+    let turn = lanes::turn(&session.conn, target, planned.order_key.as_ref(), planned.severity)?;
+    let sql =
+        "INSERT INTO deliveries (place, target_id, state, created_at, due_at, rule, template, order_key, severity, turn, replay)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let severity = severity_code(planned.severity);
     let rule = planned.rule.as_ref().map(|name| name.as_str());
-    let row = (id.place(), target, PENDING, session.now, session.now, rule, planned.template.as_deref());
+    let template = planned.template.as_deref();
+    let row = (id.place(), target, PENDING, at, at, rule, template, planned.order_key, severity, turn, replay);
     session.conn.prepare_cached(sql)?.execute(row)?;
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! The SQLite back end: one file, one process. Calls come in; those that write go as jobs to the one writer thread, which
 //! commits together what is queued ([`writer`]); those that read go to a few connections beside it ([`reader`]).
 //!
-//! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`]. The readers' side:
+//! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`], [`lanes`] (who goes before
+//! whom), [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes). The readers' side:
 //! [`query`] (due work, events, deliveries) and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
 
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -14,13 +16,14 @@ use async_trait::async_trait;
 use self::{
     connect::Lock,
     reader::Readers,
+    replay::Replay,
     rows::{Reading, Words},
     session::Session,
     writer::Writer,
 };
 use super::{
-    Accepted, Attempt, Backlog, DeliveryRow, Due, Error, EventRow, Filter, NewEvent, NewRejection, OnCommit, Pruned, Rejection,
-    Result, Retention, Retried, Store,
+    Accepted, Attempt, Backlog, DeliveryRow, Due, Error, EventRow, Filter, NewDelivery, NewEvent, NewRejection, OnCommit, Owned,
+    OwnerId, Pruned, Rejection, Resolution, Result, Retention, Retried, Store,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -29,14 +32,20 @@ use crate::{
 
 mod accept;
 mod connect;
+mod lanes;
+mod owners;
+mod person;
 mod prune;
 mod query;
 mod reader;
 mod record;
 mod reject;
+mod replay;
 mod rows;
 mod schema;
 mod session;
+#[cfg(test)]
+mod speed;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -54,6 +63,7 @@ pub struct Sqlite {
     writer: Writer,
     /// For the lanes, whose questions are short.
     lanes: Readers,
+    reading: Reading,
     /// For lists, which may take long: they must not hold up a delivery.
     lists: Readers,
     listener: Arc<OnceLock<Arc<dyn OnCommit>>>,
@@ -73,7 +83,8 @@ impl Sqlite {
         Ok(Self {
             writer: Writer::start(session, listener.clone())?,
             lanes: Readers::new(path.clone(), LANE_READERS, reading.clone()),
-            lists: Readers::new(path, LIST_READERS, reading),
+            lists: Readers::new(path, LIST_READERS, reading.clone()),
+            reading,
             listener,
         })
     }
@@ -142,8 +153,7 @@ impl Store for Sqlite {
     }
 
     async fn prune(&self, now: Timestamp, retention: Retention, held: Vec<(Name, Timestamp)>) -> Result<Pruned> {
-        let gone: Vec<Name> = held.into_iter().map(|(name, _)| name).collect();
-        self.writer.run(move |session| prune::prune(session, now, &retention, &gone)).await
+        self.writer.run(move |session| prune::prune(session, now, &retention, &held)).await
     }
 
     async fn setting(&self, key: &str) -> Result<Option<String>> {
@@ -154,6 +164,54 @@ impl Store for Sqlite {
     async fn set_setting(&self, key: &str, value: String) -> Result<()> {
         let key = key.to_owned();
         self.writer.run(move |session| session.set_setting(&key, &value)).await
+    }
+
+    async fn settings(&self, prefix: &str) -> Result<Vec<(String, String)>> {
+        let prefix = prefix.to_owned();
+        self.lists.ask(move |conn, _| query::settings(conn, &prefix)).await
+    }
+
+    async fn remove_setting(&self, key: &str) -> Result<()> {
+        let key = key.to_owned();
+        self.writer.run(move |session| session.remove_setting(&key)).await
+    }
+
+    async fn own_shards(&self, owner: OwnerId, now: Timestamp, lease: Duration) -> Result<Vec<Owned>> {
+        self.writer.run(move |session| owners::own(session, owner, now, lease)).await
+    }
+
+    async fn release_shards(&self, owner: OwnerId) -> Result<()> {
+        self.writer.run(move |session| owners::release(session, owner)).await
+    }
+
+    async fn retry(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
+        self.writer.run(move |session| person::retry(session, &ids, to_ms(now))).await
+    }
+
+    async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
+        self.writer.run(move |session| person::cancel(session, &ids, to_ms(now))).await
+    }
+
+    async fn resolve(&self, id: DeliveryId, resolution: Resolution) -> Result<bool> {
+        self.writer.run(move |session| person::resolve(session, id, &resolution)).await
+    }
+
+    async fn replay(&self, event: EventUid, deliveries: Vec<NewDelivery>, tag: &str, now: Timestamp) -> Result<Vec<DeliveryId>> {
+        let (tag, reading) = (tag.to_owned(), self.reading.clone());
+        self.writer.make(|reply| Replay::new(event, deliveries, tag, now, reading, reply)).await
+    }
+
+    async fn adopt(&self, old: &Name, new: &Name) -> Result<u64> {
+        let (old, new) = (old.clone(), new.clone());
+        self.writer.run(move |session| lanes::adopt(session, &old, &new)).await
+    }
+
+    async fn count_deliveries(&self, filter: Filter) -> Result<u64> {
+        self.lists.ask(move |conn, reading| query::count_deliveries(conn, reading, &filter)).await
+    }
+
+    async fn count_events(&self, filter: Filter) -> Result<u64> {
+        self.lists.ask(move |conn, _| query::count_events(conn, &filter)).await
     }
 
     async fn ready(&self) -> Result<()> {

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    lanes::{self, OrderKey},
     rows::{amount, cause_code},
     session::{Answer, Session},
 };
@@ -53,14 +54,15 @@ struct Sweep {
 }
 
 /// Removes a slice of everything that `retention` no longer keeps; see [`crate::store::Store::prune`].
-pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention, gone: &[Name]) -> Answer<Pruned> {
+pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention, held: &[(Name, Timestamp)]) -> Answer<Pruned> {
     let before = |kept: Duration| to_ms(earlier(now, kept));
     session.room.limit = retention.max_bytes;
-    let given_up = give_up(&session.conn, gone, before(retention.events), to_ms(now))?;
+    let given_up = give_up(&session.conn, held, before(retention.events), to_ms(now))?;
     let dead = dead_letters(&session.conn, before(retention.dead_letters))?;
     let freed = free(&session.conn, &dead, before(retention.events))?;
     let rejections = rejections(&session.conn, before(retention.rejections))?;
     let keys = keys(&session.conn, to_ms(now))?;
+    let steps = replays(&session.conn, before(retention.events))?;
     let swept = sweep(session, before(retention.events), retention.max_bytes.map(goal))?;
     let full = |removed: u64| u64::from(SLICE) <= removed;
     Ok(Ok(Pruned {
@@ -69,7 +71,7 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
         rejections,
         keys: keys.removed,
         given_up,
-        more: !swept.ended || full(given_up) || full(dead.len() as u64) || full(rejections) || keys.more,
+        more: !swept.ended || full(steps) || full(given_up) || full(dead.len() as u64) || full(rejections) || keys.more,
         used: used(&session.conn)?,
     }))
 }
@@ -109,24 +111,37 @@ fn used(conn: &Connection) -> rusqlite::Result<u64> {
     conn.prepare_cached(sql)?.query_row([], |row| amount(row, 0))
 }
 
-/// Deliveries that have been due since before `cutoff`, of targets that are gone.
+/// Deliveries that have been due since before `cutoff`, of a lane that stands still.
 pub(super) const GIVE_UP: &str = "UPDATE deliveries SET state = 2, cause = ?3, due_at = NULL, settled_at = ?4 WHERE place IN (
     SELECT place FROM deliveries INDEXED BY deliveries_pending
-    WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = ?1) AND due_at < ?2 ORDER BY due_at LIMIT ?5)";
+    WHERE state = 0 AND target_id = ?1 AND turn IN (0, 1, 2) AND due_at < ?2 LIMIT ?5) RETURNING order_key";
 
-fn give_up(conn: &Connection, gone: &[Name], cutoff: i64, now: i64) -> rusqlite::Result<u64> {
-    let mut statement = conn.prepare_cached(GIVE_UP)?;
+/// Gives up what lanes held since before `cutoff` have held for that long. Being due is being held there: a delivery that
+/// a person has retried since is not given up for its age.
+fn give_up(conn: &Connection, held: &[(Name, Timestamp)], cutoff: i64, now: i64) -> rusqlite::Result<u64> {
     let mut given_up = 0;
-    for target in gone {
+    for (target, _) in held.iter().filter(|(_, since)| to_ms(*since) < cutoff) {
+        let Some(target) = target_id(conn, target)? else { continue };
         let left = i64::from(SLICE) - given_up;
-        given_up += statement.execute((target.as_str(), cutoff, cause_code(Cause::Config), now, left))? as i64;
+        let mut statement = conn.prepare_cached(GIVE_UP)?;
+        let keys = statement.query_map((target, cutoff, cause_code(Cause::Config), now, left), |row| row.get(0))?;
+        let keys: Vec<Option<OrderKey>> = keys.collect::<rusqlite::Result<_>>()?;
+        given_up += keys.len() as i64;
+        for key in keys.iter().flatten() {
+            lanes::move_up(conn, target, key)?;
+        }
     }
     Ok(given_up.cast_unsigned())
 }
 
-/// Dead letters that died before a time.
+fn target_id(conn: &Connection, target: &Name) -> rusqlite::Result<Option<i64>> {
+    let mut look_up = conn.prepare_cached("SELECT id FROM targets WHERE name = ?")?;
+    look_up.query_row([target.as_str()], |row| row.get(0)).optional()
+}
+
+/// Dead letters that died before a time and that nobody has settled: those go with their events.
 pub(super) const DIED: &str = "SELECT d.place FROM targets t CROSS JOIN deliveries d INDEXED BY deliveries_died
-    ON d.state = 2 AND d.target_id = t.id AND d.settled_at < ?1 LIMIT ?2";
+    ON d.state = 2 AND d.resolved_at IS NULL AND d.target_id = t.id AND d.settled_at < ?1 LIMIT ?2";
 
 /// Removes dead letters that died before `cutoff`; gives their places.
 fn dead_letters(conn: &Connection, cutoff: i64) -> rusqlite::Result<Vec<i64>> {
@@ -157,7 +172,8 @@ fn free(conn: &Connection, dead: &[i64], cutoff: i64) -> rusqlite::Result<u64> {
 
 /// What decides whether an event goes.
 const CANDIDATES: &str = "SELECT e.seq, e.received_at, NOT EXISTS (SELECT 1 FROM deliveries d NOT INDEXED
-    WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) | 65535 AND d.state <> 1) FROM events e";
+    WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) | 65535
+        AND (d.state = 0 OR d.state = 2 AND d.resolved_at IS NULL)) FROM events e";
 
 struct Candidate {
     seq: i64,
@@ -238,6 +254,12 @@ fn rejections(conn: &Connection, cutoff: i64) -> rusqlite::Result<u64> {
         conn.prepare_cached("DELETE FROM rejections WHERE id = ?")?.execute([id])?;
     }
     Ok(ids.len() as u64)
+}
+
+/// Forgets steps of replays from before `cutoff`, as if their events were gone; the oldest have the lowest ids.
+fn replays(conn: &Connection, cutoff: i64) -> rusqlite::Result<u64> {
+    let sql = "DELETE FROM replays WHERE at < ?1 AND id IN (SELECT id FROM replays ORDER BY id LIMIT ?2)";
+    Ok(conn.prepare_cached(sql)?.execute((cutoff, SLICE))? as u64)
 }
 
 struct Keys {

@@ -5,19 +5,22 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
 
-use super::rows::{Reading, amount, state_code};
+use super::rows::{Reading, amount, cause_code, state_code};
 use crate::{
     clock::{Timestamp, from_ms, to_ms},
-    envelope::{DeliveryId, EventUid, Name},
+    envelope::{DeliveryId, Envelope, EventUid, Name},
     store::{Attempt, Backlog, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets},
 };
 
 /// Bytes of bodies after which one answer of [`due`] ends.
 const DUE_BYTES: usize = 16 * 1024 * 1024;
 
-/// The queue of one lane, in the order of its index.
+/// One of the two queues of a lane, in the order of its index: the critical ones (0), or the rest (1).
 pub(super) const QUEUE: &str = "SELECT place, due_at FROM deliveries INDEXED BY deliveries_pending
-    WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = ?1) AND due_at <= ?2 ORDER BY due_at, created_at, place";
+    WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = ?1) AND turn = ?2 AND due_at <= ?3
+    ORDER BY due_at, created_at, place";
+/// Both, in the order in which they go.
+const QUEUES: [i64; 2] = [0, 1];
 
 /// One delivery with its event and both bodies.
 pub(super) const DUE: &str = "SELECT e.*, d.*, ?2 AS target, p.body AS payload, b.content_type AS made_type, b.body AS made
@@ -33,18 +36,20 @@ pub(super) fn due(
     limit: u32,
     except: &[DeliveryId],
 ) -> rusqlite::Result<Vec<Due>> {
-    let mut queue = conn.prepare_cached(QUEUE)?;
-    let mut places = queue.query((target.as_str(), now))?;
     let mut one = conn.prepare_cached(DUE)?;
     let (mut found, mut bytes) = (Vec::new(), 0);
-    while let Some(place) = next_place(&mut places, reading.salt, except)?
-        && found.len() < limit as usize
-        && bytes < DUE_BYTES
-    {
-        // It may have been settled since the queue was read.
-        let row = one.query_row((place.0, target.as_str()), |row| with_event(reading, row)).optional()?;
-        bytes += row.as_ref().map_or(0, |due| due.envelope.body.len());
-        found.extend(row);
+    for queue in QUEUES {
+        let mut statement = conn.prepare_cached(QUEUE)?;
+        let mut places = statement.query((target.as_str(), queue, now))?;
+        while found.len() < limit as usize
+            && bytes < DUE_BYTES
+            && let Some((place, _)) = next_place(&mut places, reading.salt, except)?
+        {
+            // It may have been settled since the queue was read.
+            let row = one.query_row((place, target.as_str()), |row| with_event(reading, row)).optional()?;
+            bytes += row.as_ref().map_or(0, |due| due.envelope.body.len());
+            found.extend(row);
+        }
     }
     Ok(found)
 }
@@ -65,8 +70,9 @@ fn with_event(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<Due> {
     let made_type: Option<String> = row.get("made_type")?;
     let made: Option<Vec<u8>> = row.get("made")?;
     let made = made_type.zip(made).map(|(content_type, body)| Rendered { content_type, body: body.into() });
-    let envelope = Arc::new(reading.envelope(row, payload.into())?);
-    Ok(Due { delivery: reading.delivery(row, made)?, envelope })
+    let (delivery, envelope) = (reading.delivery(row, made)?, reading.envelope(row, payload.into())?);
+    let replayed = delivery.replayed || envelope.replayed;
+    Ok(Due { delivery, envelope: Arc::new(Envelope { replayed, ..envelope }) })
 }
 
 /// When something falls due; see [`crate::store::Store::next_due`].
@@ -76,9 +82,15 @@ pub(super) fn next_due(
     target: &Name,
     except: &[DeliveryId],
 ) -> rusqlite::Result<Option<Timestamp>> {
-    let mut queue = conn.prepare_cached(QUEUE)?;
-    let mut places = queue.query((target.as_str(), i64::MAX))?;
-    Ok(next_place(&mut places, reading.salt, except)?.map(|(_, due_at)| from_ms(due_at)))
+    let mut earliest: Option<i64> = None;
+    for queue in QUEUES {
+        let mut statement = conn.prepare_cached(QUEUE)?;
+        let mut places = statement.query((target.as_str(), queue, i64::MAX))?;
+        if let Some((_, due_at)) = next_place(&mut places, reading.salt, except)? {
+            earliest = Some(earliest.map_or(due_at, |earlier| earlier.min(due_at)));
+        }
+    }
+    Ok(earliest.map(from_ms))
 }
 
 /// What waits by target, from the index alone.
@@ -86,7 +98,8 @@ pub(super) const WAITING: &str = "SELECT target_id, count(*), min(created_at) FR
     WHERE state = 0 GROUP BY target_id";
 /// What is dead by target, from the index alone.
 pub(super) const DEAD: &str =
-    "SELECT target_id, count(*), NULL FROM deliveries INDEXED BY deliveries_died WHERE state = 2 GROUP BY target_id";
+    "SELECT target_id, count(*), NULL FROM deliveries INDEXED BY deliveries_died WHERE state = 2 AND resolved_at IS NULL
+    GROUP BY target_id";
 
 /// What waits and what is dead; see [`crate::store::Store::backlog`].
 pub(super) fn backlog(conn: &Connection) -> rusqlite::Result<Vec<Backlog>> {
@@ -117,19 +130,41 @@ fn name(conn: &Connection, id: i64) -> rusqlite::Result<Name> {
 
 /// A page of events; see [`crate::store::Store::events`].
 pub(super) fn events(conn: &Connection, reading: &Reading, filter: &Filter) -> rusqlite::Result<Vec<EventRow>> {
-    let mut clauses = Where::default();
-    clauses.equals("e.source", filter.source.as_deref());
-    clauses.equals("e.type", filter.r#type.as_deref());
-    clauses.between("e.received_at", filter.since, filter.until);
-    if let Some(target) = &filter.target {
-        let sent = "EXISTS (SELECT 1 FROM deliveries d WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) | 65535
-            AND d.target_id = (SELECT id FROM targets WHERE name = ?))";
-        clauses.and(sent, [Value::from(target.clone())]);
-    }
+    let mut clauses = of_events(filter);
     clauses.page("e.seq", filter.page, filter.limit);
     let mut statement = conn.prepare_cached(&clauses.sql("SELECT e.* FROM events e"))?;
     let rows = statement.query_map(clauses.params(), |row| reading.event(row, Bytes::new()))?;
     rows.collect()
+}
+
+/// How many events; see [`crate::store::Store::count_events`].
+pub(super) fn count_events(conn: &Connection, filter: &Filter) -> rusqlite::Result<u64> {
+    let clauses = of_events(filter);
+    let mut statement = conn.prepare_cached(&clauses.sql("SELECT count(*) FROM events e"))?;
+    statement.query_row(clauses.params(), |row| amount(row, 0))
+}
+
+/// What `filter` says of events.
+fn of_events(filter: &Filter) -> Where {
+    let mut clauses = Where::default();
+    clauses.equals("e.source", filter.source.as_deref());
+    clauses.equals("e.type", filter.r#type.as_deref());
+    clauses.between("e.received_at", filter.since, filter.until);
+    match filter.matched {
+        Some(true) => clauses.and("e.deliveries > 0", []),
+        Some(false) => clauses.and("e.deliveries = 0", []),
+        None => {}
+    }
+    sent(&mut clauses, filter);
+    clauses
+}
+
+/// Only events with a delivery of which `filter` says target and state.
+fn sent(clauses: &mut Where, filter: &Filter) {
+    let Some(target) = &filter.target else { return };
+    let sent = "EXISTS (SELECT 1 FROM deliveries d WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) | 65535
+        AND d.target_id = (SELECT id FROM targets WHERE name = ?))";
+    clauses.and(sent, [Value::from(target.clone())]);
 }
 
 /// One event with its body; see [`crate::store::Store::event`].
@@ -145,6 +180,23 @@ pub(super) fn event(conn: &Connection, reading: &Reading, uid: EventUid) -> rusq
 
 /// A page of deliveries; see [`crate::store::Store::deliveries`].
 pub(super) fn deliveries(conn: &Connection, reading: &Reading, filter: &Filter) -> rusqlite::Result<Vec<DeliveryRow>> {
+    let (mut clauses, tables) = of_deliveries(filter, reading.salt);
+    clauses.page("d.place", filter.page, filter.limit);
+    let sql = clauses.sql(&format!("SELECT d.*, t.name AS target, e.id AS event_id, e.source, e.type FROM {tables}"));
+    let mut statement = conn.prepare_cached(&sql)?;
+    let rows = statement.query_map(clauses.params(), |row| delivery_row(reading, row))?;
+    rows.collect()
+}
+
+/// How many deliveries; see [`crate::store::Store::count_deliveries`].
+pub(super) fn count_deliveries(conn: &Connection, reading: &Reading, filter: &Filter) -> rusqlite::Result<u64> {
+    let (clauses, tables) = of_deliveries(filter, reading.salt);
+    let mut statement = conn.prepare_cached(&clauses.sql(&format!("SELECT count(*) FROM {tables}")))?;
+    statement.query_row(clauses.params(), |row| amount(row, 0))
+}
+
+/// What `filter` says of deliveries, and the tables that hold them and what it speaks of.
+fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     let mut clauses = Where::default();
     clauses.equals("e.source", filter.source.as_deref());
     clauses.equals("e.type", filter.r#type.as_deref());
@@ -152,18 +204,26 @@ pub(super) fn deliveries(conn: &Connection, reading: &Reading, filter: &Filter) 
     clauses.equals("t.name", filter.target.as_deref());
     among(&mut clauses, filter.targets.as_ref());
     if let Some(event) = filter.event {
-        let (first, last) = places(event, reading.salt);
+        let (first, last) = places(event, salt);
         clauses.and("d.place BETWEEN ? AND ?", [first.into(), last.into()]);
     }
     let index = in_state(&mut clauses, filter);
-    clauses.page("d.place", filter.page, filter.limit);
-    let sql = format!(
-        "SELECT d.*, t.name AS target, e.id AS event_id, e.source, e.type FROM deliveries d {index}
-        CROSS JOIN targets t ON t.id = d.target_id CROSS JOIN events e ON e.seq = d.place >> 16"
-    );
-    let mut statement = conn.prepare_cached(&clauses.sql(&sql))?;
-    let rows = statement.query_map(clauses.params(), |row| delivery_row(reading, row))?;
-    rows.collect()
+    of_the_dead(&mut clauses, filter);
+    let tables =
+        format!("deliveries d {index} CROSS JOIN targets t ON t.id = d.target_id CROSS JOIN events e ON e.seq = d.place >> 16");
+    (clauses, tables)
+}
+
+/// Filters dead letters by cause, and by whether somebody has settled them.
+fn of_the_dead(clauses: &mut Where, filter: &Filter) {
+    if let Some(cause) = filter.cause {
+        clauses.and("d.state = 2 AND d.cause = ?", [cause_code(cause).into()]);
+    }
+    match filter.resolved {
+        Some(true) => clauses.and("d.state = 2 AND d.resolved_at IS NOT NULL", []),
+        Some(false) => clauses.and("d.state = 2 AND d.resolved_at IS NULL", []),
+        None => {}
+    }
 }
 
 fn delivery_row(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
@@ -223,6 +283,19 @@ pub(super) fn attempts(conn: &Connection, reading: &Reading, event: EventUid) ->
 /// What is kept under `key`.
 pub(super) fn setting(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     conn.prepare_cached("SELECT value FROM settings WHERE key = ?")?.query_row([key], |row| row.get(0)).optional()
+}
+
+/// What is kept under keys that begin with `prefix`.
+pub(super) fn settings(conn: &Connection, prefix: &str) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement = conn.prepare_cached("SELECT key, value FROM settings WHERE key >= ? ORDER BY key")?;
+    let mut rows = statement.query([prefix])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()?
+        && row.get_ref(0)?.as_str()?.starts_with(prefix)
+    {
+        found.push((row.get(0)?, row.get(1)?));
+    }
+    Ok(found)
 }
 
 /// The clauses of a list's statement behind its tables, with their values. Values never become text of the statement.

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    lanes::{self, OrderKey},
     rows::{DEAD, DELIVERED, PENDING, cause_code},
     session::{Answer, Session},
 };
@@ -17,9 +18,13 @@ pub(super) fn record(session: &mut Session, attempts: &[Attempt]) -> Answer<()> 
     for attempt in attempts.iter().filter(|attempt| attempt.delivery.event.salt == salt) {
         let place = attempt.delivery.place();
         let after = After::of(attempt.next, now);
-        if settle(&session.conn, place, attempt, &after)? || held(&session.conn, place)? {
-            keep(&session.conn, place, attempt, &after)?;
-            keep_body(&session.conn, place, attempt)?;
+        let conn = &session.conn;
+        if let Some(number) = keep(conn, place, attempt, &after)? {
+            // A former owner's failures change nothing.
+            let moves = attempt.next == Next::Delivered || !session.owned.is_stale(attempt.epoch);
+            if !(moves && settle(conn, SETTLE, place, number, attempt, &after)?) {
+                settle_slowly(conn, place, number, attempt, &after, moves)?;
+            }
         }
     }
     Ok(Ok(()))
@@ -43,44 +48,26 @@ impl After {
     }
 }
 
-/// Moves a delivery that is not final.
-pub(super) const SETTLE: &str = "UPDATE deliveries SET state = ?, cause = ?, due_at = ?, settled_at = ?,
-        attempts = max(attempts, ?), error = ?, first_attempt_at = coalesce(first_attempt_at, ?)
-    WHERE place = ? AND state = 0";
-
-/// Moves the delivery at `place`; false when it is final already, or not held at all.
-fn settle(conn: &Connection, place: i64, attempt: &Attempt, after: &After) -> rusqlite::Result<bool> {
-    let changed = conn.prepare_cached(SETTLE)?.execute((
-        after.state,
-        after.cause,
-        after.due_at,
-        after.settled_at,
-        attempt.number,
-        attempt.error.as_deref(),
-        to_ms(attempt.started_at),
-        place,
-    ))?;
-    Ok(changed != 0)
-}
-
-fn held(conn: &Connection, place: i64) -> rusqlite::Result<bool> {
-    conn.prepare_cached("SELECT 1 FROM deliveries WHERE place = ?")?.exists([place])
-}
-
-fn keep(conn: &Connection, place: i64, attempt: &Attempt, after: &After) -> rusqlite::Result<()> {
-    if insert(conn, place, attempt.number, attempt, after)? || recorded(conn, place, attempt)? {
-        return Ok(());
+/// Writes the attempt's row; gives its number, or `None` when it was recorded before.
+fn keep(conn: &Connection, place: i64, attempt: &Attempt, after: &After) -> rusqlite::Result<Option<u32>> {
+    if insert(conn, place, attempt.number, attempt, after)? {
+        return Ok(Some(attempt.number));
+    }
+    if recorded(conn, place, attempt)? {
+        return Ok(None);
     }
     let last = "SELECT coalesce(max(number), 0) FROM attempts WHERE place = ?";
     let last: u32 = conn.prepare_cached(last)?.query_row([place], |row| row.get(0))?;
-    insert(conn, place, last.saturating_add(1), attempt, after).map(|_| ())
+    let number = last.saturating_add(1);
+    Ok(insert(conn, place, number, attempt, after)?.then_some(number))
 }
 
 /// Writes the attempt's row as `number`; false when that number is taken.
 fn insert(conn: &Connection, place: i64, number: u32, attempt: &Attempt, after: &After) -> rusqlite::Result<bool> {
     let sql =
-        "INSERT INTO attempts (place, number, started_at, duration_us, status, error, detail, outcome, cause, retry_at, response)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+        "INSERT INTO attempts (place, number, started_at, duration_us, status, error, detail, outcome, cause, retry_at, response,
+            counts, epoch)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
     let inserted = conn.prepare_cached(sql)?.execute((
         place,
         number,
@@ -93,6 +80,8 @@ fn insert(conn: &Connection, place: i64, number: u32, attempt: &Attempt, after: 
         after.cause,
         after.due_at,
         &*attempt.response,
+        attempt.counts,
+        attempt.epoch,
     ))?;
     Ok(inserted != 0)
 }
@@ -102,6 +91,70 @@ fn recorded(conn: &Connection, place: i64, attempt: &Attempt) -> rusqlite::Resul
     let sql = "SELECT started_at FROM attempts WHERE place = ? AND number = ?";
     let started_at = conn.prepare_cached(sql)?.query_row((place, attempt.number), |row| row.get(0)).optional()?;
     Ok(started_at == Some(to_ms(attempt.started_at)))
+}
+
+/// The statement that moves a delivery which is not final, for those that `which` selects.
+macro_rules! settling {
+    ($which:literal) => {
+        concat!(
+            "UPDATE deliveries SET state = ?1, cause = ?2, due_at = ?3, settled_at = ?4, attempts = max(attempts, ?5), error = ?6,
+                uncounted = uncounted + ?7, first_attempt_at = coalesce(first_attempt_at, ?8),
+                stood_still_ms = iif(first_attempt_at IS NULL, coalesce(?9, stood_still_ms), stood_still_ms)
+            WHERE place = ?10 AND state = 0 AND ",
+            $which
+        )
+    };
+}
+/// Moves one that is in nobody's way, as nearly all are.
+pub(super) const SETTLE: &str = settling!("order_key IS NULL");
+/// Moves one that others may stand behind.
+pub(super) const SETTLE_ORDERED: &str = settling!("order_key IS NOT NULL");
+
+/// Moves the delivery at `place` by `sql`, and keeps the body that was made for it; false when `sql` does not mean it.
+fn settle(conn: &Connection, sql: &str, place: i64, number: u32, attempt: &Attempt, after: &After) -> rusqlite::Result<bool> {
+    let changed = conn.prepare_cached(sql)?.execute((
+        after.state,
+        after.cause,
+        after.due_at,
+        after.settled_at,
+        number,
+        attempt.error.as_deref(),
+        !attempt.counts,
+        attempt.counts.then(|| to_ms(attempt.started_at)),
+        attempt.counts.then_some(attempt.stood_still_ms),
+        place,
+    ))?;
+    if changed != 0 {
+        keep_body(conn, place, attempt)?;
+    }
+    Ok(changed != 0)
+}
+
+/// What is left to do for a delivery that is ordered or final, or is not held at all: of that one nothing stays.
+fn settle_slowly(
+    conn: &Connection,
+    place: i64,
+    number: u32,
+    attempt: &Attempt,
+    after: &After,
+    moves: bool,
+) -> rusqlite::Result<()> {
+    let sql = "SELECT target_id, order_key FROM deliveries WHERE place = ?";
+    let lane = conn.prepare_cached(sql)?.query_row([place], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    match lane {
+        None => forget(conn, place, number),
+        Some((target_id, Some(key))) if moves => {
+            let key: OrderKey = key;
+            let settled = settle(conn, SETTLE_ORDERED, place, number, attempt, after)?;
+            if settled && after.state != PENDING { lanes::move_up(conn, target_id, &key) } else { Ok(()) }
+        }
+        Some(_) => keep_body(conn, place, attempt),
+    }
+}
+
+/// Takes back the row of an attempt whose delivery is not held.
+fn forget(conn: &Connection, place: i64, number: u32) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM attempts WHERE place = ? AND number = ?")?.execute((place, number)).map(|_| ())
 }
 
 /// Keeps the body that was made for the delivery, once: later attempts send the same bytes.

@@ -11,7 +11,7 @@ use rusqlite::{ErrorCode, Row, RowIndex};
 use crate::{
     clock::{Timestamp, from_ms},
     envelope::{DeliveryId, Envelope, EventUid},
-    store::{Attempt, Cause, Delivery, Error, EventRow, Next, Rendered, State},
+    store::{Attempt, Cause, Delivery, Error, EventRow, Next, Rendered, Resolution, Severity, State},
 };
 
 /// What an error of SQLite means to the store's callers.
@@ -121,13 +121,13 @@ impl Reading {
             attempts: row.get("attempts")?,
             error: row.get("error")?,
             body,
-            order_key: None,
-            severity: crate::store::Severity::Info,
-            replayed: false,
-            uncounted: 0,
-            stood_still_ms: 0,
-            out_of_order: false,
-            resolved: None,
+            order_key: row.get("order_key")?,
+            severity: severity(row.get("severity")?),
+            replayed: row.get("replay")?,
+            uncounted: row.get("uncounted")?,
+            stood_still_ms: row.get("stood_still_ms")?,
+            out_of_order: row.get("out_of_order")?,
+            resolved: resolution(row)?,
         })
     }
 
@@ -144,11 +144,16 @@ impl Reading {
             response: row.get::<_, Vec<u8>>("response")?.into(),
             next: next(row)?,
             rendered: None,
-            counts: true,
+            counts: row.get("counts")?,
             stood_still_ms: 0,
-            epoch: 0,
+            epoch: row.get("epoch")?,
         })
     }
+}
+
+fn resolution(row: &Row<'_>) -> rusqlite::Result<Option<Resolution>> {
+    let Some(at) = optional_time(row, "resolved_at")? else { return Ok(None) };
+    Ok(Some(Resolution { at, note: row.get::<_, Option<String>>("note")?.unwrap_or_default() }))
 }
 
 fn next(row: &Row<'_>) -> rusqlite::Result<Next> {
@@ -191,7 +196,6 @@ pub(super) const PENDING: i64 = 0;
 pub(super) const DELIVERED: i64 = 1;
 /// [`State::Dead`] in the tables.
 pub(super) const DEAD: i64 = 2;
-
 /// [`State::Cancelled`] in the tables.
 pub(super) const CANCELLED: i64 = 3;
 
@@ -199,6 +203,7 @@ fn state(code: i64) -> State {
     match code {
         DELIVERED => State::Delivered,
         DEAD => State::Dead,
+        CANCELLED => State::Cancelled,
         _ => State::Pending,
     }
 }
@@ -220,6 +225,23 @@ fn cause(code: i64) -> Cause {
     }
 }
 
+/// The number that `severity` is in the tables.
+pub(super) fn severity_code(severity: Severity) -> i64 {
+    match severity {
+        Severity::Info => 0,
+        Severity::Warning => 1,
+        Severity::Critical => 2,
+    }
+}
+
+fn severity(code: i64) -> Severity {
+    match code {
+        1 => Severity::Warning,
+        2 => Severity::Critical,
+        _ => Severity::Info,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,6 +253,9 @@ mod tests {
         }
         for (_, it) in Cause::ALL {
             assert_eq!(cause(cause_code(it)), it);
+        }
+        for (_, it) in Severity::ALL {
+            assert_eq!(severity(severity_code(it)), it);
         }
     }
 

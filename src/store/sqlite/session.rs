@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use super::{
     connect::Lock,
+    owners::Shards,
     prune::{self, Room},
     rows::fault,
 };
@@ -25,6 +26,8 @@ pub(super) struct Session {
     pub(super) now: i64,
     /// What is known about the space left.
     pub(super) room: Room,
+    /// Who owns the shards.
+    pub(super) owned: Shards,
     last_seq: i64,
     targets: HashMap<Name, i64>,
     clock: Clock,
@@ -36,6 +39,7 @@ pub(super) struct Session {
 struct Mark {
     last_seq: i64,
     room: Room,
+    owned: Shards,
 }
 
 /// What one job of a transaction answers: `Err` inside for a refusal that leaves its batch-mates alone.
@@ -51,6 +55,7 @@ impl Session {
             salt: salt.cast_unsigned(),
             now: to_ms(clock.now()),
             room: Room::default(),
+            owned: Shards::default(),
             last_seq,
             targets: HashMap::new(),
             clock,
@@ -61,7 +66,7 @@ impl Session {
     /// Runs `work` in one transaction: all of it is on disk when this answers `Ok`, nothing of it otherwise.
     pub(super) fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         self.room.forget();
-        let before = Mark { last_seq: self.last_seq, room: self.room };
+        let before = Mark { last_seq: self.last_seq, room: self.room, owned: self.owned };
         self.now = to_ms(self.clock.now());
         let done = self.attempt(before, work);
         if done.is_err() {
@@ -89,6 +94,7 @@ impl Session {
         }
         self.last_seq = before.last_seq;
         self.room = before.room;
+        self.owned = before.owned;
         self.targets.clear();
     }
 
@@ -114,6 +120,12 @@ impl Session {
     pub(super) fn set_setting(&mut self, key: &str, value: &str) -> Answer<()> {
         let sql = "INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
         self.conn.prepare_cached(sql)?.execute([key, value])?;
+        Ok(Ok(()))
+    }
+
+    /// Forgets the value under `key`.
+    pub(super) fn remove_setting(&mut self, key: &str) -> Answer<()> {
+        self.conn.prepare_cached("DELETE FROM settings WHERE key = ?")?.execute([key])?;
         Ok(Ok(()))
     }
 

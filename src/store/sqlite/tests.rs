@@ -15,7 +15,7 @@ use crate::{
     envelope::{Envelope, tests::sample},
     sign::sha256,
     store::{
-        DedupeKey, NewDelivery, Page, Remember, State, Targets,
+        DedupeKey, NewDelivery, Next, Page, Remember, State, Targets,
         contract::{Opening, contract},
     },
 };
@@ -45,7 +45,7 @@ impl Place {
     }
 }
 
-fn event(id: &str, bytes: usize) -> NewEvent {
+pub(super) fn event(id: &str, bytes: usize) -> NewEvent {
     let body = vec![b'x'; bytes];
     let key = |bytes: &[u8]| sha256(&[bytes])[..16].try_into().unwrap();
     let remember = Remember::Id(Duration::from_hours(24 * 7));
@@ -54,6 +54,24 @@ fn event(id: &str, bytes: usize) -> NewEvent {
         envelope: Envelope { id: id.into(), body: body.into(), data: None, ..sample() },
         deliveries: vec![NewDelivery::to("crm".into())],
         rules: Vec::new(),
+    }
+}
+
+pub(super) fn attempt(delivery: DeliveryId, next: Next) -> Attempt {
+    Attempt {
+        delivery,
+        number: 1,
+        started_at: "2026-01-20T12:00:00Z".parse().unwrap(),
+        duration: Duration::from_millis(25),
+        status: Some(200),
+        error: None,
+        detail: None,
+        response: bytes::Bytes::from_static(b"ok"),
+        next,
+        rendered: None,
+        counts: true,
+        stood_still_ms: 0,
+        epoch: 0,
     }
 }
 

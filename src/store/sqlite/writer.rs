@@ -61,8 +61,15 @@ impl Writer {
 
     /// Takes in `event`; see [`crate::store::Store::accept`].
     pub(super) async fn accept(&self, event: NewEvent) -> Result<Accepted> {
+        self.make(|reply| Accept::new(event, reply)).await
+    }
+
+    /// Runs the job that `make` builds around the way its answer goes.
+    pub(super) async fn make<T, J: Job + 'static>(&self, make: impl FnOnce(oneshot::Sender<Result<T>>) -> J) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.hand_over(Box::new(Accept::new(event, reply)), answer).await
+        let job = Box::new(make(reply));
+        self.queue.send(Message::Job(job)).await.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
     }
 
     /// Runs `write` in a transaction that others share. It may run twice: what it did the first time was undone.
@@ -71,13 +78,7 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Session) -> Answer<T> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        self.hand_over(Box::new(Write { write, answer: None, reply }), answer).await
-    }
-
-    async fn hand_over<T>(&self, job: Box<dyn Job>, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
-        self.queue.send(Message::Job(job)).await.map_err(|_| Error::Closed)?;
-        answer.await.map_err(|_| Error::Closed)?
+        self.make(|reply| Write { write, answer: None, reply }).await
     }
 
     /// Ok when an event could be taken in now; see [`crate::store::Store::ready`].
