@@ -7,12 +7,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    announce::{self, Announcer, Announcing, Notice},
     api,
     clock::{Clock, Timestamp},
     config::Config,
     deliver::{self, Deliver},
+    envelope::Name,
     housekeeping,
     ingest::{self, Ingest},
+    jobs::{self, Jobs},
     listen,
     route::Router,
     seal::{self, Sealer},
@@ -46,6 +49,10 @@ pub struct Handles {
     pub ingest: Arc<Ingest>,
     /// The sending side.
     pub deliver: Arc<Deliver>,
+    /// Work on many deliveries at once.
+    pub jobs: Arc<Jobs>,
+    /// Takes what is worth telling of the relay itself.
+    pub announcer: Announcer,
     /// The rules, for the API to say why one matched.
     pub router: Arc<Router>,
     /// Counts.
@@ -93,10 +100,11 @@ pub struct App {
     pub admin_addr: SocketAddr,
     public: TcpListener,
     admin: TcpListener,
+    announcing: Announcing,
 }
 
 impl App {
-    /// Opens the store, binds both listeners, resumes deliveries.
+    /// Opens the store, binds both listeners, resumes deliveries and jobs.
     pub async fn build(config: Config, options: Options) -> Result<Self, StartError> {
         let (public, public_addr) = bind(&config.server.listen).await?;
         let (admin, admin_addr) = bind(&config.server.admin_listen).await?;
@@ -104,6 +112,10 @@ impl App {
         let store = store::open(&config.store.url, Path::new(""), options.clock.clone()).await?;
         let sealer = sealer(&config)?;
         let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone()));
+        let (announcer, notices) = Announcer::new();
+        let telling = announce::Parts { store: store.clone(), router: router.clone(), clock: options.clock.clone() };
+        let announcing = announce::start(notices, telling);
+        let stop = CancellationToken::new();
         let deliver = Deliver::start(deliver::Parts {
             destinations: config.destinations.clone(),
             templates: config.templates.clone(),
@@ -122,20 +134,35 @@ impl App {
             max_body: config.server.max_body,
             retention_events: config.store.retention.events,
         }));
+        ingest.restore_statistics().await?;
+        let jobs = Jobs::start(jobs::Parts {
+            store: store.clone(),
+            router: router.clone(),
+            clock: options.clock.clone(),
+            wake: wake(&deliver),
+            stop: stop.clone(),
+        })
+        .await?;
+        announcer.tell(match &options.config_error {
+            None => Notice::ConfigLoaded { hash: config.hash.clone() },
+            Some(error) => Notice::ConfigRejected { error: error.clone() },
+        });
         let handles = Handles {
             loaded_at: options.clock.now(),
             config: Arc::new(config),
             store,
             ingest,
             deliver,
+            jobs,
+            announcer,
             router,
             metrics,
             clock: options.clock,
             admin_token: options.admin_token,
             config_error: options.config_error.map(Arc::from),
-            stop: CancellationToken::new(),
+            stop,
         };
-        Ok(Self { handles, public_addr, admin_addr, public, admin })
+        Ok(Self { handles, public_addr, admin_addr, public, admin, announcing })
     }
 
     /// Cancelling this stops the relay.
@@ -145,24 +172,39 @@ impl App {
 
     /// Answers requests until shutdown, then drains within `server.shutdown_grace` and closes the store.
     ///
-    /// In this order, so that nothing acknowledged is left to chance: requests under way are answered, attempts under way
-    /// are recorded, the store is closed. What is not sent by then waits in the store for the next start.
+    /// In this order, so that nothing acknowledged is left to chance: requests under way are answered, attempts and steps of
+    /// jobs under way are recorded, what there is to tell of the relay itself is told, counts are kept, the store is closed. What is not
+    /// sent by then waits in the store for the next start.
     pub async fn serve(self) {
-        let Self { handles, public, admin, .. } = self;
+        let Self { handles, public, admin, announcing, .. } = self;
         let (grace, stop) = (handles.config.server.shutdown_grace, handles.stop.clone());
         let tidying = tokio::spawn(housekeeping::run(handles.clone(), stop.clone()));
         let public = tokio::spawn(listen::serve(public, api::public(handles.clone()), stop.clone(), grace));
         let admin = tokio::spawn(listen::serve(admin, api::admin(handles.clone()), stop.clone(), grace));
         stop.cancelled().await;
         info!(grace_s = grace.as_secs(), "stopping: no new requests, finishing what is under way");
-        let (_, _, ()) = tokio::join!(public, admin, handles.deliver.drain(grace));
+        let (_, _, (), ()) = tokio::join!(public, admin, handles.deliver.drain(grace), handles.jobs.drain());
         handles.ingest.flush().await;
         if tidying.await.is_err() {
             warn!("housekeeping had failed");
         }
+        announcing.finish().await;
+        if let Err(error) = handles.ingest.keep_statistics().await {
+            warn!("the counts of the sources since the last round are lost: {error}");
+        }
         handles.store.close().await;
         info!("stopped");
     }
+}
+
+/// Wakes the lanes of `deliver`, as long as it lives.
+fn wake(deliver: &Arc<Deliver>) -> Box<dyn Fn(&[Name]) + Send + Sync> {
+    let deliver = Arc::downgrade(deliver);
+    Box::new(move |targets| {
+        if let Some(deliver) = deliver.upgrade() {
+            deliver.wake(targets);
+        }
+    })
 }
 
 async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -1,28 +1,32 @@
-//! What runs beside the way of an event: keeps the store within its retention and the gauges current.
+//! What runs beside the way of an event: keeps the store within its retention, the gauges current and the counts of the sources on
+//! disk, and tells of what only shows with time.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    announce::Notice,
     app::Handles,
-    clock::{Timestamp, later, until},
+    clock::{Timestamp, later, rfc3339_ms, until},
     envelope::Name,
-    store::{self, Pruned},
+    store::{self, Backlog, Pruned, Store},
 };
 
 /// How often the store is pruned and the gauges are read.
 const EVERY: Duration = Duration::from_secs(5);
 /// Share of `store.max_bytes` from which its filling is warned of.
 const FILLING: f64 = 0.8;
+/// Share below which it must fall before it is warned of again: pruning keeps a full store just below its limit.
+const EMPTIED: f64 = 0.7;
 
 /// Runs until `stop`.
 pub async fn run(handles: Handles, stop: CancellationToken) {
-    let mut warned = false;
+    let mut keeper = Keeper::default();
     loop {
         let next = later(handles.clock.now(), EVERY);
-        if let Err(error) = round(&handles, &stop, &mut warned).await {
+        if let Err(error) = keeper.round(&handles, &stop).await {
             warn!(%error, "the store could not be tidied; trying again in {}s", EVERY.as_secs());
         }
         tokio::select! {
@@ -32,28 +36,99 @@ pub async fn run(handles: Handles, stop: CancellationToken) {
     }
 }
 
-async fn round(handles: &Handles, stop: &CancellationToken, warned: &mut bool) -> store::Result<()> {
-    let now = handles.clock.now();
-    let backlog = handles.store.backlog().await?;
-    let declared = |name: &Name| handles.config.destinations.iter().any(|destination| destination.name == *name);
-    let gone = backlog
-        .iter()
-        .map(|row| &row.target)
-        .filter(|name| !declared(name))
-        .map(|name| (name.clone(), handles.loaded_at))
-        .collect::<Vec<_>>();
-    let rows: Vec<_> = backlog.iter().map(|row| (row.target.clone(), row.waiting, age(row.oldest_at, now), row.dead)).collect();
-    handles.metrics.backlog(&rows);
-    let mut total = Pruned::default();
-    loop {
-        let slice = handles.store.prune(now, handles.config.store.retention, gone.clone()).await?;
-        add(&mut total, slice);
-        if !slice.more || stop.is_cancelled() {
-            break;
+/// What is remembered from one round to the next.
+#[derive(Default)]
+struct Keeper {
+    filling: bool,
+    gone: Option<Gone>,
+}
+
+impl Keeper {
+    async fn round(&mut self, handles: &Handles, stop: &CancellationToken) -> store::Result<()> {
+        let now = handles.clock.now();
+        let backlog = handles.store.backlog().await?;
+        let rows: Vec<_> =
+            backlog.iter().map(|row| (row.target.clone(), row.waiting, age(row.oldest_at, now), row.dead)).collect();
+        handles.metrics.backlog(&rows);
+        handles.ingest.notices().into_iter().for_each(|notice| handles.announcer.tell(notice));
+        handles.ingest.keep_statistics().await?;
+        let mut held = handles.deliver.held();
+        held.extend(self.gone(handles, &backlog, now).await?);
+        let retention = handles.config.store.retention;
+        let mut total = Pruned::default();
+        loop {
+            let slice = handles.store.prune(now, retention, held.clone()).await?;
+            add(&mut total, slice);
+            if !slice.more || stop.is_cancelled() {
+                break;
+            }
         }
+        report(total, handles);
+        self.filling(total.used, retention.max_bytes, handles);
+        Ok(())
     }
-    report(total, handles.config.store.retention.max_bytes, warned);
-    Ok(())
+
+    /// The targets with a backlog that `routes.yaml` does not declare, and since when.
+    async fn gone(&mut self, handles: &Handles, backlog: &[Backlog], now: Timestamp) -> store::Result<Vec<(Name, Timestamp)>> {
+        let declared = |name: &Name| handles.config.destinations.iter().any(|destination| destination.name == *name);
+        let names = backlog.iter().map(|row| &row.target).filter(|name| !declared(name));
+        let gone = match self.gone.take() {
+            Some(gone) => gone,
+            None => Gone::read(&*handles.store).await?,
+        };
+        let gone = self.gone.insert(gone);
+        if gone.now(names, now) {
+            gone.keep(&*handles.store).await?;
+        }
+        Ok(gone.0.iter().map(|(name, since)| (name.clone(), *since)).collect())
+    }
+
+    /// Says that the store fills up: once when it begins to.
+    fn filling(&mut self, used: u64, max_bytes: Option<u64>, handles: &Handles) {
+        let Some(max) = max_bytes else { return };
+        let filling = share(max, if self.filling { EMPTIED } else { FILLING }) <= used;
+        if filling && !self.filling {
+            warn!(
+                used_bytes = used,
+                max_bytes = max,
+                "the store is filling up: finished events go early, then new ones are refused"
+            );
+            handles.announcer.tell(Notice::Filling { used, max });
+        }
+        self.filling = filling;
+    }
+}
+
+/// Targets that are gone from `routes.yaml` while deliveries wait for them, and since when: kept, so that a restart does not start their
+/// clock anew.
+#[derive(Debug, Default, PartialEq)]
+struct Gone(BTreeMap<Name, Timestamp>);
+
+/// Where the store keeps them.
+const GONE: &str = "targets.gone";
+
+impl Gone {
+    async fn read(store: &dyn Store) -> store::Result<Self> {
+        let text = store.setting(GONE).await?.unwrap_or_default();
+        let kept: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+        let read = |(name, since): (String, String)| Some((Name::parse(&name)?, since.parse().ok()?));
+        Ok(Self(kept.into_iter().filter_map(read).collect()))
+    }
+
+    /// Notes that exactly `names` are gone at `now`; true when that is news.
+    fn now<'n>(&mut self, names: impl Iterator<Item = &'n Name>, now: Timestamp) -> bool {
+        let since = |name: &Name| self.0.get(name).copied().unwrap_or(now);
+        let fresh: BTreeMap<_, _> = names.map(|name| (name.clone(), since(name))).collect();
+        let news = fresh != self.0;
+        self.0 = fresh;
+        news
+    }
+
+    async fn keep(&self, store: &dyn Store) -> store::Result<()> {
+        let kept: BTreeMap<&str, String> = self.0.iter().map(|(name, since)| (name.as_str(), rfc3339_ms(*since))).collect();
+        // Names and times can always be written.
+        store.set_setting(GONE, serde_json::to_string(&kept).unwrap_or_default()).await
+    }
 }
 
 fn age(oldest_at: Option<Timestamp>, now: Timestamp) -> Duration {
@@ -69,26 +144,23 @@ fn add(total: &mut Pruned, slice: Pruned) {
     total.used = slice.used;
 }
 
-/// Says what was removed for good, and that the store fills up: once when it begins to.
-fn report(total: Pruned, max_bytes: Option<u64>, warned: &mut bool) {
+/// Says what was removed or given up for good.
+fn report(total: Pruned, handles: &Handles) {
     if 0 < total.dead_letters + total.given_up {
         warn!(
             dead_letters = total.dead_letters,
             given_up = total.given_up,
-            "dead letters reached the end of their retention, or deliveries waited too long for a destination that is gone"
+            "dead letters reached the end of their retention, or deliveries waited too long for a target that is held or gone"
         );
+    }
+    for (count, reason) in [(total.given_up, "held_too_long"), (total.dead_letters, "retention")] {
+        if 0 < count {
+            handles.announcer.tell(Notice::DeadInBulk { count, reason });
+        }
     }
     if 0 < total.events + total.rejections {
         info!(events = total.events, rejections = total.rejections, keys = total.keys, "pruned the store");
     }
-    let filling = max_bytes.is_some_and(|max| max.saturating_sub(total.used) < share(max, 1.0 - FILLING));
-    if filling && !*warned {
-        warn!(
-            used_bytes = total.used,
-            max_bytes, "the store is filling up: finished events will be pruned early, then new ones refused"
-        );
-    }
-    *warned = filling;
 }
 
 #[expect(
@@ -99,4 +171,32 @@ fn report(total: Pruned, max_bytes: Option<u64>, warned: &mut bool) {
 )]
 fn share(of: u64, share: f64) -> u64 {
     (of as f64 * share) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::Clock, store::sqlite};
+
+    #[tokio::test]
+    async fn targets_are_gone_since_they_were_first_missed_over_restarts_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual("2026-01-20T12:00:00Z");
+        let store = sqlite::open(&folder.path().join("store"), clock.clone()).await.unwrap();
+        let noon = clock.now();
+        let (crm, old) = (Name::from("crm"), Name::from("old"));
+        let mut gone = Gone::read(&*store).await.unwrap();
+        assert!(gone.now([&crm].into_iter(), noon) && !gone.now([&crm].into_iter(), noon));
+        gone.keep(&*store).await.unwrap();
+        clock.advance(Duration::from_secs(3600));
+        let mut after = Gone::read(&*store).await.unwrap();
+        assert_eq!(after, gone);
+        assert!(after.now([&crm, &old].into_iter(), clock.now()));
+        assert_eq!(after.0, [(crm, noon), (old.clone(), clock.now())].into());
+        // One that came back is gone anew when it goes again.
+        assert!(after.now([&old].into_iter(), clock.now()));
+        clock.advance(Duration::from_secs(60));
+        after.now([&Name::from("crm"), &old].into_iter(), clock.now());
+        assert_eq!(after.0.get(&Name::from("crm")), Some(&clock.now()));
+    }
 }

@@ -9,6 +9,8 @@
 //! - [`store`]: what is on disk.
 //! - [`deliver`]: lanes, attempts, retries, dead letters.
 //! - [`render`]: templates and their escapes.
+//! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
+//! - [`announce`]: what the relay tells of itself.
 //! - [`api`]: the HTTP API over the store.
 //! - [`cli`]: one file per verb.
 //! - [`app`]: puts the rooms together.
@@ -23,6 +25,7 @@ pub mod deliver;
 pub mod envelope;
 pub mod housekeeping;
 pub mod ingest;
+pub mod jobs;
 pub mod json;
 pub mod listen;
 pub mod render;

@@ -36,6 +36,7 @@ mod lane;
 pub mod policy;
 mod record;
 pub mod retry;
+mod seam;
 mod signing;
 
 #[cfg(test)]

@@ -61,6 +61,19 @@ impl Code {
         (Self::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Nothing can be taken in now; try again later."),
     ];
 
+    /// How many codes there are.
+    pub(crate) const COUNT: usize = Self::ALL.len();
+
+    /// Its place among all codes.
+    pub(crate) fn index(self) -> usize {
+        Self::ALL.iter().position(|row| row.0 == self).unwrap_or_default()
+    }
+
+    /// The words of all codes, by [`Code::index`].
+    pub(crate) fn words() -> impl Iterator<Item = &'static str> {
+        Self::ALL.iter().map(|row| row.2)
+    }
+
     fn row(self) -> (StatusCode, &'static str, &'static str) {
         let row = Self::ALL.iter().find(|row| row.0 == self);
         row.map_or((StatusCode::INTERNAL_SERVER_ERROR, "internal", ""), |row| (row.1, row.2, row.3))

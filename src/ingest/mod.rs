@@ -23,8 +23,10 @@ use self::{
     limits::{Client, FAILURES, Keyed},
     quarantine::{Quarantine, Refused},
     request::Raw,
+    statistics::Statistics,
 };
 use crate::{
+    announce::Notice,
     clock::{Clock, Timestamp, rfc3339_ms},
     envelope::Envelope,
     route::Router,
@@ -47,10 +49,12 @@ mod request;
 mod retry;
 mod sealed;
 mod source;
+mod statistics;
 mod time;
 
 pub use retry::RetryReport;
 pub use source::Source;
+pub use statistics::SourceStatistics;
 
 /// What ingest works with.
 #[expect(missing_debug_implementations, reason = "handles")]
@@ -86,6 +90,7 @@ pub struct Ingest {
     /// `failure_limit` of each source; the last one is for paths of no source.
     failures: Vec<Keyed<Client>>,
     quarantine: Quarantine,
+    statistics: Statistics,
     router: Arc<Router>,
     store: Arc<dyn Store>,
     clock: Clock,
@@ -97,6 +102,9 @@ pub struct Ingest {
 
 /// Longest time the store is waited for: senders are promised an answer within 5 s of their last byte.
 const STORE_TIMEOUT: Duration = Duration::from_millis(4_500);
+
+/// Where the store keeps what [`Ingest::statistics`] tells.
+const STATISTICS: &str = "sources.statistics";
 
 /// Why a request did not become an event.
 enum Failure {
@@ -140,6 +148,7 @@ impl Ingest {
             secret_paths: paths(true),
             rates: sources.iter().map(|source| source.rate_limit.map(|rate| Keyed::new(rate, &clock))).collect(),
             failures: limits.map(|rate| Keyed::new(rate, &clock)).collect(),
+            statistics: Statistics::new(&sources, &sealer),
             quarantine: Quarantine::start(sources.clone(), sealer.clone(), store.clone(), &clock),
             remember_ids: retention_events.max(dedupe::ID_MIN),
             sources,
@@ -162,6 +171,30 @@ impl Ingest {
     /// arrival; its `page` and `limit` do not matter.
     pub async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> Result<RetryReport, store::Error> {
         retry::retry(self, filter, clock_offset).await
+    }
+
+    /// What came in by each source, in the order of the file.
+    pub fn statistics(&self) -> Vec<SourceStatistics> {
+        self.statistics.read(&self.sources)
+    }
+
+    /// Goes on counting where a former run stopped; before the first request.
+    pub async fn restore_statistics(&self) -> store::Result<()> {
+        let kept = self.store.setting(STATISTICS).await?;
+        self.statistics.restore(&self.sources, kept.as_deref(), self.clock.now());
+        Ok(())
+    }
+
+    /// Keeps the statistics for the next run, if there is anything new.
+    pub async fn keep_statistics(&self) -> store::Result<()> {
+        let Some(text) = self.statistics.changed(&self.sources) else { return Ok(()) };
+        let kept = self.store.set_setting(STATISTICS, text).await;
+        kept.inspect_err(|_| self.statistics.not_kept())
+    }
+
+    /// What there is to tell about the sources now; each thing comes once.
+    pub fn notices(&self) -> Vec<Notice> {
+        self.statistics.notices(&self.sources, self.clock.now())
     }
 
     /// Waits until all rejections so far are written: before the store is closed.
@@ -239,6 +272,7 @@ impl Ingest {
     async fn take(&self, position: usize, request: &Raw) -> Result<Accepted, Failure> {
         let source = self.sources.get(position).ok_or(Code::NotFound)?;
         let verified = source.kind.verify(request, request.arrived_at)?;
+        self.statistics.used(position, verified.secret(), request.arrived_at);
         if let Some(Some(rate)) = self.rates.get(position) {
             rate.take(&()).map_err(Failure::Limited)?;
         }
@@ -246,7 +280,10 @@ impl Ingest {
         let accepting = self.accept(source, facts, request, request.arrived_at);
         // What commits after all is a duplicate when the sender tries again.
         let in_time = tokio::time::timeout(STORE_TIMEOUT, accepting).await;
-        in_time.unwrap_or_else(|_| Err(store::Error::Backend("it took too long".into()))).map_err(Failure::Store)
+        let accepted =
+            in_time.unwrap_or_else(|_| Err(store::Error::Backend("it took too long".into()))).map_err(Failure::Store)?;
+        self.statistics.accepted(position, &accepted, request.arrived_at);
+        Ok(accepted)
     }
 
     /// Plans and keeps the event that `facts` tell of. When the sender hangs up meanwhile, this is dropped; the store still commits
@@ -275,6 +312,9 @@ impl Ingest {
             },
         };
         let code = rejection.code;
+        if let Some(position) = source {
+            self.statistics.refused(position, code, now);
+        }
         self.metrics.received(quarantine::source_name(&self.sources, source), None, code.word());
         self.quarantine.note(Refused { request, code, reason: rejection.reason, source, bytes });
         limited.map_or_else(|| answer::error(code), |limited| answer::rate_limited(limited, now))

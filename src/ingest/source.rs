@@ -17,6 +17,8 @@ use crate::{
 
 /// Longest path, in bytes.
 const PATH_MAX: usize = 512;
+/// Shortest `silent_after`.
+const SILENT_MIN: Duration = Duration::from_secs(1);
 /// Paths that the listener answers itself.
 const TAKEN: [&str; 2] = ["/healthz", "/readyz"];
 
@@ -34,6 +36,8 @@ pub struct Source {
     pub(crate) rate_limit: Option<Rate>,
     pub(crate) failure_limit: Rate,
     pub(crate) window: Duration,
+    /// After how long without anything accepted it is told that the source is silent.
+    pub(crate) silent_after: Option<Duration>,
 }
 
 impl Source {
@@ -53,9 +57,19 @@ impl Source {
         let rate_limit = fields.optional("rate_limit", cx);
         let failure_limit = fields.or("failure_limit", FAILURES, cx);
         let window = fields.node("dedupe").and_then(|node| window(node, cx)).unwrap_or(WINDOW);
+        let silent_after = fields.optional::<Located<Duration>>("silent_after", cx).map(|after| silent_after(&after, cx));
         fields.finish(cx);
         let path = path?;
-        Some(Self { name: name?, path: path.value.0, place: path.place, kind: kind?, rate_limit, failure_limit, window })
+        Some(Self {
+            name: name?,
+            path: path.value.0,
+            place: path.place,
+            kind: kind?,
+            rate_limit,
+            failure_limit,
+            window,
+            silent_after,
+        })
     }
 
     /// Its kind's word: `interactor`.
@@ -80,6 +94,13 @@ impl Decode for KindWord {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         one_of(node, &Word::ALL, cx).map(Self)
     }
+}
+
+fn silent_after(after: &Located<Duration>, cx: &mut Context) -> Duration {
+    if after.value < SILENT_MIN {
+        cx.error("bad-value", after.place, "`silent_after` is at least 1s");
+    }
+    after.value
 }
 
 /// `dedupe: {window: 24h}`; `off` stands for no time at all.

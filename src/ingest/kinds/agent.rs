@@ -44,9 +44,9 @@ impl Agent {
     /// timestamp, where it is held to anything, stands in the body, so it is looked at once the body is proven.
     pub(super) fn verify<'r>(&self, request: &'r Raw, now: Timestamp) -> Result<Verified<'r>, Rejection> {
         let given = signature(request).ok_or(Code::InvalidSignature)?;
-        sign::matching(&self.keys, &[&request.body], &[&given]).ok_or(Code::InvalidSignature)?;
+        let secret = sign::matching(&self.keys, &[&request.body], &[&given]).ok_or(Code::InvalidSignature)?;
         let timely = self.tolerance.is_none_or(|tolerance| is_timely(request, now, tolerance));
-        timely.then(|| Verified::new(request)).ok_or_else(|| Code::InvalidTimestamp.into())
+        timely.then(|| Verified::new(request, Some(secret))).ok_or_else(|| Code::InvalidTimestamp.into())
     }
 
     /// Finds the facts: `event` is a string that is not empty; there is no id.

@@ -115,7 +115,7 @@ impl Hmac {
             Content::Body => sign::matching(&self.keys, &[&request.body], &signatures),
             _ => sign::matching(&self.keys, &[stamp, b".", &request.body], &signatures),
         };
-        matching.map(|_| Verified::new(request)).ok_or_else(|| Code::InvalidSignature.into())
+        matching.map(|secret| Verified::new(request, Some(secret))).ok_or_else(|| Code::InvalidSignature.into())
     }
 
     /// Finds the facts by `map`; the whole body is the data.

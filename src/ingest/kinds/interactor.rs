@@ -67,7 +67,7 @@ impl Interactor {
             Dialect::Seed => sign::matching(&self.keys, &[&request.body], &[&given]),
             Dialect::Timestamped => sign::matching(&self.keys, &[stamp.as_bytes(), b".", &request.body], &[&given]),
         };
-        matching.map(|_| Verified::new(request)).ok_or_else(|| Code::InvalidSignature.into())
+        matching.map(|secret| Verified::new(request, Some(secret))).ok_or_else(|| Code::InvalidSignature.into())
     }
 
     fn timestamp<'r>(&self, request: &'r Raw) -> Option<(&'r str, Timestamp)> {

@@ -82,11 +82,18 @@ impl Word {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Verified<'r> {
     request: &'r Raw,
+    secret: Option<usize>,
 }
 
 impl<'r> Verified<'r> {
-    fn new(request: &'r Raw) -> Self {
-        Self { request }
+    /// `secret` is the position among [`Kind::secrets`] of the one that proves the sender; `None` where nothing secret does.
+    fn new(request: &'r Raw, secret: Option<usize>) -> Self {
+        Self { request, secret }
+    }
+
+    /// The position among [`Kind::secrets`] of the one that proved the sender.
+    pub(crate) fn secret(&self) -> Option<usize> {
+        self.secret
     }
 }
 
@@ -180,6 +187,16 @@ impl Kind {
             Self::Trigger(it) => it.path_secrets(),
             Self::Interactor(_) | Self::Agent(_) | Self::Hmac(_) | Self::Standard(_) => &[],
         }
+    }
+
+    /// Everything that proves a sender, in the order of the file; header values before path secrets.
+    pub(crate) fn secrets(&self) -> Vec<&Secret> {
+        let proofs = match self.proof() {
+            Proof::Hmac(proof) => proof.secrets,
+            Proof::Static { values, .. } => values,
+            Proof::None => &[],
+        };
+        proofs.iter().chain(self.path_secrets()).collect()
     }
 
     /// The headers that its `map` reads.

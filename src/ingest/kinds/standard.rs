@@ -77,7 +77,7 @@ impl Standard {
         let given: Vec<&[u8]> = items.iter().map(Vec::as_slice).collect();
         let parts: [&[u8]; 5] = [id.as_bytes(), b".", stamp.as_bytes(), b".", &request.body];
         let matching = sign::matching(&self.keys, &parts, &given);
-        matching.map(|_| Verified::new(request)).ok_or_else(|| Code::InvalidSignature.into())
+        matching.map(|secret| Verified::new(request, Some(secret))).ok_or_else(|| Code::InvalidSignature.into())
     }
 
     /// Finds the facts: the id is `webhook-id`; a body without `data` is all data; one without `type` needs `map.type`.

@@ -60,11 +60,15 @@ impl Trigger {
     /// Checks the static header. The secret part of the path was checked when the path was matched: without it the request
     /// does not reach this source.
     pub(super) fn verify<'r>(&self, request: &'r Raw) -> Result<Verified<'r>, Rejection> {
-        let proven = match &self.header {
-            None => true,
-            Some(header) => request.one(&header.name).is_some_and(|given| header.fits(given)),
-        };
-        proven.then(|| Verified::new(request)).ok_or_else(|| Code::InvalidHeader.into())
+        let Some(header) = &self.header else { return Ok(Verified::new(request, self.path_secret(request))) };
+        let fitting = request.one(&header.name).and_then(|given| header.fitting(given));
+        fitting.map(|value| Verified::new(request, Some(value))).ok_or_else(|| Code::InvalidHeader.into())
+    }
+
+    /// Which of the path secrets the request came with.
+    fn path_secret(&self, request: &Raw) -> Option<usize> {
+        let (_, given) = request.path.rsplit_once('/')?;
+        fitting(&self.path_secrets, given)
     }
 
     /// Finds the facts by the map of the first case that takes the body; the whole body is the data.
@@ -123,11 +127,18 @@ fn path_secrets(node: &Node, cx: &mut Context) -> Option<Vec<Secret>> {
 }
 
 impl StaticHeader {
-    /// Whether `given` is one of the values; every value is compared.
-    fn fits(&self, given: &str) -> bool {
-        let given = given.as_bytes();
-        self.values.0.iter().fold(false, |fits, value| sign::same(value.reveal().as_bytes(), given) | fits)
+    /// Which of the values `given` is.
+    fn fitting(&self, given: &str) -> Option<usize> {
+        fitting(&self.values.0, given)
     }
+}
+
+/// The position of the first of `values` that `given` is; every value is compared, in constant time.
+fn fitting(values: &[Secret], given: &str) -> Option<usize> {
+    values.iter().enumerate().fold(None, |found, (position, value)| {
+        let same = sign::same(value.reveal().as_bytes(), given.as_bytes());
+        found.or(same.then_some(position))
+    })
 }
 
 impl Decode for StaticHeader {

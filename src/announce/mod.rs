@@ -1,0 +1,231 @@
+//! The relay reports on itself as events of source `hookyard`: batched, planned like any other, and never the cause of more of
+//! themselves. Notices come in from every room, through a bounded queue; events go to the store. Sends nothing itself.
+//!
+//! What is alike (same type, same target or source) is gathered for a few seconds and told as one event with a count ([`batch`]); the
+//! more often it comes, the longer it is gathered. Deaths of deliveries of these very events are told to nobody.
+
+use std::sync::Arc;
+
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::warn;
+
+use self::batch::{Batch, Batches};
+use crate::{
+    clock::{Clock, Timestamp},
+    envelope::{DeliveryId, Name},
+    route::{OWN_SOURCE, Router},
+    sign,
+    store::{Cause, DedupeKey, Error, NewEvent, Remember, Store},
+};
+
+mod batch;
+mod event;
+#[cfg(test)]
+mod tests;
+
+/// Something worth telling (`product.md`, "The relay reports on itself").
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// `relay.delivery.dead`.
+    Dead {
+        /// Which delivery.
+        delivery: DeliveryId,
+        /// Of which event, as its sender knows it.
+        event_id: String,
+        /// Its type.
+        event_type: String,
+        /// To which target.
+        target: Name,
+        /// Whose fault.
+        cause: Cause,
+        /// What the last attempt ended with.
+        error: Option<String>,
+    },
+    /// `relay.target.broken`: the breaker opened.
+    Broken {
+        /// Of which target.
+        target: Name,
+        /// Whose fault.
+        cause: Cause,
+        /// What the last attempt ended with.
+        error: Option<String>,
+    },
+    /// `relay.target.recovered`: the breaker closed.
+    Recovered {
+        /// Of which target.
+        target: Name,
+        /// Since when it had been open.
+        broken_since: Timestamp,
+    },
+    /// `relay.target.paused`.
+    Paused {
+        /// Which target.
+        target: Name,
+        /// By whom.
+        by: String,
+    },
+    /// `relay.source.rejecting`: a source refuses what it gets.
+    Rejecting {
+        /// Which source.
+        source: Name,
+        /// How many were refused in the last minutes.
+        count: u64,
+        /// The commonest reason.
+        reason: String,
+    },
+    /// `relay.source.silent`: nothing came for longer than the source's `silent_after`.
+    Silent {
+        /// Which source.
+        source: Name,
+        /// When it last got something.
+        last_at: Option<Timestamp>,
+    },
+    /// `relay.store.filling`: 80 % of `store.max_bytes` are used.
+    Filling {
+        /// Bytes in use.
+        used: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// `relay.delivery.dead` again: deaths nobody was told of one by one, and dead letters that were removed.
+    DeadInBulk {
+        /// How many.
+        count: u64,
+        /// What became of them: `held_too_long`, `retention`.
+        reason: &'static str,
+    },
+    /// `relay.config.loaded`.
+    ConfigLoaded {
+        /// Its hash.
+        hash: String,
+    },
+    /// `relay.config.rejected`: the file on disk is bad, an older configuration runs.
+    ConfigRejected {
+        /// What is wrong with it.
+        error: String,
+    },
+}
+
+/// Hands notices over, without waiting. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Announcer(mpsc::Sender<Notice>);
+
+/// Notices that wait to be told; what comes beyond is counted in the log only.
+const WAITING_MAX: usize = 4096;
+
+impl Announcer {
+    /// An announcer and the end at which its notices arrive.
+    pub fn new() -> (Self, mpsc::Receiver<Notice>) {
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        (Self(sender), receiver)
+    }
+
+    /// Tells of `notice`; never waits.
+    pub fn tell(&self, notice: Notice) {
+        if self.0.try_send(notice).is_err() {
+            tracing::warn!("a notice of the relay's own was dropped: too many wait");
+        }
+    }
+}
+
+/// What telling works with.
+#[expect(missing_debug_implementations, reason = "handles")]
+pub struct Parts {
+    /// Keeps the events.
+    pub store: Arc<dyn Store>,
+    /// Plans their deliveries.
+    pub router: Arc<Router>,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// The task that tells. Dropping it ends the task, what is gathered untold.
+#[derive(Debug)]
+pub struct Announcing {
+    stop: DropGuard,
+    task: JoinHandle<()>,
+}
+
+impl Announcing {
+    /// Tells at once what is gathered, and ends: before the store is closed, when nobody has anything to tell any more.
+    pub async fn finish(self) {
+        drop(self.stop);
+        if self.task.await.is_err() {
+            warn!("telling of the relay's own notices had failed");
+        }
+    }
+}
+
+/// Turns the notices that arrive at `receiver` into events. Must be called on a runtime.
+pub fn start(receiver: mpsc::Receiver<Notice>, parts: Parts) -> Announcing {
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(run(receiver, parts, stop.clone()));
+    Announcing { stop: stop.drop_guard(), task }
+}
+
+async fn run(mut receiver: mpsc::Receiver<Notice>, parts: Parts, stop: CancellationToken) {
+    let mut batches = Batches::default();
+    loop {
+        let due = batches.next_due();
+        let wait = async {
+            match due {
+                Some(due) => parts.clock.sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            notice = receiver.recv() => match notice {
+                Some(notice) => gather(&parts, &mut batches, notice).await,
+                None => break,
+            },
+            () = wait => tell(&parts, batches.due(parts.clock.now())).await,
+            () = stop.cancelled() => break,
+        }
+    }
+    while let Ok(notice) = receiver.try_recv() {
+        gather(&parts, &mut batches, notice).await;
+    }
+    tell(&parts, batches.all()).await;
+}
+
+async fn gather(parts: &Parts, batches: &mut Batches, notice: Notice) {
+    if !is_of_own_event(parts, &notice).await {
+        batches.add(&notice, parts.clock.now());
+    }
+}
+
+/// Whether `notice` tells of a delivery of one of these events: telling of it would go on for ever.
+async fn is_of_own_event(parts: &Parts, notice: &Notice) -> bool {
+    let Notice::Dead { delivery, event_type, .. } = notice else { return false };
+    // Senders may call their events so as well, so the store is asked; it is for few.
+    if !event_type.starts_with(event::PREFIX) {
+        return false;
+    }
+    let found = parts.store.event(delivery.event).await;
+    found.is_ok_and(|row| row.is_none_or(|row| row.envelope.source.as_str() == OWN_SOURCE))
+}
+
+async fn tell(parts: &Parts, batches: Vec<Batch>) {
+    for batch in batches {
+        let (r#type, count) = (batch.r#type, batch.count);
+        if let Err(error) = accept(parts, &batch).await {
+            warn!(event.r#type = r#type, count, "an event of the relay's own is dropped: {error}");
+        }
+    }
+}
+
+/// How long an event of the relay's own is known again: its id is drawn, so nobody sends it twice.
+const REMEMBER: std::time::Duration = std::time::Duration::from_secs(60);
+
+async fn accept(parts: &Parts, batch: &Batch) -> Result<(), Error> {
+    let envelope = event::envelope(batch, parts.clock.now()).ok_or_else(|| Error::Backend("no random bytes".into()))?;
+    let plan = parts.router.plan(&envelope);
+    let half = |digest: [u8; 32]| std::array::from_fn(|at| digest[at]);
+    let dedupe = DedupeKey {
+        key: half(sign::sha256(&[b"own\0", envelope.id.as_bytes()])),
+        body: half(sign::sha256(&[&envelope.body])),
+        remember: Remember::Id(REMEMBER),
+    };
+    parts.store.accept(NewEvent { envelope, dedupe, deliveries: plan.deliveries, rules: plan.rules }).await.map(|_| ())
+}

@@ -1,0 +1,410 @@
+//! What came in by each source: how much of it with which answer, when something was accepted last, and when each secret was last of
+//! use. Counted beside the way of a request, kept over restarts as one text (the store's, by way of `housekeeping`), and the reason for
+//! two of the relay's own notices: a source that only refuses, and one that is silent.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{answer::Code, source::Source};
+use crate::{
+    announce::Notice,
+    clock::{Timestamp, from_ms, to_ms, until},
+    envelope::Name,
+    seal::Sealer,
+    sign,
+    store::Accepted,
+};
+
+/// How long a source must have accepted nothing, and over which time refusals are counted.
+const TROUBLE: Duration = Duration::from_secs(300);
+/// Refusals in that time from which it is worth telling.
+const TROUBLE_MIN: u64 = 10;
+/// Refusals are counted by minute.
+const MINUTE_MS: i64 = 60_000;
+/// Hex digits of a secret's keyed hash by which its last use is kept.
+const DIGEST_LEN: usize = 16;
+
+/// What came in by one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceStatistics {
+    /// Its name.
+    pub name: Name,
+    /// Its kind's word.
+    pub kind: &'static str,
+    /// Its path, a secret last segment masked.
+    pub path: String,
+    /// When something was last accepted, or known already.
+    pub last_received_at: Option<Timestamp>,
+    /// How many requests had which answer: `success`, `duplicate`, `duplicate_mismatch`, or the code of a rejection. Those that never
+    /// came are left out.
+    pub counts: Vec<(&'static str, u64)>,
+    /// When each secret last proved a sender, by its position in the file: 0 is the current one. A trigger's header values come before
+    /// its path secrets.
+    pub secrets: Vec<Option<Timestamp>>,
+}
+
+/// Words of what was accepted, before those of [`Code`].
+const ACCEPTED: [&str; 3] = ["success", "duplicate", "duplicate_mismatch"];
+/// All statuses that are counted.
+const STATUSES: usize = ACCEPTED.len() + Code::COUNT;
+
+/// The counts of every source, by its position.
+pub(super) struct Statistics {
+    sources: Vec<Counts>,
+    /// Whether anything came since it was last kept.
+    dirty: AtomicBool,
+}
+
+/// Times are milliseconds since 1970, 0 for never.
+struct Counts {
+    statuses: [AtomicU64; STATUSES],
+    last_received: AtomicI64,
+    secrets: Vec<AtomicI64>,
+    /// Keyed hashes of the secrets, so that a rotation moves their last use with them.
+    digests: Vec<String>,
+    silent_after: Option<Duration>,
+    trouble: Mutex<Trouble>,
+}
+
+/// What two notices need to know.
+#[derive(Default)]
+struct Trouble {
+    /// Refusals of the last minutes, oldest first: the minute, and how many by code.
+    minutes: Vec<(i64, [u64; Code::COUNT])>,
+    /// It was told that the source refuses, and nothing was accepted since.
+    rejecting_told: bool,
+    /// Likewise that it is silent.
+    silent_told: bool,
+    /// Since when the source is known: what silence is measured from until something comes.
+    known_since: Option<Timestamp>,
+}
+
+impl Statistics {
+    pub(super) fn new(sources: &[Source], sealer: &Sealer) -> Self {
+        let counts = sources.iter().map(|source| Counts::new(source, sealer)).collect();
+        Self { sources: counts, dirty: AtomicBool::new(false) }
+    }
+
+    /// Counts what was accepted at `now`.
+    pub(super) fn accepted(&self, position: usize, accepted: &Accepted, now: Timestamp) {
+        let Some(counts) = self.sources.get(position) else { return };
+        counts.count(accepted_at(accepted));
+        counts.last_received.fetch_max(to_ms(now), Relaxed);
+        self.dirty.store(true, Relaxed);
+    }
+
+    /// Notes that a secret has proved a sender, whatever became of its request.
+    pub(super) fn used(&self, position: usize, secret: Option<usize>, now: Timestamp) {
+        if let Some(last_use) = self.sources.get(position).zip(secret).and_then(|(counts, secret)| counts.secrets.get(secret)) {
+            last_use.fetch_max(to_ms(now), Relaxed);
+        }
+        self.dirty.store(true, Relaxed);
+    }
+
+    /// Counts what was refused at `now`.
+    pub(super) fn refused(&self, position: usize, code: Code, now: Timestamp) {
+        let Some(counts) = self.sources.get(position) else { return };
+        counts.count(ACCEPTED.len() + code.index());
+        // What the relay cannot take in says nothing about its sender, nor does a visitor's GET.
+        if !matches!(code, Code::Unavailable | Code::MethodNotAllowed) {
+            counts.trouble().refused(code, now);
+        }
+        self.dirty.store(true, Relaxed);
+    }
+
+    /// What came in by each source, in the order of the file.
+    pub(super) fn read(&self, sources: &[Source]) -> Vec<SourceStatistics> {
+        sources.iter().zip(&self.sources).map(|(source, counts)| counts.read(source)).collect()
+    }
+
+    /// What is worth telling at `now`, each thing once until something is accepted.
+    pub(super) fn notices(&self, sources: &[Source], now: Timestamp) -> Vec<Notice> {
+        let all = sources.iter().zip(&self.sources);
+        all.flat_map(|(source, counts)| [counts.rejecting(source, now), counts.silent(source, now)]).flatten().collect()
+    }
+
+    /// The text to be kept, when anything has come since the last time.
+    pub(super) fn changed(&self, sources: &[Source]) -> Option<String> {
+        self.dirty.swap(false, Relaxed).then(|| {
+            let kept: BTreeMap<&str, Kept> =
+                sources.iter().zip(&self.sources).map(|(source, counts)| (source.name.as_str(), counts.keep())).collect();
+            // Names, words and numbers can always be written.
+            serde_json::to_string(&kept).unwrap_or_default()
+        })
+    }
+
+    /// Notes that what was to be kept could not be.
+    pub(super) fn not_kept(&self) {
+        self.dirty.store(true, Relaxed);
+    }
+
+    /// Takes up what a former run kept; sources are known by name from `now` on.
+    pub(super) fn restore(&self, sources: &[Source], text: Option<&str>, now: Timestamp) {
+        let kept: BTreeMap<String, Kept> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        for (source, counts) in sources.iter().zip(&self.sources) {
+            counts.restore(kept.get(source.name.as_str()), now);
+        }
+        self.dirty.store(true, Relaxed);
+    }
+}
+
+/// What is kept of one source.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    counts: BTreeMap<String, u64>,
+    last_received: i64,
+    /// Last uses by the keyed hash of the secret.
+    secrets: BTreeMap<String, i64>,
+    rejecting_told: bool,
+    silent_told: bool,
+    known_since: Option<i64>,
+}
+
+impl Counts {
+    fn new(source: &Source, sealer: &Sealer) -> Self {
+        let digest = |secret: &crate::secret::Secret| {
+            let mut hex = sign::hex(&sealer.digest(secret.reveal().as_bytes()));
+            hex.truncate(DIGEST_LEN);
+            hex
+        };
+        let digests: Vec<String> = source.kind.secrets().into_iter().map(digest).collect();
+        Self {
+            statuses: std::array::from_fn(|_| AtomicU64::new(0)),
+            last_received: AtomicI64::new(0),
+            secrets: digests.iter().map(|_| AtomicI64::new(0)).collect(),
+            digests,
+            silent_after: source.silent_after,
+            trouble: Mutex::default(),
+        }
+    }
+
+    fn count(&self, status: usize) {
+        if let Some(count) = self.statuses.get(status) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_received(&self) -> Option<Timestamp> {
+        instant(self.last_received.load(Relaxed))
+    }
+
+    fn by_word(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let words = ACCEPTED.into_iter().chain(Code::words());
+        words.zip(&self.statuses).map(|(word, count)| (word, count.load(Relaxed))).filter(|(_, count)| 0 < *count)
+    }
+
+    fn read(&self, source: &Source) -> SourceStatistics {
+        SourceStatistics {
+            name: source.name.clone(),
+            kind: source.kind(),
+            path: source.masked_path(),
+            last_received_at: self.last_received(),
+            counts: self.by_word().collect(),
+            secrets: self.secrets.iter().map(|last_use| instant(last_use.load(Relaxed))).collect(),
+        }
+    }
+
+    fn rejecting(&self, source: &Source, now: Timestamp) -> Option<Notice> {
+        let quiet = self.last_received().is_none_or(|last| TROUBLE <= until(last, now));
+        let mut trouble = self.trouble();
+        if !quiet {
+            trouble.rejecting_told = false;
+            return None;
+        }
+        let (count, reason) = trouble.refusals(now);
+        if trouble.rejecting_told || count < TROUBLE_MIN {
+            return None;
+        }
+        trouble.rejecting_told = true;
+        Some(Notice::Rejecting { source: source.name.clone(), count, reason: reason.to_owned() })
+    }
+
+    fn silent(&self, source: &Source, now: Timestamp) -> Option<Notice> {
+        let after = self.silent_after?;
+        let last_at = self.last_received();
+        let mut trouble = self.trouble();
+        let since = last_at.max(trouble.known_since)?;
+        if until(since, now) < after {
+            trouble.silent_told = false;
+            return None;
+        }
+        let told = std::mem::replace(&mut trouble.silent_told, true);
+        (!told).then(|| Notice::Silent { source: source.name.clone(), last_at })
+    }
+
+    fn keep(&self) -> Kept {
+        let trouble = self.trouble();
+        Kept {
+            counts: self.by_word().map(|(word, count)| (word.to_owned(), count)).collect(),
+            last_received: self.last_received.load(Relaxed),
+            secrets: self.digests.iter().cloned().zip(self.secrets.iter().map(|last_use| last_use.load(Relaxed))).collect(),
+            rejecting_told: trouble.rejecting_told,
+            silent_told: trouble.silent_told,
+            known_since: trouble.known_since.map(to_ms),
+        }
+    }
+
+    fn restore(&self, kept: Option<&Kept>, now: Timestamp) {
+        let mut trouble = self.trouble();
+        let Some(kept) = kept else {
+            trouble.known_since = Some(now);
+            return;
+        };
+        for (word, status) in ACCEPTED.into_iter().chain(Code::words()).zip(&self.statuses) {
+            status.fetch_add(kept.counts.get(word).copied().unwrap_or_default(), Relaxed);
+        }
+        self.last_received.fetch_max(kept.last_received, Relaxed);
+        for (digest, last_use) in self.digests.iter().zip(&self.secrets) {
+            last_use.fetch_max(kept.secrets.get(digest).copied().unwrap_or_default(), Relaxed);
+        }
+        (trouble.rejecting_told, trouble.silent_told) = (kept.rejecting_told, kept.silent_told);
+        trouble.known_since = kept.known_since.map(from_ms).or(Some(now));
+    }
+}
+
+impl Trouble {
+    fn refused(&mut self, code: Code, now: Timestamp) {
+        let minute = to_ms(now).div_euclid(MINUTE_MS);
+        if self.minutes.last().is_none_or(|(last, _)| *last != minute) {
+            self.forget(minute);
+            self.minutes.push((minute, [0; Code::COUNT]));
+        }
+        if let Some(count) = self.minutes.last_mut().and_then(|(_, counts)| counts.get_mut(code.index())) {
+            *count += 1;
+        }
+    }
+
+    /// Forgets what lies further back than [`TROUBLE`], and what a clock that was set back left in the future.
+    fn forget(&mut self, minute: i64) {
+        let first = minute.saturating_sub(to_i64(TROUBLE.as_secs() / 60));
+        self.minutes.retain(|(at, _)| (first..=minute).contains(at));
+    }
+
+    /// How many were refused in the last minutes, and the commonest code.
+    fn refusals(&mut self, now: Timestamp) -> (u64, &'static str) {
+        self.forget(to_ms(now).div_euclid(MINUTE_MS));
+        let of = |code: usize| self.minutes.iter().filter_map(|(_, counts)| counts.get(code)).sum::<u64>();
+        let commonest = Code::words().enumerate().max_by_key(|(code, _)| of(*code));
+        ((0..Code::COUNT).map(of).sum(), commonest.map_or("", |(_, word)| word))
+    }
+}
+
+fn accepted_at(accepted: &Accepted) -> usize {
+    match accepted {
+        Accepted::New { .. } => 0,
+        Accepted::Duplicate { mismatch: false, .. } => 1,
+        Accepted::Duplicate { mismatch: true, .. } => 2,
+    }
+}
+
+fn instant(ms: i64) -> Option<Timestamp> {
+    (ms != 0).then(|| from_ms(ms))
+}
+
+fn to_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::Clock, ingest::source::tests::source, secret::Secret};
+
+    fn sealer() -> Sealer {
+        Sealer::new(&Secret::new(sign::base64(&[7; 32]))).unwrap()
+    }
+
+    fn agents(secrets: &str) -> Vec<Source> {
+        let text = format!(r#"{{"kind": "agent", "path": "/a", "secrets": {secrets}, "silent_after": "1h"}}"#);
+        vec![source("agents", &text).unwrap()]
+    }
+
+    fn taken() -> Accepted {
+        Accepted::Duplicate { id: "a".to_owned(), mismatch: false }
+    }
+
+    fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
+
+    /// A source and its statistics, known from noon.
+    fn bench() -> (Vec<Source>, Statistics, Clock) {
+        let (sources, clock) = (agents(r#"["new", "old"]"#), Clock::manual("2026-01-20T12:00:00Z"));
+        let statistics = Statistics::new(&sources, &sealer());
+        statistics.restore(&sources, None, clock.now());
+        (sources, statistics, clock)
+    }
+
+    #[test]
+    fn counts_and_last_uses_outlive_a_restart_and_a_rotation() {
+        let (sources, statistics, clock) = bench();
+        statistics.used(0, Some(1), clock.now());
+        statistics.accepted(0, &taken(), clock.now());
+        statistics.refused(0, Code::InvalidSignature, clock.now());
+        let kept = statistics.changed(&sources).unwrap();
+        assert!(!kept.contains("old") && statistics.changed(&sources).is_none());
+        let rotated = agents(r#"["newest", "old", "new"]"#);
+        let after = Statistics::new(&rotated, &sealer());
+        after.restore(&rotated, Some(&kept), clock.now());
+        let read = after.read(&rotated).remove(0);
+        assert_eq!(read.counts, [("duplicate", 1), ("invalid_signature", 1)]);
+        assert_eq!((read.last_received_at, read.secrets), (Some(clock.now()), vec![None, Some(clock.now()), None]));
+    }
+
+    #[test]
+    fn a_source_that_only_refuses_is_told_of_once_until_something_is_accepted() {
+        let (sources, statistics, clock) = bench();
+        let refuse = |times: u32| (0..times).for_each(|_| statistics.refused(0, Code::InvalidSignature, clock.now()));
+        refuse(9);
+        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        refuse(1);
+        let told = Notice::Rejecting { source: "agents".into(), count: 10, reason: "invalid_signature".to_owned() };
+        assert_eq!(statistics.notices(&sources, clock.now()), [told]);
+        refuse(100);
+        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        statistics.accepted(0, &taken(), clock.now());
+        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        clock.advance(minutes(4));
+        refuse(20);
+        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        clock.advance(minutes(1));
+        assert_eq!(statistics.notices(&sources, clock.now()).len(), 1);
+    }
+
+    #[test]
+    fn refusals_of_long_ago_and_our_own_faults_do_not_count() {
+        let (sources, statistics, clock) = bench();
+        (0..9).for_each(|_| statistics.refused(0, Code::InvalidTimestamp, clock.now()));
+        clock.advance(minutes(7));
+        (0..9).for_each(|_| statistics.refused(0, Code::InvalidTimestamp, clock.now()));
+        (0..50).for_each(|_| statistics.refused(0, Code::Unavailable, clock.now()));
+        assert_eq!(statistics.notices(&sources, clock.now()), []);
+    }
+
+    #[test]
+    fn silence_is_told_of_once() {
+        let (sources, statistics, clock) = bench();
+        clock.advance(minutes(59));
+        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        clock.advance(minutes(1));
+        assert_eq!(statistics.notices(&sources, clock.now()), [Notice::Silent { source: "agents".into(), last_at: None }]);
+        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        let heard = clock.now();
+        statistics.accepted(0, &taken(), heard);
+        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        clock.advance(minutes(60));
+        assert_eq!(statistics.notices(&sources, clock.now()), [Notice::Silent { source: "agents".into(), last_at: Some(heard) }]);
+    }
+}

@@ -1,0 +1,303 @@
+//! Work on many deliveries at once, asked for by a person: dead letters retried, deliveries cancelled, events replayed. A filter and a
+//! rate come in; the store is walked page by page, so that memory stays bounded, and lanes are woken. What a job has done is kept beside
+//! its place in the walk, so that it goes on after a restart and does nothing twice. Sends nothing itself.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    clock::{Clock, Timestamp, to_ms},
+    envelope::{DeliveryId, Name},
+    route::Router,
+    store::{self, Filter, N_MAX, Store},
+};
+
+mod kept;
+mod selection;
+#[cfg(test)]
+mod tests;
+mod work;
+
+/// What a job does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Tries dead letters again.
+    Retry,
+    /// Cancels deliveries that are not final.
+    Cancel,
+    /// Makes new deliveries of stored events.
+    Replay {
+        /// For this target only; `None`: by today's rules.
+        target: Option<Name>,
+    },
+}
+
+impl Kind {
+    /// The kind's word in the API.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Cancel => "cancel",
+            Self::Replay { .. } => "replay",
+        }
+    }
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Waits for other jobs, works, or waits for its rate.
+    Running,
+    /// Everything was looked at.
+    Done,
+    /// A person stopped it; what it did stays done.
+    Cancelled,
+    /// It gave up: see [`Job::error`].
+    Failed,
+}
+
+impl State {
+    /// Every state and its word.
+    pub const ALL: [(&str, Self); 4] =
+        [("running", Self::Running), ("done", Self::Done), ("cancelled", Self::Cancelled), ("failed", Self::Failed)];
+
+    /// The state's word in API and CLI.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, state)| *state == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// A job and how far it is. Serialises as the API shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Its id: `job_` and 20 hex digits, of which the first 12 are the time it began.
+    pub id: String,
+    /// What it does.
+    pub kind: Kind,
+    /// What it does that to; `page` and `limit` mean nothing here.
+    pub filter: Filter,
+    /// How many things it takes up in a second at most.
+    pub rate: Option<u32>,
+    /// Who asked for it.
+    pub by: String,
+    /// How far it is.
+    pub state: State,
+    /// How many things were counted when it began: dead letters, deliveries, or events to replay.
+    pub total: u64,
+    /// How many of them were looked at.
+    pub done: u64,
+    /// What came of them: deliveries that are pending again, cancelled, or new.
+    pub made: u64,
+    /// How many could not be done: events that are gone, or that have all the deliveries an event can have.
+    pub failed: u64,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// Why it ended early, or what it waits for.
+    pub error: Option<String>,
+    /// The place behind which it goes on.
+    cursor: i64,
+    /// The place of the newest delivery there could be when it began: what comes later is none of its business.
+    end: i64,
+}
+
+/// What jobs work with.
+#[expect(missing_debug_implementations, reason = "handles")]
+pub struct Parts {
+    /// What they work on.
+    pub store: Arc<dyn Store>,
+    /// Today's rules.
+    pub router: Arc<Router>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Tells lanes that the store may hold due deliveries for them.
+    pub wake: Box<dyn Fn(&[Name]) + Send + Sync>,
+    /// Cancelled when the relay stops: jobs end where they are, and go on after the next start.
+    pub stop: CancellationToken,
+}
+
+/// Jobs that work at once; further ones wait for their turn.
+const WORKING_MAX: usize = 4;
+/// Jobs that are not finished; further ones are refused.
+const UNFINISHED_MAX: usize = 100;
+/// Finished jobs that are remembered.
+const FINISHED_MAX: usize = 100;
+
+/// The jobs of one relay.
+#[expect(missing_debug_implementations, reason = "handles")]
+pub struct Jobs {
+    parts: Parts,
+    known: Mutex<BTreeMap<String, Known>>,
+    turns: Semaphore,
+    tasks: TaskTracker,
+}
+
+struct Known {
+    job: Job,
+    /// Cancelled when a person stops the job.
+    cancel: CancellationToken,
+}
+
+impl Jobs {
+    /// Reads the jobs that the store knows, and goes on with those that are not finished. Must be called on a runtime.
+    pub async fn start(parts: Parts) -> store::Result<Arc<Self>> {
+        let kept = parts.store.settings(kept::PREFIX).await?;
+        let jobs = kept.into_iter().filter_map(|(key, text)| {
+            let job = kept::read(&text);
+            if job.is_none() {
+                warn!(job.key = %key, "a job that the store holds cannot be read and is left alone");
+            }
+            job
+        });
+        let known = jobs.map(|job| (job.id.clone(), Known { job, cancel: CancellationToken::new() })).collect();
+        let jobs =
+            Arc::new(Self { parts, known: Mutex::new(known), turns: Semaphore::new(WORKING_MAX), tasks: TaskTracker::new() });
+        for job in jobs.list().into_iter().rev().filter(|job| job.state == State::Running) {
+            info!(job.id = %job.id, job.kind = job.kind.word(), done = job.done, total = job.total, "going on with a job");
+            jobs.spawn(job.id, true);
+        }
+        Ok(jobs)
+    }
+
+    /// How many things a job of `kind` would take up: dead letters, deliveries, or events.
+    pub async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64> {
+        selection::count(&*self.parts.store, kind, filter).await
+    }
+
+    /// Counts what there is to do, then begins to do it, at most `rate` things a second.
+    ///
+    /// # Errors
+    /// What the store says; [`store::Error::Full`] while too many jobs wait already.
+    pub async fn begin(self: &Arc<Self>, kind: Kind, filter: Filter, rate: Option<u32>, by: &str) -> store::Result<Job> {
+        if UNFINISHED_MAX <= self.list().iter().filter(|job| job.state == State::Running).count() {
+            return Err(store::Error::Full(format!("{UNFINISHED_MAX} jobs wait already")));
+        }
+        let end = self.end().await?;
+        let total = self.count(&kind, &filter).await?;
+        let started_at = self.parts.clock.now();
+        let job = Job {
+            id: id(started_at)?,
+            kind,
+            filter,
+            rate: rate.map(|rate| rate.max(1)),
+            by: by.to_owned(),
+            state: State::Running,
+            total,
+            done: 0,
+            made: 0,
+            failed: 0,
+            started_at,
+            finished_at: None,
+            error: None,
+            cursor: 0,
+            end,
+        };
+        self.save(&job).await?;
+        info!(job.id = %job.id, job.kind = job.kind.word(), job.by = by, total, "a job begins");
+        self.known().insert(job.id.clone(), Known { job: job.clone(), cancel: CancellationToken::new() });
+        self.spawn(job.id.clone(), false);
+        Ok(job)
+    }
+
+    /// The job of this id.
+    pub fn get(&self, id: &str) -> Option<Job> {
+        self.known().get(id).map(|known| known.job.clone())
+    }
+
+    /// All jobs that are remembered, newest first.
+    pub fn list(&self) -> Vec<Job> {
+        self.known().values().rev().map(|known| known.job.clone()).collect()
+    }
+
+    /// Stops a job; what it did stays done, and what is finished stays so. `None` when there is none of this id.
+    pub async fn cancel(&self, id: &str) -> store::Result<Option<Job>> {
+        let now = self.parts.clock.now();
+        let cancelled = {
+            let mut known = self.known();
+            let Some(known) = known.get_mut(id) else { return Ok(None) };
+            known.cancel.cancel();
+            if known.job.state != State::Running {
+                return Ok(Some(known.job.clone()));
+            }
+            known.job.finish(State::Cancelled, now);
+            known.job.clone()
+        };
+        self.save(&cancelled).await?;
+        info!(job.id = %id, done = cancelled.done, total = cancelled.total, "a job was cancelled");
+        Ok(Some(cancelled))
+    }
+
+    /// Waits until no job works any more: after [`Parts::stop`], before the store is closed.
+    pub async fn drain(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn spawn(self: &Arc<Self>, id: String, resumed: bool) {
+        self.tasks.spawn(work::run(self.clone(), id, resumed));
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes a job that still runs, and answers it; `None` once it was cancelled.
+    fn change(&self, id: &str, change: impl FnOnce(&mut Job)) -> Option<Job> {
+        let mut known = self.known();
+        let known = known.get_mut(id).filter(|known| known.job.state == State::Running)?;
+        change(&mut known.job);
+        Some(known.job.clone())
+    }
+
+    /// The place of the last delivery that an event of today can have.
+    async fn end(&self) -> store::Result<i64> {
+        let newest = self.parts.store.events(Filter { limit: 1, ..Filter::default() }).await?;
+        Ok(newest.first().map_or(0, |row| DeliveryId { event: row.uid, n: N_MAX }.place()))
+    }
+
+    async fn save(&self, job: &Job) -> store::Result<()> {
+        self.parts.store.set_setting(&kept::key(&job.id), kept::write(job)).await
+    }
+
+    /// Forgets the oldest finished jobs beyond [`FINISHED_MAX`].
+    async fn forget_old(&self) -> store::Result<()> {
+        let finished: Vec<String> =
+            self.list().into_iter().filter(|job| job.state != State::Running).skip(FINISHED_MAX).map(|job| job.id).collect();
+        for id in finished {
+            self.parts.store.remove_setting(&kept::key(&id)).await?;
+            self.known().remove(&id);
+        }
+        Ok(())
+    }
+}
+
+impl Job {
+    fn finish(&mut self, state: State, at: Timestamp) {
+        self.state = state;
+        self.finished_at = Some(at);
+        if state != State::Failed {
+            self.error = None;
+        }
+    }
+}
+
+/// An id that sorts by `at`.
+fn id(at: Timestamp) -> store::Result<String> {
+    let ms = u64::try_from(to_ms(at)).unwrap_or_default();
+    let drawn = random().ok_or_else(|| store::Error::Backend("the system gives no random bytes".into()))?;
+    Ok(format!("job_{ms:012x}{drawn:08x}"))
+}
+
+fn random() -> Option<u32> {
+    let mut bytes = [0; 4];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(u32::from_be_bytes(bytes))
+}

@@ -1,0 +1,123 @@
+//! What a job takes up: its filter, narrowed to what its kind can do anything with.
+
+use super::Kind;
+use crate::{
+    envelope::{DeliveryId, EventUid},
+    route::OWN_SOURCE,
+    store::{self, Delivery, DeliveryRow, EventRow, Filter, N_MAX, Page, State, Store},
+};
+
+/// Rows read at once to be counted.
+const COUNTED: u32 = 1000;
+
+/// Over what a job walks.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Selection {
+    /// Nothing: the filter asks for a state the kind does nothing with.
+    Nothing,
+    /// Deliveries.
+    Deliveries(Filter),
+    /// Events, whatever became of them.
+    Events(Filter),
+    /// Events with a delivery among these.
+    EventsOf(Filter),
+}
+
+impl Selection {
+    pub(super) fn new(kind: &Kind, filter: &Filter) -> Self {
+        let filter = filter.clone();
+        match (kind, filter.state) {
+            (Kind::Retry, None | Some(State::Dead)) => {
+                Self::Deliveries(Filter { state: Some(State::Dead), resolved: Some(false), ..filter })
+            }
+            // What is held or under way is written as pending.
+            (Kind::Cancel, None | Some(State::Pending | State::Held | State::Sending)) => {
+                Self::Deliveries(Filter { state: Some(State::Pending), ..filter })
+            }
+            (Kind::Retry | Kind::Cancel, Some(_)) => Self::Nothing,
+            (Kind::Replay { .. }, None) if is_about_events(&filter) => Self::Events(filter),
+            (Kind::Replay { .. }, Some(State::Held | State::Sending)) => {
+                Self::EventsOf(Filter { state: Some(State::Pending), ..filter })
+            }
+            (Kind::Replay { .. }, _) => Self::EventsOf(filter),
+        }
+    }
+}
+
+/// Whether `filter` asks nothing of deliveries, but perhaps for their target.
+fn is_about_events(filter: &Filter) -> bool {
+    filter.targets.is_none() && filter.cause.is_none() && filter.resolved.is_none() && filter.event.is_none()
+}
+
+/// How many things a job of `kind` would take up.
+pub(super) async fn count(store: &dyn Store, kind: &Kind, filter: &Filter) -> store::Result<u64> {
+    match Selection::new(kind, filter) {
+        Selection::Nothing => Ok(0),
+        Selection::Deliveries(filter) => store.count_deliveries(filter).await,
+        Selection::Events(filter) if filter.source.is_some() => store.count_events(filter).await,
+        Selection::Events(filter) => {
+            let own = Filter { source: Some(OWN_SOURCE.to_owned()), ..filter.clone() };
+            Ok(store.count_events(filter).await?.saturating_sub(store.count_events(own).await?))
+        }
+        Selection::EventsOf(filter) => distinct(store, &filter).await,
+    }
+}
+
+async fn distinct(store: &dyn Store, filter: &Filter) -> store::Result<u64> {
+    let (mut count, mut after) = (0, 0);
+    loop {
+        let (events, last) = events_of(store, filter, after, COUNTED).await?;
+        let Some(last) = last else { return Ok(count) };
+        after = last;
+        count += events.len() as u64;
+    }
+}
+
+/// Dead, and nobody has settled it otherwise.
+pub(super) fn is_retriable(delivery: &Delivery) -> bool {
+    delivery.state == State::Dead && delivery.resolved.is_none()
+}
+
+/// Deliveries behind the place `after`.
+pub(super) async fn deliveries(store: &dyn Store, filter: &Filter, after: i64, limit: u32) -> store::Result<Vec<DeliveryRow>> {
+    store.deliveries(Filter { page: Page::After(after), limit, ..filter.clone() }).await
+}
+
+/// Events that may be replayed behind the place `after` (of a delivery), and the place behind the last of those looked at.
+pub(super) async fn events(
+    store: &dyn Store,
+    filter: &Filter,
+    after: i64,
+    limit: u32,
+) -> store::Result<(Vec<EventUid>, Option<i64>)> {
+    let seq = DeliveryId::at(0, after).event.seq;
+    let rows = store.events(Filter { page: Page::After(seq), limit, ..filter.clone() }).await?;
+    let last = rows.last().map(|row| behind(row.uid));
+    let wanted = |row: &EventRow| is_wanted(row.envelope.source.as_str(), filter);
+    Ok((rows.iter().filter(|row| wanted(row)).map(|row| row.uid).collect(), last))
+}
+
+/// Likewise, of events by their deliveries; each once.
+pub(super) async fn events_of(
+    store: &dyn Store,
+    filter: &Filter,
+    after: i64,
+    limit: u32,
+) -> store::Result<(Vec<EventUid>, Option<i64>)> {
+    let rows = deliveries(store, filter, after, limit).await?;
+    let last = rows.last().map(|row| behind(row.delivery.id.event));
+    let wanted = rows.iter().filter(|row| is_wanted(&row.source, filter));
+    let mut events: Vec<EventUid> = wanted.map(|row| row.delivery.id.event).collect();
+    events.dedup();
+    Ok((events, last))
+}
+
+/// The place behind all deliveries of `event`, those that a replay makes of it too.
+fn behind(event: EventUid) -> i64 {
+    DeliveryId { event, n: N_MAX }.place()
+}
+
+/// The relay's own events are taken up only where they are asked for.
+fn is_wanted(source: &str, filter: &Filter) -> bool {
+    source != OWN_SOURCE || filter.source.as_deref() == Some(OWN_SOURCE)
+}
