@@ -1,21 +1,75 @@
 //! `/api/v1/dead-letters`: deliveries that were given up. A dead letter's id is its delivery's.
 
 use axum::{
-    extract::{RawQuery, State},
+    body::Body,
+    extract::{Path, RawQuery, State, rejection::PathRejection},
     response::Response,
 };
 
 use super::{
-    Api, deliveries,
+    Api, body, deliveries,
+    engine::{ADMIN, Kind},
     error::ApiError,
-    list::{self, Params},
+    jobs::Bulk,
+    list::{self, Params, invalid},
 };
-use crate::store::State as Stored;
+use crate::store::{Cause, Filter, Resolution, State as Stored};
 
-const PARAMS: [&str; 7] = ["source", "type", "target", "since", "until", "limit", "after"];
+const PARAMS: [&str; 10] = ["source", "type", "target", "event", "cause", "resolved", "since", "until", "limit", "after"];
+const RETRY_PARAMS: [&str; 9] = ["source", "type", "target", "event", "cause", "since", "until", "rate", "dry_run"];
+const RESOLVE_PARAMS: [&str; 1] = ["note"];
+/// Longest note, in characters.
+const NOTE_MAX: usize = 1000;
 
-/// A page of dead letters.
+/// A page of dead letters: resolved ones too, unless `resolved` says otherwise.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, deliveries::place_of)?;
+    let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
+    let resolved = params.take_as("resolved", "true or false", list::flag)?;
+    let filter = Filter { resolved, ..filter(&mut params)? };
     deliveries::page(&api, filter, Some(Stored::Dead)).await
+}
+
+/// Retries what the filters select, as a job.
+pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
+    let mut params = body::params(query.as_deref(), body, &RETRY_PARAMS).await?;
+    let bulk = Bulk::take(&mut params)?;
+    let filter = Filter { state: Some(Stored::Dead), resolved: Some(false), ..filter(&mut params)? };
+    bulk.go(&api, Kind::Retry, filter).await
+}
+
+/// Settles a dead letter with a note.
+pub(super) async fn resolve(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let id = deliveries::id_of(id)?;
+    let mut params = body::params(query.as_deref(), body, &RESOLVE_PARAMS).await?;
+    let note = note(params.take("note").as_deref().unwrap_or_default())?;
+    let row = deliveries::row(&api, id).await?;
+    if row.delivery.state != Stored::Dead {
+        return Err(ApiError::Conflict("this delivery is no dead letter".to_owned()));
+    }
+    if !api.store.resolve(id, Resolution { at: api.engine.now(), note }).await? {
+        return Err(ApiError::Conflict("this dead letter is resolved already".to_owned()));
+    }
+    tracing::info!(delivery.id = %id, by = ADMIN, "a dead letter is resolved");
+    Ok(list::one(&deliveries::story(&api, id).await?))
+}
+
+fn filter(params: &mut Params) -> Result<Filter, ApiError> {
+    let words = Cause::ALL.map(|(word, _)| word).join(", ");
+    let cause = |word: &str| Cause::ALL.iter().find(|(known, _)| *known == word).map(|(_, cause)| *cause);
+    let cause = params.take_as("cause", &format!("one of {words}"), cause)?;
+    let event = params.take_as("event", "an event's uid", |text| text.parse().ok())?;
+    Ok(Filter { cause, event, ..list::filter(params, deliveries::place_of)? })
+}
+
+fn note(text: &str) -> Result<String, ApiError> {
+    match text.trim() {
+        "" => Err(invalid("note", "is needed: it says why nothing more is to be done")),
+        note if NOTE_MAX < note.chars().count() => Err(invalid("note", &format!("has more than {NOTE_MAX} characters"))),
+        note => Ok(note.to_owned()),
+    }
 }

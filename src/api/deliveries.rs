@@ -1,9 +1,12 @@
 //! `/api/v1/deliveries`: what is on its way to whom, and how each try went.
 //!
-//! Two states are never written to the store: `sending` is what the lanes have in hand, `held` what waits for a target that is
-//! gone from `routes.yaml`. Filters on them are turned into what the store can answer.
+//! Two states are never written to the store: `sending` is what the lanes have in hand, `held` what waits for a lane that is
+//! paused or broken, or for a target that is gone from `routes.yaml`. Filters on them are turned into what the store can answer.
 
-use std::{cmp::Reverse, collections::HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, HashSet},
+};
 
 use axum::{
     extract::{Path, RawQuery, State, rejection::PathRejection},
@@ -13,14 +16,15 @@ use serde::Serialize;
 
 use super::{
     Api,
+    engine::{ADMIN, TargetState},
     error::ApiError,
     events,
     list::{self, Params},
 };
 use crate::{
     clock::rfc3339_ms,
-    envelope::{DeliveryId, EventUid},
-    store::{self, Attempt, Cause, Delivery, DeliveryRow, Filter, Next, Page, State as Stored, Targets},
+    envelope::{DeliveryId, Envelope, EventUid, Name},
+    store::{self, Attempt, Cause, Delivery, DeliveryRow, Filter, Next, Page, Resolution, State as Stored, Targets},
 };
 
 const PARAMS: [&str; 9] = ["source", "type", "target", "state", "event", "since", "until", "limit", "after"];
@@ -36,12 +40,63 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 
 /// One delivery with its attempts.
 pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    let missing = ApiError::NotFound("delivery");
-    let Some(id) = id.ok().and_then(|Path(id)| id.parse::<DeliveryId>().ok()) else { return Err(missing) };
-    let stories = of_event(&api, id.event).await?;
-    let story = stories.into_iter().find(|story| story.id == id).ok_or(missing)?;
-    Ok(list::one(&story))
+    let id = id_of(id)?;
+    Ok(list::one(&story(&api, id).await?))
 }
+
+/// Tries a dead letter again: same delivery, same body, as if for the first time.
+pub(super) async fn retry(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let id = id_of(id)?;
+    let row = row(&api, id).await?;
+    let refused = |state: &str| ApiError::Conflict(format!("this delivery is {state}: only dead letters are retried"));
+    match row.delivery.state {
+        Stored::Dead if row.delivery.resolved.is_some() => return Err(refused("resolved")),
+        Stored::Dead => {}
+        _ => return Err(refused(View::new(&api).state(&row.delivery).0.word())),
+    }
+    if api.store.retry(vec![id], api.engine.now()).await?.is_empty() {
+        return Err(refused("dead no more"));
+    }
+    api.engine.wake(&[row.delivery.target]);
+    tracing::info!(delivery.id = %id, by = ADMIN, "a dead letter is retried");
+    Ok(list::one(&story(&api, id).await?))
+}
+
+/// Cancels a delivery that is not final. An attempt under way is not called back.
+pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let id = id_of(id)?;
+    let row = row(&api, id).await?;
+    if api.store.cancel(vec![id], api.engine.now()).await?.is_empty() {
+        let state = row.delivery.state.word();
+        return Err(ApiError::Conflict(format!("this delivery is {state}: there is nothing left to cancel")));
+    }
+    api.engine.wake(&[row.delivery.target]);
+    tracing::info!(delivery.id = %id, by = ADMIN, "a delivery is cancelled");
+    Ok(list::one(&story(&api, id).await?))
+}
+
+/// The delivery a path names.
+pub(super) fn id_of(id: Result<Path<String>, PathRejection>) -> Result<DeliveryId, ApiError> {
+    id.ok().and_then(|Path(id)| id.parse().ok()).ok_or(MISSING)
+}
+
+/// A delivery as the store holds it.
+pub(super) async fn row(api: &Api, id: DeliveryId) -> Result<DeliveryRow, ApiError> {
+    // The page that ends with it: an event can have more deliveries than one page holds.
+    let page = Page::After(id.place().saturating_sub(1));
+    let rows = api.store.deliveries(Filter { event: Some(id.event), page, limit: 1, ..Filter::default() }).await?;
+    rows.into_iter().find(|row| row.delivery.id == id).ok_or(MISSING)
+}
+
+/// A delivery with its log.
+pub(super) async fn story(api: &Api, id: DeliveryId) -> Result<DeliveryStory, ApiError> {
+    let row = row(api, id).await?;
+    let event = api.store.event(id.event).await?.ok_or(MISSING)?;
+    let attempts = api.store.attempts(id.event).await?;
+    Ok(DeliveryStory::new(&View::new(api), &row, &event.envelope, &attempts))
+}
+
+const MISSING: ApiError = ApiError::NotFound("delivery");
 
 /// The page of deliveries that `filter` asks for, in `state` where one is given.
 pub(super) async fn page(api: &Api, filter: Filter, state: Option<Stored>) -> Result<Response, ApiError> {
@@ -55,13 +110,11 @@ pub(super) async fn page(api: &Api, filter: Filter, state: Option<Stored>) -> Re
 }
 
 /// The deliveries of `event` with their attempts.
-pub(super) async fn of_event(api: &Api, event: EventUid) -> store::Result<Vec<DeliveryStory>> {
+pub(super) async fn of_event(api: &Api, event: EventUid, envelope: &Envelope) -> store::Result<Vec<DeliveryStory>> {
     let view = View::new(api);
     let rows = api.store.deliveries(events::all_of(event)).await?;
     let attempts = api.store.attempts(event).await?;
-    let log = |id: DeliveryId| attempts.iter().filter(|attempt| attempt.delivery == id).map(AttemptItem::new).collect();
-    let story = |row: &DeliveryRow| DeliveryStory { id: row.delivery.id, delivery: view.item(row), log: log(row.delivery.id) };
-    Ok(rows.iter().map(story).collect())
+    Ok(rows.iter().map(|row| DeliveryStory::new(&view, row, envelope, &attempts)).collect())
 }
 
 /// The place of a delivery's id, or behind all deliveries of an event's.
@@ -70,32 +123,43 @@ pub(super) fn place_of(id: &str) -> Option<i64> {
     id.parse().map(DeliveryId::place).ok().or_else(|| id.parse().ok().map(behind))
 }
 
-/// How rows look at this moment: which are in hand, and which targets exist.
+/// How rows look at this moment: which are in hand, and how their lanes stand.
 struct View<'a> {
     api: &'a Api,
     in_flight: HashSet<DeliveryId>,
+    lanes: HashMap<Name, TargetState>,
 }
 
 impl<'a> View<'a> {
     fn new(api: &'a Api) -> Self {
-        Self { api, in_flight: api.running.in_flight().into_iter().collect() }
+        let lanes = api.engine.targets().into_iter().map(|target| (target.name, target.state)).collect();
+        Self { api, in_flight: api.running.in_flight().into_iter().collect(), lanes }
     }
 
     /// The state to show, and why.
-    fn state(&self, delivery: &Delivery) -> (Stored, Option<Cause>) {
+    fn state(&self, delivery: &Delivery) -> (Stored, Option<&'static str>) {
         match delivery.state {
             Stored::Pending if self.in_flight.contains(&delivery.id) => (Stored::Sending, None),
-            Stored::Pending if !self.api.config.destinations.contains(&delivery.target) => (Stored::Held, Some(Cause::Config)),
-            state => (state, delivery.cause),
+            Stored::Pending => match self.lanes.get(&delivery.target) {
+                Some(TargetState::Ok) => (Stored::Pending, None),
+                Some(lane) => (Stored::Held, Some(lane.word())),
+                None => (Stored::Held, Some(Cause::Config.word())),
+            },
+            state => (state, delivery.cause.map(Cause::word)),
         }
     }
 
-    /// Rows in a state that the store can look for. What is in hand is left out of `pending`, so that many more are asked for.
+    /// The targets whose deliveries are not held.
+    fn flowing(&self) -> Vec<Name> {
+        self.lanes.iter().filter(|(_, lane)| **lane == TargetState::Ok).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Rows in a state that the store can look for. What is in hand is left out of `pending` and `held`, so that many more are
+    /// asked for.
     async fn written(&self, api: &Api, filter: Filter, state: Option<Stored>) -> store::Result<Vec<DeliveryRow>> {
-        let destinations = || api.config.destinations.clone();
         let (written, targets) = match state {
-            Some(Stored::Pending) => (Some(Stored::Pending), Some(Targets::Among(destinations()))),
-            Some(Stored::Held) => (Some(Stored::Pending), Some(Targets::NotAmong(destinations()))),
+            Some(Stored::Pending) => (Some(Stored::Pending), Some(Targets::Among(self.flowing()))),
+            Some(Stored::Held) => (Some(Stored::Pending), Some(Targets::NotAmong(self.flowing()))),
             other => (other, None),
         };
         let in_hand = u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX);
@@ -133,11 +197,15 @@ impl<'a> View<'a> {
             target: delivery.target.to_string(),
             rule: delivery.rule.as_ref().map(ToString::to_string),
             state: state.word(),
-            cause: cause.map(Cause::word),
+            cause,
             error: delivery.error.clone(),
             attempts: delivery.attempts,
             next_attempt_at: delivery.due_at.filter(|_| state == Stored::Pending).map(rfc3339_ms),
             created_at: rfc3339_ms(delivery.created_at),
+            severity: delivery.severity.word(),
+            replayed: delivery.replayed,
+            out_of_order: delivery.out_of_order,
+            resolved: delivery.resolved.as_ref().map(ResolutionItem::new),
         }
     }
 }
@@ -166,6 +234,25 @@ struct DeliveryItem {
     attempts: u32,
     next_attempt_at: Option<String>,
     created_at: String,
+    severity: &'static str,
+    /// Made by a replay.
+    replayed: bool,
+    /// Retried by a person out of the order of its key.
+    out_of_order: bool,
+    resolved: Option<ResolutionItem>,
+}
+
+/// What a person settled a dead letter with.
+#[derive(Serialize)]
+struct ResolutionItem {
+    at: String,
+    note: String,
+}
+
+impl ResolutionItem {
+    fn new(resolution: &Resolution) -> Self {
+        Self { at: rfc3339_ms(resolution.at), note: resolution.note.clone() }
+    }
 }
 
 /// A delivery with its log: one entry per attempt.
@@ -179,6 +266,14 @@ pub(super) struct DeliveryStory {
 }
 
 impl DeliveryStory {
+    fn new(view: &View<'_>, row: &DeliveryRow, event: &Envelope, attempts: &[Attempt]) -> Self {
+        let id = row.delivery.id;
+        let of_it = attempts.iter().filter(|attempt| attempt.delivery == id);
+        let headers = |attempt| view.api.engine.request_headers(event, &row.delivery, attempt).into_iter().collect();
+        let log = of_it.map(|attempt| AttemptItem::new(attempt, headers(attempt))).collect();
+        Self { id, delivery: view.item(row), log }
+    }
+
     /// Which of its event's deliveries it is.
     pub(super) fn number(&self) -> u32 {
         self.id.n
@@ -189,30 +284,39 @@ impl DeliveryStory {
 struct AttemptItem {
     number: u32,
     started_at: String,
-    duration_ms: u64,
+    latency_ms: u64,
     outcome: &'static str,
     status: Option<u16>,
+    /// Whose fault, when it made a dead letter.
+    cause: Option<&'static str>,
     error: Option<String>,
     detail: Option<String>,
+    /// False for a failure of the whole target, which burns nothing of the delivery's policy.
+    counts: bool,
+    /// As far as they can be known afterwards; secrets are `***`.
+    request_headers: BTreeMap<String, String>,
     response: String,
     next_attempt_at: Option<String>,
 }
 
 impl AttemptItem {
-    fn new(attempt: &Attempt) -> Self {
-        let (outcome, next) = match attempt.next {
-            Next::Delivered => ("delivered", None),
-            Next::Retry(at) => ("retry", Some(at)),
-            Next::Dead(_) => ("dead", None),
+    fn new(attempt: &Attempt, request_headers: BTreeMap<String, String>) -> Self {
+        let (outcome, next, cause) = match attempt.next {
+            Next::Delivered => ("delivered", None, None),
+            Next::Retry(at) => ("retry", Some(at), None),
+            Next::Dead(cause) => ("dead", None, Some(cause)),
         };
         Self {
             number: attempt.number,
             started_at: rfc3339_ms(attempt.started_at),
-            duration_ms: u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX),
+            latency_ms: u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX),
             outcome,
             status: attempt.status,
+            cause: cause.map(Cause::word),
             error: attempt.error.clone(),
             detail: attempt.detail.clone(),
+            counts: attempt.counts,
+            request_headers,
             response: String::from_utf8_lossy(&attempt.response).into_owned(),
             next_attempt_at: next.map(rfc3339_ms),
         }

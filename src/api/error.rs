@@ -24,6 +24,9 @@ pub(super) enum ApiError {
     /// No such thing.
     #[error("no {0} is here")]
     NotFound(&'static str),
+    /// What is asked does not go with how things stand; says why.
+    #[error("{0}")]
+    Conflict(String),
     /// The path exists, for another method.
     #[error("this path does not take this method")]
     MethodNotAllowed,
@@ -41,6 +44,7 @@ impl IntoResponse for ApiError {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -35,7 +35,7 @@ pub(super) async fn one(State(api): State<Api>, uid: Result<Path<String>, PathRe
     let missing = ApiError::NotFound("event");
     let Some(uid) = uid.ok().and_then(|Path(uid)| uid.parse().ok()) else { return Err(missing) };
     let Some(row) = api.store.event(uid).await? else { return Err(missing) };
-    let mut deliveries = deliveries::of_event(&api, uid).await?;
+    let mut deliveries = deliveries::of_event(&api, uid, &row.envelope).await?;
     deliveries.sort_unstable_by_key(DeliveryStory::number);
     let story = EventStory { event: EventItem::new(&row), rules: &row.rules, envelope: raw(&row.envelope), deliveries };
     Ok(list::one(&story))

@@ -5,6 +5,7 @@
 
 use axum::{
     Json,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -63,6 +64,11 @@ impl Params {
         let Some(text) = self.take(name) else { return Ok(None) };
         read(&text).map(Some).ok_or_else(|| invalid(name, &format!("is not {wanted}")))
     }
+}
+
+/// Reads `true` and `false`.
+pub(super) fn flag(text: &str) -> Option<bool> {
+    text.parse().ok()
 }
 
 /// The error that parameter `name` gets, for `reason`.
@@ -141,6 +147,16 @@ pub(super) fn answer<R, T: Serialize>(
 struct Listed<T> {
     data: Vec<T>,
     next: Option<String>,
+}
+
+/// A list that has no further page.
+pub(super) fn whole<T: Serialize>(data: Vec<T>) -> Response {
+    Json(Listed { data, next: None }).into_response()
+}
+
+/// `{"data": …}` around one thing that was made just now: 201.
+pub(super) fn created<T: Serialize>(thing: &T) -> Response {
+    (StatusCode::CREATED, one(thing)).into_response()
 }
 
 /// `{"data": …}` around one thing.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::Handles,
     clock::Timestamp,
-    envelope::{DeliveryId, Name},
+    envelope::DeliveryId,
     ingest::RetryReport,
     secret::Secret,
     store::{self, Filter, Store},
@@ -23,18 +23,26 @@ use crate::{
 };
 
 mod auth;
+mod body;
 mod config;
 mod dead_letters;
 mod deliveries;
+mod engine;
 mod error;
 mod events;
 mod health;
+mod jobs;
 mod list;
 mod metrics;
+#[cfg(test)]
+mod operating_tests;
 mod rejections;
+mod sources;
+mod targets;
 #[cfg(test)]
 mod tests;
 
+use engine::Engine;
 use error::ApiError;
 
 /// Answers on the admin listener: the whole API, metrics and health.
@@ -53,6 +61,7 @@ pub fn public(handles: Handles) -> Router {
 struct Api {
     store: Arc<dyn Store>,
     running: Arc<dyn Running>,
+    engine: Arc<dyn Engine>,
     metrics: Metrics,
     admin_token: Option<Secret>,
     config: Arc<Loaded>,
@@ -65,7 +74,6 @@ struct Loaded {
     hash: String,
     at: Timestamp,
     error: Option<Arc<str>>,
-    destinations: Vec<Name>,
 }
 
 /// What the API asks of the rooms that run, besides the store.
@@ -91,12 +99,7 @@ impl Running for Handles {
 
 impl Api {
     fn new(handles: Handles) -> Self {
-        let config = Loaded {
-            hash: handles.config.hash.clone(),
-            at: handles.loaded_at,
-            error: handles.config_error.clone(),
-            destinations: handles.config.destinations.iter().map(|destination| destination.name.clone()).collect(),
-        };
+        let config = Loaded { hash: handles.config.hash.clone(), at: handles.loaded_at, error: handles.config_error.clone() };
         Self {
             store: handles.store.clone(),
             metrics: handles.metrics.clone(),
@@ -104,6 +107,7 @@ impl Api {
             config: Arc::new(config),
             ready: Arc::default(),
             stop: handles.stop.clone(),
+            engine: Arc::new(handles.clone()),
             running: Arc::new(handles),
         }
     }
@@ -112,7 +116,26 @@ impl Api {
         events()
             .route("/api/v1/deliveries", get(deliveries::list))
             .route("/api/v1/deliveries/{id}", get(deliveries::one))
+            .route("/api/v1/deliveries/{id}/retry", post(deliveries::retry))
+            .route("/api/v1/deliveries/{id}/cancel", post(deliveries::cancel))
             .route("/api/v1/dead-letters", get(dead_letters::list))
+            .route("/api/v1/dead-letters/retry", post(dead_letters::retry))
+            .route("/api/v1/dead-letters/{id}", get(deliveries::one))
+            .route("/api/v1/dead-letters/{id}/retry", post(deliveries::retry))
+            .route("/api/v1/dead-letters/{id}/resolve", post(dead_letters::resolve))
+            .route("/api/v1/replays", get(jobs::replays).post(jobs::make))
+            .route("/api/v1/replays/{id}", get(jobs::replay))
+            .route("/api/v1/replays/{id}/cancel", post(jobs::cancel_replay))
+            .route("/api/v1/jobs", get(jobs::list))
+            .route("/api/v1/jobs/{id}", get(jobs::one))
+            .route("/api/v1/jobs/{id}/cancel", post(jobs::cancel))
+            .route("/api/v1/targets", get(targets::list))
+            .route("/api/v1/targets/{name}", get(targets::one))
+            .route("/api/v1/targets/{name}/pause", post(targets::pause))
+            .route("/api/v1/targets/{name}/resume", post(targets::resume))
+            .route("/api/v1/targets/{name}/close", post(targets::close))
+            .route("/api/v1/targets/{name}/cancel", post(targets::cancel))
+            .route("/api/v1/sources", get(sources::list))
             .route("/api/v1/rejections", get(rejections::list))
             .route("/api/v1/rejections/retry", post(rejections::retry))
             .route("/api/v1/config", get(config::show))

@@ -1,20 +1,17 @@
 //! `/api/v1/rejections`: requests that were not accepted, why, and another chance for them.
 
-use std::time::Duration;
-
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::{RawQuery, State},
     response::Response,
 };
 use jiff::SignedDuration;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::{
-    Api,
+    Api, body,
     error::ApiError,
-    list::{self, Params, invalid},
+    list::{self, Params},
 };
 use crate::{
     clock::rfc3339_ms,
@@ -24,10 +21,6 @@ use crate::{
 
 const PARAMS: [&str; 6] = ["source", "code", "since", "until", "limit", "after"];
 const RETRY_PARAMS: [&str; 5] = ["source", "code", "since", "until", "clock_offset"];
-/// Longest body with filters.
-const BODY_MAX: usize = 16 * 1024; // bytes
-/// How long such a body may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// A page of rejections.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
@@ -39,12 +32,7 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 
 /// Verifies quarantined requests again with today's configuration: all that the filters in query or JSON body let through.
 pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(query.as_deref(), &RETRY_PARAMS)?;
-    for (name, value) in read(body).await? {
-        if let Some(text) = text(&name, value)? {
-            params.add(&name, text, &RETRY_PARAMS)?;
-        }
-    }
+    let mut params = body::params(query.as_deref(), body, &RETRY_PARAMS).await?;
     let offset = params.take_as("clock_offset", "a signed duration such as -5m or 300s", offset)?.unwrap_or_default();
     let filter = Filter { limit: u32::MAX, ..list::filter(&mut params, |_| None)? };
     let report = api.running.retry_rejections(filter, offset).await?;
@@ -55,25 +43,6 @@ pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, bod
         duplicates: report.duplicates,
         failed: report.failed,
     }))
-}
-
-async fn read(body: Body) -> Result<Map<String, Value>, ApiError> {
-    let read = tokio::time::timeout(BODY_TIME, to_bytes(body, BODY_MAX)).await;
-    let bytes = read.map_err(|_| ApiError::Invalid("the body did not come in time".into()))?.map_err(|_| ApiError::TooLarge)?;
-    if bytes.trim_ascii().is_empty() {
-        return Ok(Map::new());
-    }
-    serde_json::from_slice(&bytes).map_err(|_| ApiError::Invalid("the body is not a JSON object".into()))
-}
-
-/// The value of a filter in a JSON body; null stands for its absence.
-fn text(name: &str, value: Value) -> Result<Option<String>, ApiError> {
-    match value {
-        Value::Null => Ok(None),
-        Value::String(text) => Ok(Some(text)),
-        Value::Number(number) => Ok(Some(number.to_string())),
-        _ => Err(invalid(&name.chars().take(64).collect::<String>(), "is not text")),
-    }
 }
 
 /// `5m`, `-300s`: what to add to a time of arrival.

@@ -12,12 +12,12 @@ use axum::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{operating_tests::Operated, *};
 use crate::{
-    envelope::{Envelope, EventUid, tests::sample},
+    envelope::{Envelope, EventUid, Name, tests::sample},
     store::{
         Accepted, Attempt, Backlog, Cause, Delivery, DeliveryRow, Due, EventRow, NewDelivery, NewEvent, NewRejection, Next,
-        OnCommit, Page, Pruned, Rejection, Retention, Retried, State, Targets,
+        OnCommit, Page, Pruned, Rejection, Resolution, Retention, Retried, State, Targets,
     },
 };
 
@@ -26,14 +26,22 @@ const TOKEN: &str = "hy_admin";
 
 /// Seven events from `interactor`, each with a delivery to `crm` and one to `gone`, and three rejections.
 #[derive(Default)]
-struct Fake {
+pub(super) struct Fake {
     broken: bool,
     probes: AtomicU32,
     in_flight: Vec<DeliveryId>,
     retried: Mutex<Vec<(Filter, SignedDuration)>>,
+    /// What people did to lanes, dead letters and jobs.
+    pub(super) operated: Operated,
 }
 
-fn uid(seq: i64) -> EventUid {
+impl Fake {
+    pub(super) fn with_in_flight(in_flight: Vec<DeliveryId>) -> Self {
+        Self { in_flight, ..Self::default() }
+    }
+}
+
+pub(super) fn uid(seq: i64) -> EventUid {
     EventUid { salt: SALT, seq }
 }
 
@@ -96,7 +104,24 @@ impl Store for Fake {
     }
 
     async fn backlog(&self) -> store::Result<Vec<Backlog>> {
-        Ok(vec![])
+        let of = |target: &str, waiting, dead| {
+            let oldest_at = (waiting != 0).then(|| sample().received_at);
+            Backlog { target: target.into(), waiting, oldest_at, dead }
+        };
+        Ok(vec![of("gone", 6, 1), of("crm", 6, 1)])
+    }
+
+    async fn retry(&self, ids: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
+        Ok(self.operated.set(ids, State::Pending))
+    }
+
+    async fn cancel(&self, ids: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
+        let waiting = ids.into_iter().filter(|id| id.event.seq != 1).collect();
+        Ok(self.operated.set(waiting, State::Cancelled))
+    }
+
+    async fn resolve(&self, id: DeliveryId, resolution: Resolution) -> store::Result<bool> {
+        Ok(self.operated.resolve(id, resolution))
     }
 
     async fn events(&self, filter: Filter) -> store::Result<Vec<EventRow>> {
@@ -113,6 +138,9 @@ impl Store for Fake {
 
     async fn deliveries(&self, filter: Filter) -> store::Result<Vec<DeliveryRow>> {
         let mut rows: Vec<_> = (1..=7).flat_map(|seq| [delivery(seq, 1), delivery(seq, 2)]).collect();
+        rows.iter_mut().for_each(|row| self.operated.apply(&mut row.delivery));
+        rows.retain(|row| filter.cause.is_none_or(|cause| row.delivery.cause == Some(cause)));
+        rows.retain(|row| filter.resolved.is_none_or(|resolved| row.delivery.resolved.is_some() == resolved));
         rows.retain(|row| filter.state.is_none_or(|state| state == row.delivery.state));
         rows.retain(|row| filter.event.is_none_or(|event| event == row.delivery.id.event));
         rows.retain(|row| match &filter.targets {
@@ -192,15 +220,6 @@ impl Store for Fake {
     async fn release_shards(&self, _: store::OwnerId) -> store::Result<()> {
         Err(store::Error::Closed)
     }
-    async fn retry(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
-        Err(store::Error::Closed)
-    }
-    async fn cancel(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
-        Err(store::Error::Closed)
-    }
-    async fn resolve(&self, _: DeliveryId, _: store::Resolution) -> store::Result<bool> {
-        Err(store::Error::Closed)
-    }
     async fn replay(&self, _: EventUid, _: Vec<NewDelivery>, _: &str, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
         Err(store::Error::Closed)
     }
@@ -239,11 +258,12 @@ impl Running for Fake {
     }
 }
 
-fn api(fake: Arc<Fake>) -> Api {
+pub(super) fn api(fake: Arc<Fake>) -> Api {
     let at = sample().received_at;
-    let config = Loaded { hash: "0123456789ab".into(), at, error: None, destinations: vec!["crm".into()] };
+    let config = Loaded { hash: "0123456789ab".into(), at, error: None };
     Api {
         store: fake.clone(),
+        engine: fake.clone(),
         running: fake,
         metrics: Metrics::default(),
         admin_token: Some(Secret::new(TOKEN)),
@@ -253,7 +273,7 @@ fn api(fake: Arc<Fake>) -> Api {
     }
 }
 
-async fn ask(router: Router, request: Request<Body>) -> (StatusCode, Value) {
+pub(super) async fn ask(router: Router, request: Request<Body>) -> (StatusCode, Value) {
     let (status, bytes) = body(router, request).await;
     (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())))
 }
@@ -265,18 +285,18 @@ async fn body(router: Router, request: Request<Body>) -> (StatusCode, Bytes) {
     (status, to_bytes(Body::new(response.into_body()), usize::MAX).await.unwrap())
 }
 
-fn request(method: &str, path: &str, body: &str) -> Request<Body> {
+pub(super) fn request(method: &str, path: &str, body: &str) -> Request<Body> {
     let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {TOKEN}"));
     request.body(Body::from(body.to_owned())).unwrap()
 }
 
-async fn get_json(fake: &Arc<Fake>, path: &str) -> Value {
+pub(super) async fn get_json(fake: &Arc<Fake>, path: &str) -> Value {
     let (status, body) = ask(api(fake.clone()).admin(), request("GET", path, "")).await;
     assert_eq!(status, StatusCode::OK, "{path}: {body}");
     body
 }
 
-fn ids(list: &Value, key: &str) -> Vec<String> {
+pub(super) fn ids(list: &Value, key: &str) -> Vec<String> {
     list["data"].as_array().unwrap().iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
 }
 
@@ -361,15 +381,27 @@ async fn one_event_tells_its_whole_story() {
             "attempts": 1,
             "next_attempt_at": "2026-01-20T12:00:00.412Z",
             "created_at": "2026-01-20T12:00:00.412Z",
+            "severity": "info",
+            "replayed": false,
+            "out_of_order": false,
+            "resolved": null,
             "log": [
               {
                 "number": 1,
                 "started_at": "2026-01-20T12:00:00.412Z",
-                "duration_ms": 12,
+                "latency_ms": 12,
                 "outcome": "retry",
                 "status": 503,
+                "cause": null,
                 "error": "http_503",
                 "detail": null,
+                "counts": true,
+                "request_headers": {
+                  "idempotency-key": "dl_00000000000000ab0000000000000003_1",
+                  "user-agent": "hookyard/0.1.0",
+                  "x-hookyard-attempt": "1",
+                  "x-hookyard-delivery": "dl_00000000000000ab0000000000000003_1"
+                },
                 "response": "busy",
                 "next_attempt_at": "2026-01-20T12:00:00.412Z"
               }
@@ -389,6 +421,10 @@ async fn one_event_tells_its_whole_story() {
             "attempts": 1,
             "next_attempt_at": null,
             "created_at": "2026-01-20T12:00:00.412Z",
+            "severity": "info",
+            "replayed": false,
+            "out_of_order": false,
+            "resolved": null,
             "log": []
           }
         ]

@@ -1,15 +1,42 @@
-//! `hookyard deliveries`: what is on its way to whom, and how each try of one went.
+//! `hookyard deliveries`: what is on its way to whom, and how each try of one went; tries a dead letter again, or cancels what waits.
+
+use clap::Subcommand;
 
 use super::{
     Failure,
-    client::{Access, Page, Span, given, show},
+    client::{Access, Answer, Page, Span, given, show},
     events::{in_path, tell_delivery},
     output,
 };
 use crate::store::State;
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    list: List,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Tries a dead letter again: same id, same body
+    Retry(One),
+    /// Cancels one that is not final
+    Cancel(One),
+}
+
+#[derive(Debug, clap::Args)]
+struct One {
+    /// The delivery (dl_…)
+    id: String,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
     /// One delivery (dl_…): shows its attempts
     id: Option<String>,
     /// Only of events from this source
@@ -35,19 +62,38 @@ pub(super) struct Args {
     access: Access,
 }
 
-const COLUMNS: [&str; 10] =
+/// What a table shows of a delivery.
+pub(super) const COLUMNS: [&str; 10] =
     ["created_at", "event_id", "type", "target", "state", "cause", "error", "attempts", "next_attempt_at", "id"];
 
 /// Asks the relay and prints what it says.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    match args.what {
+        None => list(args.list).await,
+        Some(What::Retry(one)) => change(one, "retry").await,
+        Some(What::Cancel(one)) => change(one, "cancel").await,
+    }
+}
+
+/// Prints one delivery with its attempts.
+pub(super) fn tell(answer: &Answer, json: bool) {
+    if json {
+        output::raw(&answer.text);
+    } else {
+        tell_delivery(&answer.json["data"]);
+    }
+}
+
+async fn change(one: One, verb: &str) -> Result<(), Failure> {
+    let answer = one.access.relay()?.post(&format!("/api/v1/deliveries/{}/{verb}", in_path(&one.id)?), &[]).await?;
+    tell(&answer, one.access.json);
+    Ok(())
+}
+
+async fn list(args: List) -> Result<(), Failure> {
     let relay = args.access.relay()?;
     if let Some(id) = &args.id {
-        let answer = relay.get(&format!("/api/v1/deliveries/{}", in_path(id)?), &[]).await?;
-        if args.access.json {
-            output::raw(&answer.text)
-        } else {
-            tell_delivery(&answer.json["data"])
-        }
+        tell(&relay.get(&format!("/api/v1/deliveries/{}", in_path(id)?), &[]).await?, args.access.json);
         return Ok(());
     }
     let filters = [

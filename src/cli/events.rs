@@ -87,6 +87,6 @@ pub(super) fn tell_delivery(delivery: &Value) {
     output::facts(delivery, &names);
     let log = delivery["log"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !log.is_empty() {
-        output::list(log, &["number", "started_at", "duration_ms", "outcome", "status", "error", "detail", "response"]);
+        output::list(log, &["number", "started_at", "latency_ms", "outcome", "status", "error", "detail", "response"]);
     }
 }

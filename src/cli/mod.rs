@@ -9,18 +9,25 @@ use clap::{Parser, Subcommand};
 
 use crate::telemetry::logs::Filter;
 
+mod bulk;
 pub mod check;
 mod client;
+mod dead_letters;
 mod deliveries;
 mod demo;
 mod events;
+mod jobs;
 mod output;
 mod rejections;
+mod replay;
 mod samples;
 mod send;
 mod sender;
 mod serve;
 mod sign;
+mod sources;
+mod tail;
+mod target;
 mod way;
 
 /// What the relay and its tools are asked to do.
@@ -45,12 +52,24 @@ enum Verb {
     Send(send::Args),
     /// Shows the whole way of every event of the seeds, with nothing but this binary.
     Demo(demo::Args),
+    /// Shows events and deliveries as they come and go.
+    Tail(tail::Args),
     /// Lists events, or tells the whole story of one.
     Events(events::Args),
     /// Lists deliveries, or shows one with its attempts.
     Deliveries(deliveries::Args),
+    /// Lists deliveries that were given up, tries them again, or settles them.
+    DeadLetters(dead_letters::Args),
     /// Lists requests that were not accepted, or gives them another chance.
     Rejections(rejections::Args),
+    /// Makes deliveries again of stored events.
+    Replay(replay::Args),
+    /// Lists targets, pauses, resumes and closes them, or cancels what waits.
+    Target(target::Args),
+    /// Lists sources and what came in by them.
+    Sources(sources::Args),
+    /// Lists what works on many things at once.
+    Jobs(jobs::Args),
 }
 
 impl Args {
@@ -114,6 +133,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Verb::Events(args) => tool(events::run(args)),
         Verb::Deliveries(args) => tool(deliveries::run(args)),
         Verb::Rejections(args) => tool(rejections::run(args)),
+        Verb::Tail(args) => tool(tail::run(args)),
+        Verb::DeadLetters(args) => tool(dead_letters::run(args)),
+        Verb::Replay(args) => tool(replay::run(args)),
+        Verb::Target(args) => tool(target::run(args)),
+        Verb::Sources(args) => tool(sources::run(args)),
+        Verb::Jobs(args) => tool(jobs::run(args)),
     }
 }
 
@@ -143,7 +168,8 @@ mod tests {
     #[test]
     fn wrong_usage_is_noticed_and_every_verb_has_help() {
         let verbs: Vec<String> = Args::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-        assert_eq!(verbs, ["serve", "check", "sign", "send", "demo", "events", "deliveries", "rejections"]);
+        let asking = ["tail", "events", "deliveries", "dead-letters", "rejections", "replay", "target", "sources", "jobs"];
+        assert_eq!(verbs, [&["serve", "check", "sign", "send", "demo"][..], &asking].concat());
         for verb in &verbs {
             let help = Args::try_parse_from(["hookyard", verb, "--help"]).unwrap_err();
             assert_eq!(help.kind(), ErrorKind::DisplayHelp, "{verb}");

@@ -111,6 +111,12 @@ impl Endpoint {
         self.headers.contains_key(name) || self.signing.iter().flat_map(Signing::header_names).any(|taken| taken == name.as_str())
     }
 
+    /// Names, in lower case, of the headers that `routes.yaml` and the signing schemes add to every request.
+    pub(super) fn header_names(&self) -> Vec<String> {
+        let signatures = self.signing.iter().flat_map(Signing::header_names).filter(|name| !name.is_empty());
+        self.headers.keys().map(ToString::to_string).chain(signatures).collect()
+    }
+
     /// Scheme, host and port; the path, which may carry a secret, as `***`.
     pub fn masked_url(&self) -> String {
         let port = self.url.port().map_or_else(String::new, |port| format!(":{port}"));

@@ -37,6 +37,7 @@ pub mod policy;
 mod record;
 pub mod retry;
 mod seam;
+mod shown;
 mod signing;
 
 #[cfg(test)]
@@ -45,6 +46,7 @@ mod testing;
 mod tests;
 
 pub use client::TlsProfile;
+pub use shown::relay_headers;
 
 use answers::Answers;
 use client::Clients;

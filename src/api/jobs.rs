@@ -1,0 +1,151 @@
+//! `/api/v1/jobs`: what touches many deliveries at once, in the background: counted first, capped, cancelled. `/api/v1/replays` shows
+//! those that make deliveries again.
+
+use axum::{
+    body::Body,
+    extract::{Path, RawQuery, State, rejection::PathRejection},
+    response::Response,
+};
+use serde_json::json;
+
+use super::{
+    Api, body,
+    engine::{ADMIN, Job, Kind},
+    error::ApiError,
+    list::{self, Params, invalid},
+};
+use crate::{
+    envelope::Name,
+    store::{Filter, State as Stored},
+};
+
+const PARAMS: [&str; 1] = ["limit"];
+const REPLAY_PARAMS: [&str; 9] = ["source", "type", "target", "state", "event", "since", "until", "rate", "dry_run"];
+
+/// All jobs, newest first.
+pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    newest(&api, query.as_deref(), |_| true)
+}
+
+/// All replays, newest first.
+pub(super) async fn replays(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    newest(&api, query.as_deref(), is_replay)
+}
+
+/// One job.
+pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    Ok(list::one(&found(&api, id, "job", |_| true)?))
+}
+
+/// One replay.
+pub(super) async fn replay(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    Ok(list::one(&found(&api, id, "replay", is_replay)?))
+}
+
+/// Stops a job; what it did stays done.
+pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let job = found(&api, id, "job", |_| true)?;
+    stop(&api, &job).await
+}
+
+/// Stops a replay; what it made stays made.
+pub(super) async fn cancel_replay(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let job = found(&api, id, "replay", is_replay)?;
+    stop(&api, &job).await
+}
+
+/// Makes deliveries again of the events that the filters select: by today's rules, or to `target` only. With `state`, only of events
+/// that have a delivery in this state (to `target`, where one is named).
+pub(super) async fn make(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
+    let mut params = body::params(query.as_deref(), body, &REPLAY_PARAMS).await?;
+    let target = params.take("target").map(|name| destination(&api, &name)).transpose()?;
+    let state = params.take_as("state", "a state of deliveries", Stored::parse)?;
+    let event = params.take_as("event", "an event's uid", |text| text.parse().ok())?;
+    let bulk = Bulk::take(&mut params)?;
+    let with = target.as_ref().filter(|_| state.is_some()).map(ToString::to_string);
+    let filter = Filter { state, event, target: with, ..list::filter(&mut params, |_| None)? };
+    bulk.go(&api, Kind::Replay { target }, filter).await
+}
+
+/// How a job is asked for.
+pub(super) struct Bulk {
+    dry_run: bool,
+    rate: Option<u32>,
+}
+
+/// The highest rate a job can be capped at, per second: beyond it, a cap says nothing.
+const RATE_MAX: u32 = 100_000;
+
+impl Bulk {
+    /// Takes `dry_run` and `rate` out of `params`.
+    pub(super) fn take(params: &mut Params) -> Result<Self, ApiError> {
+        let dry_run = params.take_as("dry_run", "true or false", list::flag)?.unwrap_or_default();
+        let rate = params.take_as("rate", &format!("a number per second from 1 to {RATE_MAX}, such as 100 or 100/s"), rate)?;
+        Ok(Self { dry_run, rate })
+    }
+
+    /// Answers how many things the job would touch, or begins it: 201.
+    pub(super) async fn go(&self, api: &Api, kind: Kind, filter: Filter) -> Result<Response, ApiError> {
+        if self.dry_run {
+            let count = api.engine.count(&kind, &filter).await?;
+            return Ok(list::one(&json!({"dry_run": true, "count": count})));
+        }
+        let job = api.engine.begin(kind, filter, self.rate).await?;
+        tracing::info!(job.id = %job.id, job.kind = job.kind.word(), by = ADMIN, "a job has begun");
+        Ok(list::created(&job))
+    }
+}
+
+fn newest(api: &Api, query: Option<&str>, shown: impl Fn(&Job) -> bool) -> Result<Response, ApiError> {
+    let limit = list::filter(&mut Params::from_query(query, &PARAMS)?, |_| None)?.limit;
+    let jobs = api.engine.jobs().into_iter().filter(shown);
+    Ok(list::whole(jobs.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect()))
+}
+
+fn found(
+    api: &Api,
+    id: Result<Path<String>, PathRejection>,
+    what: &'static str,
+    shown: impl Fn(&Job) -> bool,
+) -> Result<Job, ApiError> {
+    let Ok(Path(id)) = id else { return Err(ApiError::NotFound(what)) };
+    let jobs = api.engine.jobs();
+    jobs.into_iter().find(|job| job.id == id && shown(job)).ok_or(ApiError::NotFound(what))
+}
+
+async fn stop(api: &Api, job: &Job) -> Result<Response, ApiError> {
+    if job.finished_at.is_some() {
+        return Err(ApiError::Conflict("this job has ended".to_owned()));
+    }
+    let stopped = api.engine.cancel_job(&job.id).await?.ok_or(ApiError::NotFound("job"))?;
+    tracing::info!(job.id = %job.id, by = ADMIN, "a job is cancelled");
+    Ok(list::one(&stopped))
+}
+
+fn is_replay(job: &Job) -> bool {
+    matches!(job.kind, Kind::Replay { .. })
+}
+
+fn destination(api: &Api, name: &str) -> Result<Name, ApiError> {
+    let known = api.engine.targets().into_iter().map(|target| target.name).find(|known| known.as_str() == name);
+    known.ok_or_else(|| invalid("target", "names no destination of routes.yaml"))
+}
+
+/// `100` or `100/s`.
+fn rate(text: &str) -> Option<u32> {
+    let text = text.strip_suffix("/s").unwrap_or(text);
+    text.parse().ok().filter(|rate| (1..=RATE_MAX).contains(rate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_per_second() {
+        assert_eq!((rate("100"), rate("7/s")), (Some(100), Some(7)));
+        for bad in ["", "0", "-1", "1/m", "100001", "1.5", "/s"] {
+            assert_eq!(rate(bad), None, "{bad}");
+        }
+    }
+}

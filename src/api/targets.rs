@@ -1,0 +1,165 @@
+//! `/api/v1/targets`: how each lane stands and what waits for it, and the hand of a person on it.
+//!
+//! A target that is gone from `routes.yaml` but has deliveries waiting or dead is shown behind the others, `disabled` with cause
+//! `config`: what waits for it can be cancelled, nothing else.
+
+use std::collections::HashMap;
+
+use axum::{
+    body::Body,
+    extract::{Path, RawQuery, State, rejection::PathRejection},
+    response::Response,
+};
+use serde::Serialize;
+
+use super::{
+    Api, body,
+    engine::{ADMIN, Kind, Steering, TargetStatus},
+    error::ApiError,
+    jobs::Bulk,
+    list::{self, Params},
+};
+use crate::{
+    clock::{Timestamp, rfc3339_ms},
+    envelope::Name,
+    store::{self, Backlog, Cause, Filter},
+};
+
+const CANCEL_PARAMS: [&str; 6] = ["source", "type", "since", "until", "rate", "dry_run"];
+
+/// All targets: those of the file in its order, then those that are gone.
+pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    Params::from_query(query.as_deref(), &[])?;
+    Ok(list::whole(all(&api).await?))
+}
+
+/// One target.
+pub(super) async fn one(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    Ok(list::one(&found(&api, name).await?))
+}
+
+/// Sends nothing more to a target until it is resumed.
+pub(super) async fn pause(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    steer(&api, name, Steering::Pause).await
+}
+
+/// Sends to a paused target again.
+pub(super) async fn resume(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    steer(&api, name, Steering::Resume).await
+}
+
+/// Closes a target's breaker without waiting for a probe.
+pub(super) async fn close(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    steer(&api, name, Steering::Close).await
+}
+
+/// Cancels what waits for a target, as a job.
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    name: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let target = found(&api, name).await?;
+    let mut params = body::params(query.as_deref(), body, &CANCEL_PARAMS).await?;
+    let bulk = Bulk::take(&mut params)?;
+    // Every state that is not final is written as `pending`.
+    let waiting = Some(store::State::Pending);
+    let filter = Filter { target: Some(target.name), state: waiting, ..list::filter(&mut params, |_| None)? };
+    bulk.go(&api, Kind::Cancel, filter).await
+}
+
+async fn steer(api: &Api, name: Result<Path<String>, PathRejection>, how: Steering) -> Result<Response, ApiError> {
+    let target = found(api, name).await?;
+    let name = Name::from(target.name.as_str());
+    if !api.engine.steer(&name, how).await? {
+        return Err(ApiError::Conflict(format!(
+            "target `{name}` is gone from routes.yaml: what waits for it can only be cancelled"
+        )));
+    }
+    tracing::info!(target.name = %name, action = ?how, by = ADMIN, "a person steers a target");
+    let now = all(api).await?.into_iter().find(|item| item.name == name.as_str());
+    Ok(list::one(&now.ok_or(MISSING)?))
+}
+
+const MISSING: ApiError = ApiError::NotFound("target");
+
+async fn found(api: &Api, name: Result<Path<String>, PathRejection>) -> Result<TargetItem, ApiError> {
+    let Ok(Path(name)) = name else { return Err(MISSING) };
+    all(api).await?.into_iter().find(|item| item.name == name).ok_or(MISSING)
+}
+
+async fn all(api: &Api) -> store::Result<Vec<TargetItem>> {
+    let mut waiting: HashMap<Name, Backlog> = api.store.backlog().await?.into_iter().map(|it| (it.target.clone(), it)).collect();
+    let lanes = api.engine.targets();
+    let mut items: Vec<_> = lanes.into_iter().map(|lane| (waiting.remove(&lane.name), lane)).map(TargetItem::of_lane).collect();
+    let mut gone: Vec<_> = waiting.into_values().collect();
+    gone.sort_unstable_by(|a, b| a.target.cmp(&b.target));
+    items.extend(gone.iter().map(TargetItem::gone));
+    Ok(items)
+}
+
+/// A target as lists show it.
+#[derive(Serialize)]
+struct TargetItem {
+    name: String,
+    kind: Option<&'static str>,
+    url: Option<String>,
+    state: &'static str,
+    cause: Option<&'static str>,
+    since: Option<String>,
+    paused_by: Option<String>,
+    /// Deliveries that are not final.
+    backlog: u64,
+    oldest_at: Option<String>,
+    /// Dead letters.
+    dead: u64,
+    last_error: Option<String>,
+    last_success_at: Option<String>,
+    attempts_per_minute: u32,
+    deliveries_per_minute: u32,
+    next_probe_at: Option<String>,
+}
+
+impl TargetItem {
+    fn of_lane((backlog, lane): (Option<Backlog>, TargetStatus)) -> Self {
+        let time = |at: Option<Timestamp>| at.map(rfc3339_ms);
+        Self {
+            name: lane.name.to_string(),
+            kind: Some(lane.kind),
+            url: Some(lane.url),
+            state: lane.state.word(),
+            cause: lane.cause.map(Cause::word),
+            since: time(lane.since),
+            paused_by: lane.paused_by,
+            backlog: backlog.as_ref().map_or(0, |backlog| backlog.waiting),
+            oldest_at: time(backlog.as_ref().and_then(|backlog| backlog.oldest_at)),
+            dead: backlog.as_ref().map_or(0, |backlog| backlog.dead),
+            last_error: lane.last_error,
+            last_success_at: time(lane.last_success_at),
+            attempts_per_minute: lane.attempts_last_minute,
+            deliveries_per_minute: lane.deliveries_last_minute,
+            next_probe_at: time(lane.next_probe_at),
+        }
+    }
+
+    fn gone(backlog: &Backlog) -> Self {
+        Self {
+            name: backlog.target.to_string(),
+            kind: None,
+            url: None,
+            state: "disabled",
+            cause: Some(Cause::Config.word()),
+            since: None,
+            paused_by: None,
+            backlog: backlog.waiting,
+            oldest_at: backlog.oldest_at.map(rfc3339_ms),
+            dead: backlog.dead,
+            last_error: None,
+            last_success_at: None,
+            attempts_per_minute: 0,
+            deliveries_per_minute: 0,
+            next_probe_at: None,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `hookyard sources`: what came in by each source, and which of its secrets are in use.
+
+use serde_json::Value;
+
+use super::{
+    Failure,
+    client::Access,
+    output::{self, cell},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    access: Access,
+}
+
+const COLUMNS: [&str; 6] = ["name", "kind", "path", "last_received_at", "counts", "secrets"];
+
+/// Asks the relay and prints what it says.
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let answer = args.access.relay()?.get("/api/v1/sources", &[]).await?;
+    if args.access.json {
+        output::raw(&answer.text);
+        return Ok(());
+    }
+    let rows: Vec<_> = answer.list().iter().map(row).collect();
+    output::table(&COLUMNS, &rows);
+    Ok(())
+}
+
+fn row(source: &Value) -> Vec<String> {
+    let mut row: Vec<_> = ["name", "kind", "path", "last_received_at"].map(|name| cell(source, name)).into();
+    row.extend([counts(&source["counts"]), secrets(&source["secrets"])]);
+    row
+}
+
+/// `accepted 3, invalid_signature 1`.
+fn counts(counts: &Value) -> String {
+    let counts = counts.as_object().into_iter().flatten();
+    let counts: Vec<_> = counts.filter(|(_, count)| **count != 0).map(|(word, count)| format!("{word} {count}")).collect();
+    if counts.is_empty() { "-".to_owned() } else { counts.join(", ") }
+}
+
+/// When each secret was last of use, by its place in the file.
+fn secrets(secrets: &Value) -> String {
+    let each = secrets.as_array().into_iter().flatten();
+    let each: Vec<_> = each.map(|it| format!("{}: {}", cell(it, "position"), cell(it, "last_used_at"))).collect();
+    if each.is_empty() { "-".to_owned() } else { each.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn counts_and_secrets_fit_a_cell() {
+        let source = json!({
+            "name": "interactor", "kind": "interactor", "path": "/webhooks/interactor", "last_received_at": null,
+            "counts": {"accepted": 3, "duplicate": 0, "invalid_signature": 1},
+            "secrets": [{"position": 1, "last_used_at": "2026-01-20T12:00:00.000Z"}, {"position": 2, "last_used_at": null}],
+        });
+        assert_eq!(row(&source)[3..], ["-", "accepted 3, invalid_signature 1", "1: 2026-01-20T12:00:00.000Z, 2: -"]);
+        assert_eq!(row(&json!({"name": "x"}))[1..], ["-", "-", "-", "-", "-"]);
+    }
+}
