@@ -151,7 +151,7 @@ async fn a_failing_template_gives_way_to_the_built_in_line() {
     let message = n8n.first().await.json()["message"].as_str().unwrap().to_owned();
     assert!(message.contains("template `broken` failed"), "{message}");
     assert_eq!(row["attempts"], 1, "no attempt is lost on it");
-    assert_eq!(app.metric("webhook_template_failures_total", &[]).await, 1.0, "{}", app.metrics().await);
+    assert_eq!(app.metric("hookyard_template_failures_total", &[]).await, 1.0, "{}", app.metrics().await);
 }
 
 #[tokio::test]
