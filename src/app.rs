@@ -111,7 +111,7 @@ impl App {
         let metrics = Metrics::new(&config.hash);
         let store = store::open(&config.store.url, Path::new(""), options.clock.clone()).await?;
         let sealer = sealer(&config)?;
-        let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone()));
+        let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations)));
         let (announcer, notices) = Announcer::new();
         let telling = announce::Parts { store: store.clone(), router: router.clone(), clock: options.clock.clone() };
         let announcing = announce::start(notices, telling);
@@ -123,6 +123,7 @@ impl App {
             store: store.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
+            announcer: announcer.clone(),
         })?;
         let ingest = Arc::new(Ingest::new(ingest::Parts {
             sources: config.sources.clone(),

@@ -28,6 +28,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod json;
 pub mod listen;
+mod rate;
 pub mod render;
 pub mod route;
 pub mod seal;

@@ -1,14 +1,13 @@
 //! What the API asks of the rooms that move deliveries: lanes, jobs, and the counts of the sources.
 
 use async_trait::async_trait;
-use serde::Serialize;
 
 use crate::{
     app::Handles,
     clock::Timestamp,
-    deliver::{self, Destination},
+    deliver,
     envelope::{Envelope, Name},
-    store::{self, Attempt, Cause, Delivery, Filter},
+    store::{self, Attempt, Delivery, Filter},
 };
 
 /// Lanes, jobs and sources as the API needs them. `by` is always [`ADMIN`] until tokens have names.
@@ -59,92 +58,13 @@ pub(super) enum Steering {
     Close,
 }
 
-/// How one target stands.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct TargetStatus {
-    /// Its name.
-    pub(super) name: Name,
-    /// Its kind's word.
-    pub(super) kind: &'static str,
-    /// Where it goes; the path is masked.
-    pub(super) url: String,
-    /// Whether it is sent to.
-    pub(super) state: TargetState,
-    /// Since when it is not; `None` while it is.
-    pub(super) since: Option<Timestamp>,
-    /// Whose fault it is that it is broken.
-    pub(super) cause: Option<Cause>,
-    /// Who paused it.
-    pub(super) paused_by: Option<String>,
-    /// What the last failed attempt ended with.
-    pub(super) last_error: Option<String>,
-    /// When it last took something.
-    pub(super) last_success_at: Option<Timestamp>,
-    /// Attempts in the last minute.
-    pub(super) attempts_last_minute: u32,
-    /// Deliveries it took in the last minute.
-    pub(super) deliveries_last_minute: u32,
-    /// When a broken one is probed next.
-    pub(super) next_probe_at: Option<Timestamp>,
-}
-
-/// Whether a target is sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TargetState {
-    /// Yes.
-    Ok,
-    /// Its breaker is open.
-    Broken,
-    /// A person has paused it.
-    Paused,
-}
-
-impl TargetState {
-    /// The state's word in API and CLI.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Broken => "broken",
-            Self::Paused => "paused",
-        }
-    }
-}
+pub(super) use crate::deliver::{TargetState, TargetStatus};
+pub(super) use crate::jobs::{Job, Kind};
 
 /// What came in by one source.
 #[derive(Debug, Clone)]
 pub(super) struct SourceStatistics {
     pub(super) name: Name,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
-    Retry,
-    Cancel,
-    Replay { target: Option<Name> },
-}
-
-impl Kind {
-    pub(super) fn word(&self) -> &'static str {
-        match self {
-            Self::Retry => "retry",
-            Self::Cancel => "cancel",
-            Self::Replay { .. } => "replay",
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Job {
-    pub(super) id: String,
-    pub(super) kind: Kind,
-    pub(super) total: u64,
-    pub(super) finished_at: Option<Timestamp>,
-}
-
-impl Serialize for Job {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde_json::json!({"id": self.id, "kind": self.kind.word(), "total": self.total}).serialize(serializer)
-    }
 }
 
 #[async_trait]
@@ -154,21 +74,7 @@ impl Engine for Handles {
     }
 
     fn targets(&self) -> Vec<TargetStatus> {
-        let lane = |destination: &Destination| TargetStatus {
-            name: destination.name.clone(),
-            kind: destination.kind.word(),
-            url: destination.masked_url(),
-            state: TargetState::Ok,
-            since: None,
-            cause: None,
-            paused_by: None,
-            last_error: None,
-            last_success_at: None,
-            attempts_last_minute: 0,
-            deliveries_last_minute: 0,
-            next_probe_at: None,
-        };
-        self.config.destinations.iter().map(lane).collect()
+        self.deliver.targets()
     }
 
     fn sources(&self) -> Vec<SourceStatistics> {
@@ -182,25 +88,31 @@ impl Engine for Handles {
         }
     }
 
-    async fn steer(&self, _: &Name, _: Steering) -> store::Result<bool> {
-        Ok(false)
+    async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool> {
+        match how {
+            Steering::Pause => self.deliver.pause(target, ADMIN).await,
+            Steering::Resume => self.deliver.resume(target).await,
+            Steering::Close => self.deliver.close(target).await,
+        }
     }
 
-    fn wake(&self, _: &[Name]) {}
-
-    async fn count(&self, _: &Kind, _: &Filter) -> store::Result<u64> {
-        Err(store::Error::Closed)
+    fn wake(&self, targets: &[Name]) {
+        self.deliver.wake(targets);
     }
 
-    async fn begin(&self, _: Kind, _: Filter, _: Option<u32>) -> store::Result<Job> {
-        Err(store::Error::Closed)
+    async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64> {
+        self.jobs.count(kind, filter).await
+    }
+
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> store::Result<Job> {
+        self.jobs.begin(kind, filter, rate, ADMIN).await
     }
 
     fn jobs(&self) -> Vec<Job> {
-        vec![]
+        self.jobs.list()
     }
 
-    async fn cancel_job(&self, _: &str) -> store::Result<Option<Job>> {
-        Ok(None)
+    async fn cancel_job(&self, id: &str) -> store::Result<Option<Job>> {
+        self.jobs.cancel(id).await
     }
 }

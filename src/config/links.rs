@@ -24,6 +24,7 @@ pub(super) fn check(root: &Node, cx: &mut Context) {
     let declared = Declared::new(root, &lines);
     sources(root, &lines, cx);
     rule_names(root, &lines, cx);
+    declared.renames(root, cx);
     let mut used = HashSet::new();
     for (index, rule) in items(root, "rules").iter().enumerate() {
         let name = rule.get("name").and_then(Node::text);
@@ -99,6 +100,23 @@ impl<'n> Declared<'n> {
         if let Some(place) = near.and_then(|near| declared.get(near)) {
             let line = self.lines.line(place.start);
             problem.help = near.map(|near| format!("did you mean `{near}` (line {line})?"));
+        }
+    }
+
+    /// `renamed_from` names a destination that is gone, and each only once.
+    fn renames(&self, root: &Node, cx: &mut Context) {
+        let mut adopted: HashMap<&str, Place> = HashMap::new();
+        for (_, destination) in root.get("destinations").map(Node::entries).unwrap_or_default() {
+            let Some((old, node)) = destination.get("renamed_from").and_then(|node| Some((node.text()?, node))) else { continue };
+            if let Some(place) = self.destinations.get(old) {
+                let line = self.lines.line(place.start);
+                cx.error("bad-rename", node.place, format!("{} is still declared: only what is gone can be adopted", quoted(node)))
+                    .note(format!("declared on line {line}"));
+            } else if let Some(first) = adopted.insert(old, node.place) {
+                let line = self.lines.line(first.start);
+                cx.error("bad-rename", node.place, format!("two destinations adopt {}", quoted(node)))
+                    .note(format!("first on line {line}"));
+            }
         }
     }
 

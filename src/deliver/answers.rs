@@ -2,7 +2,7 @@
 //!
 //! Facts: `delivery.md`, "What answers mean"; Interactor webhooks guide, "HTTP Response Semantics"; RFC 9110, 10.2.3.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::fmt::rfc2822::DateTimeParser;
 
@@ -10,7 +10,7 @@ use crate::{
     clock::{Timestamp, until},
     config::{
         decode::{Context, Decode, one_of},
-        tree::Node,
+        tree::{Node, Value},
     },
     store::Cause,
 };
@@ -31,8 +31,61 @@ pub enum Meaning {
     Delivered,
     /// May pass: to be tried again.
     Transient,
+    /// Likewise, but maybe the target wants nothing of us at all: 401, 403, 407.
+    Denied,
     /// Would fail the same way again.
     Permanent(Cause),
+    /// Likewise, and maybe so would every other delivery: 3xx, 410.
+    Moved(Cause),
+}
+
+/// What `status_rules` may say.
+const MEANINGS: [(&str, Meaning); 3] =
+    [("delivered", Meaning::Delivered), ("transient", Meaning::Transient), ("permanent", Meaning::Permanent(Cause::Receiver))];
+
+/// How a destination reads answers: by a table, but for what it says itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The table.
+    pub table: Answers,
+    /// What single statuses mean here.
+    pub rules: StatusRules,
+}
+
+impl Reading {
+    /// What `status` means.
+    pub fn meaning(&self, status: u16) -> Meaning {
+        self.rules.0.get(&status).copied().unwrap_or_else(|| self.table.meaning(status))
+    }
+}
+
+/// `status_rules`: `{404: permanent, 409: delivered}`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StatusRules(BTreeMap<u16, Meaning>);
+
+impl StatusRules {
+    /// Whether there is one for `status`.
+    pub fn names(&self, status: u16) -> bool {
+        self.0.contains_key(&status)
+    }
+}
+
+impl Decode for StatusRules {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let Value::Map(map) = &node.value else {
+            return cx.expected("a map such as {404: permanent, 409: delivered}", node);
+        };
+        let mut rules = BTreeMap::new();
+        for (key, value) in map {
+            let meaning = one_of(value, &MEANINGS, cx);
+            match (key.name.parse().ok().filter(|status| (200..=599).contains(status)), meaning) {
+                (Some(status), Some(meaning)) => _ = rules.insert(status, meaning),
+                (None, _) => _ = cx.error("bad-value", key.place, format!("`{}` is no status between 200 and 599", key.name)),
+                (Some(_), None) => {}
+            }
+        }
+        Some(Self(rules))
+    }
 }
 
 impl Decode for Answers {
@@ -46,9 +99,11 @@ impl Answers {
     pub fn meaning(self, status: u16) -> Meaning {
         match status {
             200..=299 => Meaning::Delivered,
-            300..=399 => Meaning::Permanent(Cause::Config),
+            300..=399 => Meaning::Moved(Cause::Config),
+            410 => Meaning::Moved(Cause::Receiver),
             408 | 425 | 429 => Meaning::Transient,
-            401 | 403 | 404 | 407 | 409 | 421 | 423 | 424 if self == Self::Default => Meaning::Transient,
+            401 | 403 | 407 if self == Self::Default => Meaning::Denied,
+            404 | 409 | 421 | 423 | 424 if self == Self::Default => Meaning::Transient,
             400..=499 | 501 | 505 => Meaning::Permanent(Cause::Receiver),
             _ => Meaning::Transient,
         }
@@ -71,6 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::deliver::testing::decode;
 
     fn statuses(answers: Answers, meaning: Meaning) -> Vec<u16> {
         (200..600).filter(|status| answers.meaning(*status) == meaning).filter(|status| !(506..599).contains(status)).collect()
@@ -78,16 +134,39 @@ mod tests {
 
     #[test]
     fn the_default_table() {
-        let transient = [401, 403, 404, 407, 408, 409, 421, 423, 424, 425, 429, 500, 502, 503, 504, 599];
+        let transient = [404, 408, 409, 421, 423, 424, 425, 429, 500, 502, 503, 504, 599];
         assert_eq!(statuses(Answers::Default, Meaning::Transient), transient);
-        assert_eq!(statuses(Answers::Default, Meaning::Permanent(Cause::Config)), Vec::from_iter(300..400));
-        assert_eq!(Answers::Default.meaning(410), Meaning::Permanent(Cause::Receiver));
+        assert_eq!(statuses(Answers::Default, Meaning::Denied), [401, 403, 407]);
+        assert_eq!(statuses(Answers::Default, Meaning::Moved(Cause::Config)), Vec::from_iter(300..400));
+        assert_eq!(statuses(Answers::Default, Meaning::Moved(Cause::Receiver)), [410]);
+        for permanent in [400, 402, 405, 406, 411, 418, 422, 426, 431, 451, 499, 501, 505] {
+            assert_eq!(Answers::Default.meaning(permanent), Meaning::Permanent(Cause::Receiver), "{permanent}");
+        }
     }
 
     #[test]
     fn interactors_table() {
         assert_eq!(statuses(Answers::Interactor, Meaning::Transient), [408, 425, 429, 500, 502, 503, 504, 599]);
         assert_eq!(statuses(Answers::Interactor, Meaning::Delivered), Vec::from_iter(200..300));
+    }
+
+    #[test]
+    fn status_rules_say_otherwise_of_single_statuses() {
+        let rules = decode("{404: permanent, 409: delivered, 301: transient}").unwrap();
+        let reading = Reading { table: Answers::Default, rules };
+        let meanings = [404, 409, 301, 302, 424].map(|status| reading.meaning(status));
+        assert_eq!(
+            meanings,
+            [
+                Meaning::Permanent(Cause::Receiver),
+                Meaning::Delivered,
+                Meaning::Transient,
+                Meaning::Moved(Cause::Config),
+                Meaning::Transient
+            ]
+        );
+        let bad = decode::<StatusRules>("{40x: permanent, 600: delivered, 404: gone}").unwrap_err();
+        insta::assert_snapshot!(bad.join("; "), @"");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! `error` of an attempt is one of `timeout`, `dns`, `connect`, `tls`, `closed` (the connection ended without an answer),
 //! `address_forbidden`, `http_<status>`, or `internal`.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     Destination,
     answers::{Meaning, retry_after},
+    breaker::{Signal, Verdict},
     client::{Answer, Failure, FailureKind, Http},
     endpoint::Body,
 };
@@ -55,9 +56,30 @@ pub(super) enum Outcome {
         after: Option<Duration>,
         /// Whether it asks that for everything sent to it.
         whole_lane: bool,
+        /// Whether it may want nothing of us at all.
+        denied: bool,
     },
     /// Would fail the same way again.
-    Permanent(Cause),
+    Permanent {
+        /// Whose fault.
+        cause: Cause,
+        /// Whether every other delivery may fail so too.
+        moved: bool,
+    },
+}
+
+impl Outcome {
+    /// What it says of the target; `None`: nothing, as nobody asked it.
+    pub(super) fn signal(self) -> Option<Signal> {
+        match self {
+            Self::Delivered => Some(Signal::Success),
+            Self::Retry { denied: true, .. } => Some(Signal::Denied),
+            Self::Retry { .. } => Some(Signal::Transient),
+            Self::Permanent { moved: true, .. } => Some(Signal::Moved),
+            Self::Permanent { cause: Cause::Internal, .. } => None,
+            Self::Permanent { .. } => Some(Signal::Permanent),
+        }
+    }
 }
 
 /// An attempt that is over.
@@ -121,12 +143,15 @@ impl Tried {
     }
 
     fn answered(answer: Answer, at: Timestamp, meaning: impl FnOnce(u16) -> Meaning) -> Self {
-        let outcome = match meaning(answer.status) {
+        let meaning = meaning(answer.status);
+        let outcome = match meaning {
             Meaning::Delivered => Outcome::Delivered,
-            Meaning::Permanent(cause) => Outcome::Permanent(cause),
-            Meaning::Transient => Outcome::Retry {
+            Meaning::Permanent(cause) => Outcome::Permanent { cause, moved: false },
+            Meaning::Moved(cause) => Outcome::Permanent { cause, moved: true },
+            Meaning::Transient | Meaning::Denied => Outcome::Retry {
                 after: answer.retry_after.as_deref().and_then(|value| retry_after(value, at)),
                 whole_lane: matches!(answer.status, 429 | 503),
+                denied: meaning == Meaning::Denied,
             },
         };
         let error = (outcome != Outcome::Delivered).then(|| format!("http_{}", answer.status));
@@ -144,9 +169,9 @@ impl Tried {
 
     fn failed(failure: Failure) -> Self {
         let outcome = match failure.kind {
-            FailureKind::Forbidden => Outcome::Permanent(Cause::Config),
-            FailureKind::Request => Outcome::Permanent(Cause::Internal),
-            _ => Outcome::Retry { after: None, whole_lane: false },
+            FailureKind::Forbidden => Outcome::Permanent { cause: Cause::Config, moved: false },
+            FailureKind::Request => Outcome::Permanent { cause: Cause::Internal, moved: false },
+            _ => Outcome::Retry { after: None, whole_lane: false, denied: false },
         };
         let (error, detail) = (Some(failure.kind.code().to_owned()), Some(failure.detail));
         Self { outcome, status: None, error, detail, response: Bytes::new(), rendered: None, template_failed: false }
@@ -163,6 +188,32 @@ impl Tried {
     }
 }
 
+/// An attempt that is over and not settled yet.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// What it came to.
+    pub(super) tried: Tried,
+    /// When it began.
+    pub(super) at: Timestamp,
+    /// How long it took.
+    pub(super) duration: Duration,
+}
+
+/// What the lane knows when an attempt is settled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// What the breaker makes of it.
+    pub(super) verdict: Verdict,
+    /// How long the lane had stood still in all when the attempt began, in milliseconds.
+    pub(super) still_then: i64,
+    /// Likewise now.
+    pub(super) still_now: i64,
+    /// The epoch under which it began.
+    pub(super) epoch: i64,
+    /// What time it is.
+    pub(super) now: Timestamp,
+}
+
 /// A settled attempt, to be recorded.
 pub(super) struct Settled {
     /// What is recorded.
@@ -173,12 +224,13 @@ pub(super) struct Settled {
     pub(super) template_failed: bool,
 }
 
-/// Makes the next attempt of `due` at `destination`, and decides what it leaves the delivery as.
-pub(super) async fn make(destination: &Destination, http: &Http, templates: &Templates, clock: &Clock, due: &Due) -> Settled {
+/// Makes the next attempt of `due` at `destination`.
+pub(super) async fn make(destination: &Destination, http: &Http, templates: &Templates, clock: &Clock, due: &Due) -> Made {
     let began = Instant::now();
     let at = clock.now();
+    let event = envelope(due);
     let attempt = Try {
-        event: &due.envelope,
+        event: &event,
         delivery: &due.delivery,
         number: due.delivery.attempts.saturating_add(1),
         at,
@@ -187,47 +239,105 @@ pub(super) async fn make(destination: &Destination, http: &Http, templates: &Tem
         templates,
         traceparent: traceparent(due),
     };
-    let tried = destination.kind.send(&attempt, destination.answers).await;
-    settle(destination, &due.delivery, tried, at, clock.now(), began.elapsed())
+    let tried = destination.kind.send(&attempt, &destination.answers).await;
+    Made { tried, at, duration: began.elapsed() }
 }
 
-/// What `tried` leaves `delivery` as.
-fn settle(
-    destination: &Destination,
-    delivery: &Delivery,
-    tried: Tried,
-    at: Timestamp,
-    now: Timestamp,
-    duration: Duration,
-) -> Settled {
-    let number = delivery.attempts.saturating_add(1);
-    let (next, hold) = match tried.outcome {
-        Outcome::Delivered => (Next::Delivered, None),
-        Outcome::Permanent(cause) => (Next::Dead(cause), None),
-        Outcome::Retry { after, whole_lane } => {
-            let not_before = after.map(|after| later(now, after.min(destination.retry_after_max)));
-            let first = delivery.first_attempt_at.unwrap_or(at);
-            let next = destination.retry.next(number, first, now, not_before, random());
-            (next.map_or(Next::Dead(Cause::Receiver), Next::Retry), not_before.filter(|_| whole_lane))
-        }
+/// The event as this delivery carries it: one made by a replay says so.
+fn envelope(due: &Due) -> Cow<'_, Envelope> {
+    if due.delivery.replayed && !due.envelope.replayed {
+        // The bodies are shared.
+        Cow::Owned(Envelope { replayed: true, ..(*due.envelope).clone() })
+    } else {
+        Cow::Borrowed(&due.envelope)
+    }
+}
+
+/// What `made` leaves `delivery` as.
+pub(super) fn settle(destination: &Destination, delivery: &Delivery, made: Made, standing: Standing) -> Settled {
+    let Made { tried, at, duration } = made;
+    let wish = match tried.outcome {
+        Outcome::Retry { after, .. } => after.map(|after| later(standing.now, after.min(destination.retry_after_max))),
+        _ => None,
     };
+    let hold = wish.filter(|_| matches!(tried.outcome, Outcome::Retry { whole_lane: true, .. }));
+    let next = next(destination, delivery, tried.outcome, at, wish, standing);
     let attempt = Attempt {
         delivery: delivery.id,
-        number,
+        number: delivery.attempts.saturating_add(1),
         started_at: at,
         duration,
         status: tried.status,
         error: tried.error,
-        detail: tried.detail,
+        detail: remarks(delivery, tried.detail, standing.verdict.target_level),
         response: tried.response,
         next,
         // A body that arrived is not sent again.
         rendered: tried.rendered.filter(|_| next != Next::Delivered),
-        counts: true,
-        stood_still_ms: 0,
-        epoch: 0,
+        counts: !standing.verdict.target_level,
+        stood_still_ms: standing.still_then,
+        epoch: standing.epoch,
     };
     Settled { attempt, hold, template_failed: tried.template_failed }
+}
+
+/// What follows for the delivery.
+fn next(
+    destination: &Destination,
+    delivery: &Delivery,
+    outcome: Outcome,
+    at: Timestamp,
+    wish: Option<Timestamp>,
+    standing: Standing,
+) -> Next {
+    match outcome {
+        Outcome::Delivered => Next::Delivered,
+        // Nothing is burnt: it stays where it was, and goes first when the target is whole again.
+        _ if standing.verdict.target_level => Next::Retry(delivery.due_at.unwrap_or(at)),
+        Outcome::Permanent { cause, .. } => Next::Dead(cause),
+        Outcome::Retry { .. } => {
+            let made = delivery.attempts.saturating_add(1).saturating_sub(delivery.uncounted);
+            let first = moved_on(delivery.first_attempt_at.unwrap_or(at), stood_still(delivery, standing));
+            let next = destination.retry.next(made, first, standing.now, wish, random());
+            next.map_or(Next::Dead(Cause::Receiver), Next::Retry)
+        }
+    }
+}
+
+/// How long the lane has stood still since the first attempt of `delivery`, in milliseconds.
+fn stood_still(delivery: &Delivery, standing: Standing) -> i64 {
+    let then = if delivery.first_attempt_at.is_some() { delivery.stood_still_ms } else { standing.still_then };
+    standing.still_now.saturating_sub(then)
+}
+
+fn moved_on(at: Timestamp, ms: i64) -> Timestamp {
+    later(at, Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
+}
+
+/// Whether `delivery` is past its give-up time at `now`; `still_now` is how long its lane has stood still in all, in milliseconds.
+pub(super) fn given_up(destination: &Destination, delivery: &Delivery, still_now: i64, now: Timestamp) -> bool {
+    let Some(first) = delivery.first_attempt_at else { return false };
+    destination.retry.given_up(moved_on(first, still_now.saturating_sub(delivery.stood_still_ms)), now)
+}
+
+fn remarks(delivery: &Delivery, detail: Option<String>, target_level: bool) -> Option<String> {
+    let out_of_order = delivery.out_of_order.then_some("retried by a person, out of the order of its key");
+    let target_level = target_level.then_some("the target refuses everything: this attempt does not count");
+    let all: Vec<_> = detail.as_deref().into_iter().chain(target_level).chain(out_of_order).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// What is recorded of a delivery whose give-up time came while the breaker was open: nothing was sent.
+pub(super) fn unsent(delivery: &Delivery, still_now: i64, epoch: i64, now: Timestamp) -> Attempt {
+    Attempt {
+        error: delivery.error.clone(),
+        detail: Some("given up without another attempt: the breaker was open".to_owned()),
+        next: Next::Dead(Cause::Receiver),
+        counts: false,
+        stood_still_ms: still_now,
+        epoch,
+        ..broken(delivery.id, delivery.attempts.saturating_add(1), now, Duration::ZERO)
+    }
 }
 
 /// What is recorded of an attempt that our own code broke off.
@@ -267,7 +377,7 @@ fn random() -> f64 {
 }
 
 /// 64 random bits; all zero when the system has none, which spoils no more than the spread.
-fn draw() -> u64 {
+pub(super) fn draw() -> u64 {
     let mut bytes = [0; 8];
     let _ = SystemRandom::new().fill(&mut bytes);
     u64::from_be_bytes(bytes)

@@ -11,10 +11,11 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::{condition::Condition, status::Minute};
 use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Name},
-    store::{Committed, Due, Next, OnCommit},
+    store::{Committed, Delivery, Due, Next, OnCommit, Severity},
     telemetry::Metrics,
 };
 
@@ -31,14 +32,30 @@ pub(super) struct Inbox {
 }
 
 pub(super) struct State {
-    /// Handed over by commits, in their order.
+    /// How the lane stands,
+    pub(super) condition: Condition,
+    /// how often that was changed,
+    pub(super) version: u64,
+    /// and whether what was kept of it is known.
+    pub(super) loaded: bool,
+    /// What was done in the last minute.
+    pub(super) minute: Minute,
+    /// Critical ones handed over by commits; these have no order key.
+    critical: VecDeque<Handed>,
+    /// Others handed over by commits, in their order.
     pub(super) ready: VecDeque<Handed>,
+    /// Read back from the store: critical ones first, then earliest due.
+    pub(super) fetched: VecDeque<Handed>,
+    /// True while the lane does not send: nothing is handed over.
+    shut: bool,
     /// What is in hand, and whether an attempt of it is under way.
     pub(super) claimed: HashMap<DeliveryId, bool>,
     /// True while the store may hold due deliveries that are not in hand: commits then hand nothing over.
     pub(super) behind: bool,
     /// The earliest known time at which a delivery in the store falls due.
     pub(super) next_due: Option<Timestamp>,
+    /// When a critical one in the store falls due: it must not wait until what was read back is used up.
+    pub(super) urgent_at: Option<Timestamp>,
     /// Nothing is sent before (`Retry-After`).
     pub(super) held_until: Option<Timestamp>,
 }
@@ -46,18 +63,33 @@ pub(super) struct State {
 /// A delivery in hand, with its share of the budget where a commit handed it over.
 pub(super) struct Handed {
     pub(super) due: Due,
-    pub(super) _share: Option<Share>,
+    _share: Option<Share>,
+}
+
+impl Handed {
+    /// One that was read from the store.
+    pub(super) fn read(due: Due) -> Self {
+        Self { due, _share: None }
+    }
 }
 
 impl Inbox {
     /// Empty, and behind what the store holds.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(concurrency: u32) -> Self {
         let state = State {
+            condition: Condition::new(concurrency),
+            version: 0,
+            loaded: false,
+            minute: Minute::default(),
+            critical: VecDeque::new(),
             ready: VecDeque::new(),
+            fetched: VecDeque::new(),
+            shut: false,
             claimed: HashMap::new(),
             // What an earlier run left is read first.
             behind: true,
             next_due: None,
+            urgent_at: None,
             held_until: None,
         };
         Self { state: Mutex::new(state), bell: Notify::new() }
@@ -74,14 +106,74 @@ impl Inbox {
         if state.claimed.contains_key(&due.delivery.id) {
             return;
         }
-        let room = !state.behind && state.ready.len() < HANDED_OVER_MAX;
-        match room.then(|| Share::take(budget, due.envelope.body.len())).flatten() {
+        // The store knows the order of a key.
+        let free = !state.shut && due.delivery.order_key.is_none();
+        let critical = due.delivery.severity == Severity::Critical;
+        let room = if critical { state.critical.len() } else { state.ready.len() } < HANDED_OVER_MAX;
+        // What was missed comes before what is handed over now; but for critical ones.
+        let share = (free && room && (critical || !state.behind)).then(|| Share::take(budget, due.envelope.body.len())).flatten();
+        match share {
             Some(share) => {
                 state.claimed.insert(due.delivery.id, false);
-                state.ready.push_back(Handed { due, _share: Some(share) });
+                let queue = if critical { &mut state.critical } else { &mut state.ready };
+                queue.push_back(Handed { due, _share: Some(share) });
             }
-            None => state.behind = true,
+            None => {
+                state.behind = true;
+                if critical {
+                    let at = due.delivery.due_at.unwrap_or(due.delivery.created_at);
+                    state.urgent_at = Some(state.urgent_at.map_or(at, |known| known.min(at)));
+                }
+            }
         }
+    }
+
+    /// Puts back into the store what is in hand and not being sent; `shut`: and takes nothing over until told otherwise.
+    pub(super) fn put_back(&self, shut: bool) {
+        let mut state = self.state();
+        state.shut = shut;
+        let State { critical, ready, fetched, claimed, behind, .. } = &mut *state;
+        for handed in critical.drain(..).chain(ready.drain(..)).chain(fetched.drain(..)) {
+            claimed.remove(&handed.due.delivery.id);
+            *behind = true;
+        }
+    }
+
+    /// Puts back what was read from the store, to read anew what goes first.
+    pub(super) fn put_back_fetched(&self) {
+        let mut state = self.state();
+        let State { fetched, claimed, behind, .. } = &mut *state;
+        for handed in fetched.drain(..) {
+            claimed.remove(&handed.due.delivery.id);
+            *behind = true;
+        }
+    }
+
+    /// Takes over again what commits bring.
+    pub(super) fn open(&self) {
+        self.state().shut = false;
+    }
+
+    /// Lets go of `ids` as far as they are not being sent: they were cancelled.
+    pub(super) fn forget(&self, ids: &[DeliveryId]) {
+        let mut state = self.state();
+        let State { critical, ready, fetched, claimed, .. } = &mut *state;
+        let gone: Vec<_> = ids.iter().filter(|id| claimed.get(id) == Some(&false)).copied().collect();
+        if gone.is_empty() {
+            return;
+        }
+        for queue in [critical, ready, fetched] {
+            queue.retain(|handed| !gone.contains(&handed.due.delivery.id));
+        }
+        gone.iter().for_each(|id| _ = claimed.remove(id));
+    }
+
+    /// The store may hold due deliveries that nobody told of.
+    pub(super) fn wake(&self) {
+        let mut state = self.state();
+        state.behind = true;
+        drop(state);
+        self.bell.notify_one();
     }
 
     /// The store holds more that is older than what commits handed over after the first `before`: that goes back.
@@ -108,13 +200,56 @@ impl Inbox {
     }
 
     /// An attempt is recorded: its delivery is no longer in hand, and due again where `next` says so.
-    pub(super) fn recorded(&self, delivery: &DeliveryId, next: Next) {
+    pub(super) fn recorded(&self, delivery: &Delivery, next: Next) {
         let mut state = self.state();
-        state.claimed.remove(delivery);
+        state.claimed.remove(&delivery.id);
         if let Next::Retry(at) = next {
             state.next_due = Some(state.next_due.map_or(at, |known| known.min(at)));
+            if delivery.severity == Severity::Critical {
+                state.urgent_at = Some(state.urgent_at.map_or(at, |known| known.min(at)));
+            }
         }
+        // The next one of its key may go now.
+        state.behind |= delivery.order_key.is_some();
     }
+}
+
+impl State {
+    /// Whether anything is in hand and not being sent.
+    pub(super) fn has_more(&self) -> bool {
+        !(self.critical.is_empty() && self.ready.is_empty() && self.fetched.is_empty())
+    }
+
+    /// All in hand that are `meant`.
+    pub(super) fn take_if(&mut self, meant: impl Fn(&Due) -> bool) -> Vec<Handed> {
+        let mut taken = Vec::new();
+        for queue in [&mut self.critical, &mut self.ready, &mut self.fetched] {
+            let (out, rest): (VecDeque<_>, VecDeque<_>) = queue.drain(..).partition(|handed| meant(&handed.due));
+            taken.extend(out);
+            *queue = rest;
+        }
+        taken
+    }
+
+    /// The first of what is in hand: a critical one, else the earliest due.
+    pub(super) fn take(&mut self) -> Option<Handed> {
+        let urgent = |handed: &Handed| handed.due.delivery.severity == Severity::Critical;
+        let fetched_first = match (self.ready.front(), self.fetched.front()) {
+            (Some(ready), Some(fetched)) => urgent(fetched) || due_at(&fetched.due) <= due_at(&ready.due),
+            (ready, _) => ready.is_none(),
+        };
+        let next = match self.critical.pop_front() {
+            Some(critical) => critical,
+            None if fetched_first => self.fetched.pop_front()?,
+            None => self.ready.pop_front()?,
+        };
+        self.claimed.insert(next.due.delivery.id, true);
+        Some(next)
+    }
+}
+
+fn due_at(due: &Due) -> Timestamp {
+    due.delivery.due_at.unwrap_or(due.delivery.created_at)
 }
 
 /// A share of the bytes all lanes may hold together; given back when dropped.

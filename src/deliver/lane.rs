@@ -1,57 +1,59 @@
 //! All deliveries of one destination: which of them is tried next, and when.
 //!
 //! The store is the queue. What has just been committed is handed over as it is, as far as a bounded buffer holds; the rest,
-//! and every retry, is read back by due time. A delivery that is in hand (buffered, being sent, being recorded) is claimed,
-//! and a claim ends only when its attempt is recorded: so no delivery is in two attempts at once.
+//! and every retry, is read back by due time (`reading.rs`). A delivery that is in hand (buffered, being sent, being recorded) is
+//! claimed, and a claim ends only when its attempt is recorded (`recording.rs`): so no delivery is in two attempts at once.
 
-use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::{Id, JoinSet},
+    sync::watch,
+    task::{Id, JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Destination,
-    attempt::{self, Settled},
+    attempt::{self, Made, Settled, Standing},
+    breaker::{Allowed, Change, Verdict},
     client::Http,
-    inbox::{Handed, Inbox, State},
+    condition::Desk,
+    inbox::{Handed, Inbox},
+    ownership::{LAST, Lease, Leases},
     record::Recorder,
 };
 use crate::{
-    clock::{Clock, Timestamp, until},
-    envelope::{DeliveryId, Name},
+    announce::{Announcer, Notice},
+    clock::{Clock, Timestamp},
+    envelope::Name,
+    rate::Bucket,
     render::Templates,
-    store::{Attempt, Due, Next, Store},
+    route::OWN_SOURCE,
+    store::{Attempt, Store, shard_of},
     telemetry::Metrics,
 };
 
-/// Deliveries read back at once.
-const FETCH_MAX: usize = 128;
-/// Bytes of bodies one read-back brings, more or less; how many rows that is, is judged by the last one.
-const FETCH_BYTES: usize = 4 * 1024 * 1024;
-/// Size of a body before any was read, in bytes.
-const TYPICAL: usize = 64 * 1024;
-/// Attempts that are sent and wait to be recorded, beyond those that `concurrency` allows to be sent.
-const RECORDING_MAX: usize = 64;
+mod reading;
+mod recording;
+
+use recording::{Recorded, Unrecorded};
+
+/// Attempts that are sent and not yet recorded, beyond those that `concurrency` allows to be sent.
+const UNRECORDED_MAX: usize = 256;
 /// How often the store is asked for due deliveries even when nothing calls for it.
 const POLL: Duration = Duration::from_secs(30);
-/// How long a read-back that failed is left alone.
-const FETCH_AGAIN: Duration = Duration::from_secs(1);
+/// How long a store that failed is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a lane works with.
 pub(super) struct Parts {
-    pub(super) destination: Arc<Destination>,
+    pub(super) desk: Arc<Desk>,
     pub(super) http: Http,
     pub(super) templates: Arc<Templates>,
-    pub(super) store: Arc<dyn Store>,
     pub(super) recorder: Recorder,
+    pub(super) leases: watch::Receiver<Leases>,
+    pub(super) announcer: Announcer,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     /// Cancelled: begin nothing more.
@@ -63,249 +65,394 @@ pub(super) struct Parts {
 /// One lane.
 pub(super) struct Lane {
     parts: Arc<Parts>,
+    destination: Arc<Destination>,
     inbox: Arc<Inbox>,
+    store: Arc<dyn Store>,
     refused: watch::Receiver<usize>,
-    /// Read back from the store, earliest due first.
-    fetched: VecDeque<Handed>,
+    leases: watch::Receiver<Leases>,
+    shard: u16,
+    /// The lease it works under; `None`: the lane is somebody else's.
+    lease: Option<Lease>,
+    bucket: Option<Bucket>,
+    /// The rate allows nothing before.
+    paced_until: Option<Timestamp>,
     /// Mean size of the bodies last read back.
     typical: usize,
     /// When the store is asked again though nothing calls for it.
     poll_at: Instant,
     /// That time has come.
     poll: bool,
-    /// The last read-back failed: none before `poll_at`.
+    /// The store failed: it is left alone before `poll_at`.
     resting: bool,
-    slots: Arc<Semaphore>,
-    attempts: JoinSet<()>,
-    /// Which delivery each task tries, in case it panics.
+    attempts: JoinSet<Made>,
+    /// What each of them tries.
     under_way: HashMap<Id, UnderWay>,
+    unrecorded: Vec<Unrecorded>,
+    recordings: JoinSet<Recorded>,
+    /// Attempts in `recordings`.
+    recording: usize,
+    /// Writing down how the lane stands.
+    chores: JoinSet<()>,
 }
 
-/// What is recorded should an attempt panic.
+/// An attempt that is under way.
 struct UnderWay {
-    delivery: DeliveryId,
-    number: u32,
+    handed: Arc<Handed>,
+    probe: bool,
     at: Timestamp,
     began: Instant,
+    still_ms: i64,
+    epoch: i64,
+}
+
+/// What may be begun now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// Attempts, while fewer than so many are under way.
+    Open(usize),
+    /// One.
+    Probe,
+    /// None before then, or before something happens; `idle`: what is in hand is better off in the store.
+    Shut { until: Option<Timestamp>, idle: bool },
 }
 
 impl Lane {
     /// A lane that begins with what the store holds.
     pub(super) fn new(parts: Parts) -> Self {
-        let concurrency = usize::try_from(parts.destination.concurrency).unwrap_or(1);
+        let destination = parts.desk.destination.clone();
         Self {
             refused: parts.recorder.refused(),
+            leases: parts.leases.clone(),
+            shard: shard_of(&destination.name),
+            lease: None,
+            bucket: destination.rate_limit.map(|rate| Bucket::new(rate, &parts.clock)),
+            paced_until: None,
+            inbox: parts.desk.inbox.clone(),
+            store: parts.desk.store.clone(),
+            destination,
             parts: Arc::new(parts),
-            inbox: Arc::new(Inbox::new()),
-            fetched: VecDeque::new(),
-            typical: TYPICAL,
+            typical: reading::TYPICAL,
             poll_at: Instant::now() + POLL,
             poll: false,
             resting: false,
-            slots: Arc::new(Semaphore::new(concurrency)),
             attempts: JoinSet::new(),
             under_way: HashMap::new(),
+            unrecorded: Vec::new(),
+            recordings: JoinSet::new(),
+            recording: 0,
+            chores: JoinSet::new(),
         }
     }
 
-    pub(super) fn name(&self) -> &Name {
-        &self.parts.destination.name
-    }
-
-    pub(super) fn inbox(&self) -> Arc<Inbox> {
-        self.inbox.clone()
+    fn name(&self) -> &Name {
+        &self.destination.name
     }
 
     /// Delivers until it is stopped; then waits for what is under way, unless that is broken off.
     pub(super) async fn run(mut self) {
-        while !self.parts.stop.is_cancelled() {
+        let stop = self.parts.stop.clone();
+        while !stop.is_cancelled() {
+            self.follow_lease().await;
             if self.wants_more() {
                 self.read_back().await;
             }
             self.begin_attempts();
+            self.record();
             // One read-back may bring less than there are slots: what is left is read at once.
             if !self.wants_more() {
                 self.wait().await;
             }
         }
         let break_off = self.parts.break_off.clone();
-        let rest = async { while self.join().await {} };
-        if break_off.run_until_cancelled(rest).await.is_none() {
+        if break_off.run_until_cancelled(self.finish()).await.is_none() {
             self.attempts.shutdown().await;
+            self.recordings.shutdown().await;
+        }
+    }
+
+    /// Waits for what is under way, and writes down how the lane stands.
+    async fn finish(&mut self) {
+        loop {
+            self.record();
+            tokio::select! {
+                Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
+                Some(ended) = self.recordings.join_next() => self.recorded(ended),
+                else => break,
+            }
+        }
+        while self.chores.join_next().await.is_some() {}
+        let known = { self.inbox.state().condition.last_success_at.is_some() };
+        if known && let Err(error) = self.parts.desk.keep().await {
+            tracing::warn!(target.name = %self.name(), %error, "how the lane stands is not kept");
         }
     }
 
     /// Waits until there may be something to do.
     async fn wait(&mut self) {
-        let parts = self.parts.clone();
-        let inbox = self.inbox.clone();
-        let due = self.wake_at();
+        let (parts, inbox) = (self.parts.clone(), self.inbox.clone());
+        let (due, lease) = (self.wake_at(), self.lease_ends());
         tokio::select! {
             () = parts.stop.cancelled() => {}
             () = inbox.bell.notified() => {}
             Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
+            Some(ended) = self.recordings.join_next() => self.recorded(ended),
+            Some(_) = self.chores.join_next() => {}
             () = sleep_until(&parts.clock, due) => {}
+            () = tokio::time::sleep_until(lease) => {}
             () = tokio::time::sleep_until(self.poll_at) => {
                 self.poll_at = Instant::now() + POLL;
                 (self.poll, self.resting) = (true, false);
             }
-            // The sender lives in `parts`, so this ends only when the count changes.
+            // The senders live as long as the lanes, so these end only when something changes.
             _ = self.refused.changed() => {}
+            _ = self.leases.changed() => {}
         }
         while let Some(ended) = self.attempts.try_join_next_with_id() {
             self.ended(ended);
+        }
+        while let Some(ended) = self.recordings.try_join_next() {
+            self.recorded(ended);
         }
     }
 
     /// The next time by the clock at which there is something to do. A time that has passed since it was looked at wakes
     /// at once, unless only a free slot can move things on.
     fn wake_at(&self) -> Option<Timestamp> {
+        if let Gate::Shut { until, .. } = self.gate() {
+            return until;
+        }
         let state = self.inbox.state();
-        state.held_until.or(state.next_due.filter(|_| self.may_fetch()))
+        let paced = self.paced_until.filter(|_| state.has_more());
+        let next_due = state.next_due.filter(|_| self.may_fetch(&state));
+        let urgent = state.urgent_at.filter(|_| self.may_fetch_urgently());
+        [paced, next_due, urgent].into_iter().flatten().min()
     }
 
-    /// Whether the target wants nothing yet.
-    fn held(&self) -> bool {
-        let now = self.parts.clock.now();
-        self.inbox.state().held_until.is_some_and(|until| now < until)
+    /// When the lease changes what may be done: first nothing new, then nothing at all. Without a lease, no time of its own.
+    fn lease_ends(&self) -> Instant {
+        let Some(lease) = self.lease else { return self.poll_at };
+        let last = lease.until - LAST;
+        if Instant::now() < last { last } else { lease.until }
     }
 
-    /// Begins attempts, earliest due first, while there are slots and the store takes their records.
-    fn begin_attempts(&mut self) {
-        if self.held() || self.parts.stop.is_cancelled() || *self.refused.borrow_and_update() != 0 {
+    /// Takes note of what this relay owns now; what is under way ends with its lease.
+    async fn follow_lease(&mut self) {
+        let now = Instant::now();
+        let owned = self.leases.borrow_and_update().get(&self.shard).copied().filter(|lease| now < lease.until);
+        let same = owned.map(|lease| lease.epoch) == self.lease.map(|lease| lease.epoch);
+        if !same {
+            self.lose().await;
+        }
+        self.lease = owned;
+        if self.lease.is_some() && !self.resting && let Err(error) = self.parts.desk.load().await {
+            tracing::error!(target.name = %self.name(), %error, "how the lane stood cannot be read");
+            self.rest();
+        }
+    }
+
+    /// Breaks off what is under way, and forgets how the lane stood: its next owner knows better.
+    async fn lose(&mut self) {
+        if self.lease.is_none() {
             return;
         }
-        self.inbox.release(self.parts.clock.now());
-        let most = usize::try_from(self.parts.destination.concurrency).unwrap_or(1).saturating_add(RECORDING_MAX);
-        while self.attempts.len() < most {
-            let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };
-            let Some(next) = self.take() else { return };
-            self.begin(next, slot);
+        tracing::warn!(target.name = %self.name(), attempts = self.attempts.len(), "the lane is no longer owned");
+        self.attempts.shutdown().await;
+        let mut state = self.inbox.state();
+        for (_, it) in self.under_way.drain() {
+            state.claimed.remove(&it.handed.due.delivery.id);
+        }
+        state.condition.breaker.probe_lost();
+        state.loaded = false;
+        drop(state);
+        self.inbox.put_back(true);
+    }
+
+    fn rest(&mut self) {
+        self.poll_at = Instant::now() + AGAIN;
+        self.resting = true;
+    }
+
+    /// What may be begun now.
+    fn gate(&self) -> Gate {
+        const IDLE: Gate = Gate::Shut { until: None, idle: true };
+        let owned = self.lease.is_some_and(|lease| Instant::now() + LAST < lease.until);
+        let now = self.parts.clock.now();
+        let state = self.inbox.state();
+        if !owned || !state.loaded || state.condition.paused.is_some() {
+            return IDLE;
+        }
+        if *self.refused.borrow() != 0 {
+            return Gate::Shut { until: None, idle: false };
+        }
+        if let Some(until) = state.held_until.filter(|until| now < *until) {
+            return Gate::Shut { until: Some(until), idle: false };
+        }
+        match state.condition.breaker.allows(now) {
+            Allowed::UpTo(limit) => Gate::Open(usize::try_from(limit).unwrap_or(1)),
+            Allowed::Probe => Gate::Probe,
+            Allowed::NotBefore(until) => Gate::Shut { until, idle: true },
         }
     }
 
-    /// The earliest of what is in hand.
-    fn take(&mut self) -> Option<Handed> {
-        let mut state = self.inbox.state();
-        let ready_is_first = match (state.ready.front(), self.fetched.front()) {
-            (Some(ready), Some(fetched)) => due_at(&ready.due) < due_at(&fetched.due),
-            (ready, _) => ready.is_some(),
-        };
-        let next = if ready_is_first { state.ready.pop_front() } else { self.fetched.pop_front() }?;
-        state.claimed.insert(next.due.delivery.id, true);
-        Some(next)
+    /// Begins attempts, the first of what is in hand first, while there are slots and the store takes their records.
+    fn begin_attempts(&mut self) {
+        self.refused.borrow_and_update();
+        let now = self.parts.clock.now();
+        self.inbox.release(now);
+        self.paced_until = self.paced_until.filter(|until| now < *until);
+        while self.paced_until.is_none() && self.unsettled() < UNRECORDED_MAX && !self.parts.stop.is_cancelled() {
+            match self.gate() {
+                Gate::Shut { idle: true, .. } => return self.inbox.put_back(true),
+                Gate::Open(limit) if self.attempts.len() < limit => self.inbox.open(),
+                Gate::Probe => self.bury(),
+                Gate::Open(_) | Gate::Shut { .. } => return,
+            }
+            let probe = self.gate() == Gate::Probe;
+            if !self.inbox.state().has_more() {
+                return;
+            }
+            if let Some(Err(until)) = self.bucket.as_ref().map(Bucket::take) {
+                self.paced_until = Some(until);
+                return;
+            }
+            let Some(next) = self.inbox.state().take() else { return };
+            self.begin(next, probe);
+        }
     }
 
-    fn begin(&mut self, next: Handed, slot: OwnedSemaphorePermit) {
-        let under_way = UnderWay {
-            delivery: next.due.delivery.id,
-            number: next.due.delivery.attempts.saturating_add(1),
-            at: self.parts.clock.now(),
-            began: Instant::now(),
+    /// Attempts that are over and not yet recorded.
+    fn unsettled(&self) -> usize {
+        self.unrecorded.len() + self.recording
+    }
+
+    /// With the breaker open at their give-up time, deliveries die without an attempt.
+    fn bury(&mut self) {
+        let (now, epoch) = (self.parts.clock.now(), self.lease.map_or(0, |lease| lease.epoch));
+        let mut state = self.inbox.state();
+        let still_ms = state.condition.stood_still_ms(now);
+        let destination = &self.destination;
+        let dying = state.take_if(|due| attempt::given_up(destination, &due.delivery, still_ms, now));
+        drop(state);
+        for handed in dying {
+            let attempt = attempt::unsent(&handed.due.delivery, still_ms, epoch, now);
+            tracing::error!(delivery.id = %attempt.delivery, target.name = %self.name(), "given up while the target is broken; dead letter");
+            self.unrecorded.push(Unrecorded { attempt, handed: Arc::new(handed) });
+        }
+    }
+
+    fn begin(&mut self, next: Handed, probe: bool) {
+        let at = self.parts.clock.now();
+        let still_ms = {
+            let mut state = self.inbox.state();
+            if probe {
+                state.condition.breaker.probes();
+            }
+            state.condition.stood_still_ms(at)
         };
-        let task = self.attempts.spawn(deliver(self.parts.clone(), self.inbox.clone(), next, slot));
+        let handed = Arc::new(next);
+        let epoch = self.lease.map_or(0, |lease| lease.epoch);
+        let under_way = UnderWay { handed: handed.clone(), probe, at, began: Instant::now(), still_ms, epoch };
+        let (parts, destination) = (self.parts.clone(), self.destination.clone());
+        let make = async move { attempt::make(&destination, &parts.http, &parts.templates, &parts.clock, &handed.due).await };
+        let task = self.attempts.spawn(make);
         self.under_way.insert(task.id(), under_way);
     }
 
-    /// Waits for the end of one attempt; false when none is under way.
-    async fn join(&mut self) -> bool {
-        match self.attempts.join_next_with_id().await {
-            Some(ended) => {
-                self.ended(ended);
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
-        let (id, panicked) = match &ended {
-            Ok((id, ())) => (*id, false),
-            Err(error) => (error.id(), error.is_panic()),
+    /// An attempt is over: its slot is free, and what it leaves its delivery as is decided and waits to be recorded.
+    fn ended(&mut self, ended: Result<(Id, Made), JoinError>) {
+        let (id, made) = match ended {
+            Ok((id, made)) => (id, Some(made)),
+            Err(error) => (error.id(), None),
         };
         let Some(it) = self.under_way.remove(&id) else { return };
-        if panicked {
-            tracing::error!(delivery.id = %it.delivery, target.name = %self.name(), attempt = it.number, "the relay failed while it made an attempt");
-            let attempt = attempt::broken(it.delivery, it.number, it.at, it.began.elapsed());
-            self.attempts.spawn(record(self.parts.clone(), self.inbox.clone(), attempt));
-        }
-    }
-
-    /// Reads back what is due; after a failure the store is left alone for a while.
-    async fn read_back(&mut self) {
-        self.poll = false;
-        if let Err(error) = self.fetch().await {
-            tracing::error!(target.name = %self.name(), %error, "due deliveries cannot be read");
-            self.inbox.state().behind = true;
-            self.poll_at = Instant::now() + FETCH_AGAIN;
-            self.resting = true;
-        }
-    }
-
-    /// Whether what is read back could be sent.
-    fn may_fetch(&self) -> bool {
-        self.fetched.is_empty() && 0 < self.slots.available_permits() && !self.resting
-    }
-
-    /// Whether the store may hold something that could be sent now.
-    fn wants_more(&self) -> bool {
-        if !self.may_fetch() || self.held() {
-            return false;
-        }
-        let state = self.inbox.state();
-        let due = state.next_due.is_some_and(|at| at <= self.parts.clock.now());
-        // What was handed over comes before what was missed since: the store is asked once that is used up.
-        self.poll || due || (state.behind && state.ready.is_empty())
-    }
-
-    /// Reads one batch. Nothing is begun meanwhile, so claims made by commits last until it is over, and a row that was read
-    /// without being in hand has not been tried since. (The store tells of a commit before it takes the record of an attempt
-    /// at what was committed.)
-    async fn fetch(&mut self) -> Result<(), crate::store::Error> {
-        let limit = self.fetch_limit();
-        let (before, except) = {
-            let mut state = self.inbox.state();
-            (state.behind, state.next_due) = (false, None);
-            (state.ready.len(), claimed(&state))
+        let attempt = match made {
+            Some(made) => self.settle(&it, made),
+            None => self.failed(&it),
         };
-        let (store, target) = (self.parts.store.clone(), self.name().clone());
+        self.unrecorded.push(Unrecorded { attempt, handed: it.handed });
+    }
+
+    /// Our own code broke the attempt off.
+    fn failed(&self, it: &UnderWay) -> Attempt {
+        if it.probe {
+            self.inbox.state().condition.breaker.probe_lost();
+        }
+        let delivery = &it.handed.due.delivery;
+        let number = delivery.attempts.saturating_add(1);
+        tracing::error!(delivery.id = %delivery.id, target.name = %self.name(), attempt = number, "the relay failed while it made an attempt");
+        Attempt { epoch: it.epoch, ..attempt::broken(delivery.id, number, it.at, it.began.elapsed()) }
+    }
+
+    fn settle(&mut self, it: &UnderWay, made: Made) -> Attempt {
         let now = self.parts.clock.now();
-        let found = store.due(&target, now, u32::try_from(limit).unwrap_or(u32::MAX), except).await?;
-        let all = found.len() < limit;
-        let all = self.keep(found) && all;
-        if !all {
-            self.inbox.fall_behind(before);
-            return Ok(());
+        let (due, error) = (&it.handed.due, made.tried.error.clone());
+        let (verdict, still_now, tell) = self.judge(it, &made, now);
+        let standing = Standing { verdict, still_then: it.still_ms, still_now, epoch: it.epoch, now };
+        let settled = attempt::settle(&self.destination, &due.delivery, made, standing);
+        self.inbox.sent(settled.hold);
+        self.report(due, &settled, now);
+        if let Some(change) = verdict.change {
+            self.changed(change, error, tell);
         }
-        let except = claimed(&self.inbox.state());
-        let next = store.next_due(&target, except).await?;
-        let mut state = self.inbox.state();
-        state.next_due = [state.next_due, next].into_iter().flatten().min();
-        Ok(())
+        let keep = it.probe || verdict.change.is_some() || self.inbox.state().condition.success_is_new();
+        if keep {
+            self.keep();
+        }
+        settled.attempt
     }
 
-    /// Takes in hand what was read, up to [`FETCH_BYTES`]; false when some of it was left in the store.
-    fn keep(&mut self, found: Vec<Due>) -> bool {
-        let (mut taken, mut bytes) = (0, 0_usize);
+    /// What the breaker makes of an attempt; how long the lane has stood still; and whether anybody is told of a change.
+    fn judge(&self, it: &UnderWay, made: &Made, now: Timestamp) -> (Verdict, i64, bool) {
         let mut state = self.inbox.state();
-        for due in found {
-            if FETCH_BYTES < bytes {
-                break;
-            }
-            (taken, bytes) = (taken + 1, bytes + due.envelope.body.len());
-            if let Entry::Vacant(free) = state.claimed.entry(due.delivery.id) {
-                free.insert(false);
-                self.fetched.push_back(Handed { due, _share: None });
-            }
+        let outcome = made.tried.outcome;
+        state.minute.count(now, outcome == attempt::Outcome::Delivered);
+        let condition = &mut state.condition;
+        let still_now = condition.stood_still_ms(now);
+        if let Some(error) = &made.tried.error {
+            condition.last_error = Some(error.clone());
         }
-        self.typical = bytes.checked_div(taken).unwrap_or(self.typical);
-        bytes <= FETCH_BYTES
+        let Some(signal) = outcome.signal() else {
+            if it.probe {
+                condition.breaker.probe_lost();
+            }
+            return (Verdict::default(), still_now, false);
+        };
+        let due = &it.handed.due;
+        let own = due.envelope.source.as_str() == OWN_SOURCE;
+        let (verdict, told) = condition.answered(signal, due.delivery.id, it.probe, own, now);
+        (verdict, still_now, told.is_some())
     }
 
-    /// Fewer at once where bodies are large, but always enough to fill the slots half.
-    fn fetch_limit(&self) -> usize {
-        let fitting = FETCH_BYTES / self.typical.max(1);
-        fitting.clamp((self.slots.available_permits() / 2).clamp(1, FETCH_MAX), FETCH_MAX)
+    fn changed(&self, change: Change, error: Option<String>, tell: bool) {
+        let target = self.name().clone();
+        let notice = match change {
+            Change::Opened(cause) => {
+                tracing::error!(target.name = %target, cause = cause.word(), "the target is broken: {}", error.as_deref().unwrap_or_default());
+                Notice::Broken { target, cause, error }
+            }
+            Change::Closed(broken_since) => {
+                tracing::info!(target.name = %target, since = %broken_since, "the target works again");
+                Notice::Recovered { target, broken_since }
+            }
+        };
+        if tell {
+            self.parts.announcer.tell(notice);
+        }
+    }
+
+    /// Writes down how the lane stands, beside the way.
+    fn keep(&mut self) {
+        {
+            let mut state = self.inbox.state();
+            state.version += 1;
+            state.condition.success_is_kept();
+        }
+        let desk = self.parts.desk.clone();
+        self.chores.spawn(async move {
+            if let Err(error) = desk.keep().await {
+                tracing::warn!(target.name = %desk.name(), %error, "how the lane stands is not kept");
+            }
+        });
     }
 }
 
@@ -313,64 +460,5 @@ async fn sleep_until(clock: &Clock, at: Option<Timestamp>) {
     match at {
         Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-fn claimed(state: &State) -> Vec<DeliveryId> {
-    let mut ids: Vec<_> = state.claimed.keys().copied().collect();
-    ids.sort_unstable();
-    ids
-}
-
-fn due_at(due: &Due) -> Timestamp {
-    due.delivery.due_at.unwrap_or(due.delivery.created_at)
-}
-
-/// One attempt from beginning to record. Its slot is free for the next as soon as it is sent.
-async fn deliver(parts: Arc<Parts>, inbox: Arc<Inbox>, handed: Handed, slot: OwnedSemaphorePermit) {
-    let due = &handed.due;
-    let settled = attempt::make(&parts.destination, &parts.http, &parts.templates, &parts.clock, due).await;
-    inbox.sent(settled.hold);
-    drop(slot);
-    inbox.bell.notify_one();
-    report(&parts, due, &settled);
-    record(parts, inbox, settled.attempt).await;
-}
-
-async fn record(parts: Arc<Parts>, inbox: Arc<Inbox>, attempt: Attempt) {
-    let (delivery, next) = (attempt.delivery, attempt.next);
-    // Where the store has closed, the claim stays: nobody may try this delivery again in this run.
-    if parts.recorder.record(attempt).await {
-        inbox.recorded(&delivery, next);
-        inbox.bell.notify_one();
-    }
-}
-
-/// Counts and logs a settled attempt.
-fn report(parts: &Parts, due: &Due, settled: &Settled) {
-    let (target, attempt) = (&parts.destination.name, &settled.attempt);
-    if settled.template_failed {
-        parts.metrics.template_failed(target);
-    }
-    let outcome = match attempt.next {
-        Next::Delivered => "delivered",
-        Next::Retry(_) => "retry",
-        Next::Dead(_) => "dead",
-    };
-    parts.metrics.attempted(target, outcome);
-    let duration_ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
-    let (number, status) = (attempt.number, attempt.status);
-    let error = attempt.error.as_deref().unwrap_or_default();
-    match attempt.next {
-        Next::Delivered => {
-            parts.metrics.delivered_after(target, until(due.envelope.received_at, parts.clock.now()));
-            tracing::debug!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, "delivered");
-        }
-        Next::Retry(at) => {
-            tracing::warn!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, detail = ?attempt.detail, "attempt {number} failed: {error}; next at {at}");
-        }
-        Next::Dead(cause) => {
-            tracing::error!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, detail = ?attempt.detail, cause = cause.word(), "attempt {number} failed: {error}; dead letter");
-        }
     }
 }

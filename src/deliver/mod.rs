@@ -10,35 +10,40 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::Clock,
+    announce::{Announcer, Notice},
+    clock::{Clock, Timestamp},
     config::{
         AllowTarget,
-        decode::{Context, Fields, Located},
+        decode::{Context, Fields, Located, Rate},
         tree::{Key, Node},
     },
     envelope::{DeliveryId, Name},
     render::{Strictness, Templates},
-    store::Store,
+    route::path::Path,
+    store::{self, OwnerId, Store},
     telemetry::Metrics,
 };
 
 pub mod answers;
 mod attempt;
+mod breaker;
 mod client;
+mod condition;
 pub mod endpoint;
 mod inbox;
 pub mod kinds;
 mod lane;
+mod ownership;
 pub mod policy;
 mod record;
 pub mod retry;
-mod seam;
 mod shown;
 mod signing;
+mod status;
 
 #[cfg(test)]
 mod testing;
@@ -47,12 +52,15 @@ mod tests;
 
 pub use client::TlsProfile;
 pub use shown::relay_headers;
+pub use status::{TargetState, TargetStatus};
 
-use answers::Answers;
-use client::Clients;
-use inbox::Inboxes;
+use answers::{Answers, Reading, StatusRules};
+use client::{Clients, Http};
+use condition::Desk;
+use inbox::{Inbox, Inboxes};
 use kinds::Kind;
 use lane::Lane;
+use ownership::{Keeper, Leases};
 use policy::AddressPolicy;
 use record::Recorder;
 use retry::Policy;
@@ -71,9 +79,15 @@ pub struct Destination {
     /// When deliveries are tried again.
     pub retry: Policy,
     /// How its answers are read.
-    pub answers: Answers,
+    pub answers: Reading,
     /// The longest wait its `Retry-After` may ask for.
     pub retry_after_max: Duration,
+    /// How much is sent to it at most.
+    pub rate_limit: Option<Rate>,
+    /// What its deliveries are ordered by: a path into the envelope.
+    pub order_by: Option<Path>,
+    /// What it was called before: what waits for that name is its own.
+    pub renamed_from: Option<Name>,
 }
 
 /// `defaults.destination`: what a destination that does not say otherwise gets.
@@ -159,9 +173,29 @@ impl Destination {
         // Which keys there are depends on the kind: without one, none can be called unknown.
         let word = kinds::Word::decode(&mut fields, cx)?;
         let kind = Kind::decode(word, &key.name, &mut fields, cx);
+        let rules = fields.or("status_rules", StatusRules::default(), cx);
+        if matches!(word, kinds::Word::N8n) && rules.names(404) {
+            cx.error("bad-value", fields.key_place("status_rules"), "n8n's 404 is always transient: a workflow is being edited");
+        }
+        let rate_limit = fields.optional("rate_limit", cx);
+        let order_by = fields.optional("order_by", cx);
+        let renamed_from = fields.optional("renamed_from", cx);
         fields.finish(cx);
         let Defaults { timeout, concurrency, retry, answers, retry_after_max } = common;
-        Some(Self { name: name?, kind: kind?, timeout, concurrency, retry, answers, retry_after_max })
+        let answers = Reading { table: answers, rules };
+        let (name, kind) = (name?, kind?);
+        Some(Self {
+            name,
+            kind,
+            timeout,
+            concurrency,
+            retry,
+            answers,
+            retry_after_max,
+            rate_limit,
+            order_by,
+            renamed_from,
+        })
     }
 
     /// Where it goes, for people: the path, which may carry a secret, is masked.
@@ -185,6 +219,13 @@ pub struct Parts {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// Where the relay tells of itself.
+    pub announcer: Announcer,
+}
+
+/// What keeps an order, and by which path: what the router needs of the destinations.
+pub fn orders(destinations: &[Destination]) -> Vec<(Name, Path)> {
+    destinations.iter().filter_map(|it| Some((it.name.clone(), it.order_by.clone()?))).collect()
 }
 
 /// Why delivery cannot start.
@@ -203,43 +244,67 @@ pub enum StartError {
 /// The sending side of one relay: a lane per destination.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Deliver {
+    /// One per lane, in the order of the file.
+    desks: Vec<Arc<Desk>>,
     inboxes: Arc<Inboxes>,
+    clock: Clock,
+    announcer: Announcer,
     lanes: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    keeper: std::sync::Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
     break_off: CancellationToken,
+    /// Cancelled: give up the lanes.
+    leave: CancellationToken,
+    /// Lives as long as the lanes that listen to it.
+    _leases: Arc<watch::Sender<Leases>>,
 }
 
 impl Deliver {
     /// Starts a lane per destination, which begin with what the store holds for them, and listens to the store's commits.
     pub fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
-        let Parts { destinations, templates, allow_targets, store, clock, metrics } = parts;
+        let Parts { destinations, templates, allow_targets, store, clock, metrics, announcer } = parts;
         let templates = Arc::new(Templates::new(&all_templates(templates, &destinations), Strictness::Lenient));
-        let mut clients = Clients::new(AddressPolicy::new(&allow_targets));
+        let desks = desks(destinations, &store);
+        let https = clients(&desks, AddressPolicy::new(&allow_targets))?;
         let recorder = Recorder::new(store.clone());
-        let (stop, break_off) = (CancellationToken::new(), CancellationToken::new());
-        let mut lanes = Vec::new();
-        for destination in destinations {
-            let http = clients.get(&destination.kind.endpoint().tls).map_err(|error| StartError::Client {
-                target: destination.name.clone(),
-                reason: error.without_url().to_string(),
-            })?;
-            lanes.push(Lane::new(lane::Parts {
-                destination: Arc::new(destination),
+        let (stop, break_off, leave) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let leases = Arc::new(watch::Sender::new(Leases::new()));
+        let lane = |(desk, http): (&Arc<Desk>, Http)| {
+            Lane::new(lane::Parts {
+                desk: desk.clone(),
                 http,
                 templates: templates.clone(),
-                store: store.clone(),
                 recorder: recorder.clone(),
+                leases: leases.subscribe(),
+                announcer: announcer.clone(),
                 clock: clock.clone(),
                 metrics: metrics.clone(),
                 stop: stop.clone(),
                 break_off: break_off.clone(),
-            }));
-        }
-        let by_target: HashMap<_, _> = lanes.iter().map(|lane| (lane.name().clone(), lane.inbox())).collect();
+            })
+        };
+        let lanes: Vec<_> = desks.iter().zip(https).map(lane).collect();
+        let by_target: HashMap<_, _> = desks.iter().map(|desk| (desk.name().clone(), desk.inbox.clone())).collect();
         let inboxes = Arc::new(Inboxes::new(by_target, metrics));
         store.on_commit(inboxes.clone());
         let lanes = lanes.into_iter().map(|lane| tokio::spawn(lane.run())).collect();
-        Ok(Arc::new(Self { inboxes, lanes: std::sync::Mutex::new(lanes), stop, break_off }))
+        let owner = OwnerId(attempt::draw());
+        let keeper = Keeper { owner, store, clock: clock.clone(), leases: leases.clone(), stop: leave.clone() };
+        for desk in &desks {
+            tokio::spawn(stop.clone().run_until_cancelled_owned(adopt(desk.clone())));
+        }
+        Ok(Arc::new(Self {
+            desks,
+            inboxes,
+            clock,
+            announcer,
+            lanes: std::sync::Mutex::new(lanes),
+            keeper: std::sync::Mutex::new(Some(tokio::spawn(keeper.run()))),
+            stop,
+            break_off,
+            leave,
+            _leases: leases,
+        }))
     }
 
     /// The deliveries an attempt of which is under way.
@@ -247,8 +312,59 @@ impl Deliver {
         self.inboxes.in_flight()
     }
 
+    /// How every target stands, in the order of the file.
+    pub fn targets(&self) -> Vec<TargetStatus> {
+        let now = self.clock.now();
+        self.desks.iter().map(|desk| desk.status(now)).collect()
+    }
+
+    /// The targets that are held (paused, broken), and since when.
+    pub fn held(&self) -> Vec<(Name, Timestamp)> {
+        let held = |desk: &Arc<Desk>| Some((desk.name().clone(), desk.inbox.state().condition.held_since()?));
+        self.desks.iter().filter_map(held).collect()
+    }
+
+    /// Stops sending to `target` until somebody resumes it. False: there is no such target.
+    pub async fn pause(&self, target: &Name, by: &str) -> Result<bool, store::Error> {
+        let Some(desk) = self.desk(target) else { return Ok(false) };
+        let now = self.clock.now();
+        if desk.change(|condition| condition.pause(by, now)).await? {
+            tracing::info!(target.name = %target, by, "paused");
+            self.announcer.tell(Notice::Paused { target: target.clone(), by: by.to_owned() });
+        }
+        Ok(true)
+    }
+
+    /// Sends to `target` again. False: there is no such target.
+    pub async fn resume(&self, target: &Name) -> Result<bool, store::Error> {
+        let Some(desk) = self.desk(target) else { return Ok(false) };
+        let now = self.clock.now();
+        desk.change(|condition| condition.resume(now)).await?;
+        tracing::info!(target.name = %target, "resumed");
+        Ok(true)
+    }
+
+    /// Closes the breaker of `target`: a person knows that it works. False: there is no such target.
+    pub async fn close(&self, target: &Name) -> Result<bool, store::Error> {
+        let Some(desk) = self.desk(target) else { return Ok(false) };
+        if let Some(broken_since) = desk.change(condition::Condition::close).await? {
+            self.announcer.tell(Notice::Recovered { target: target.clone(), broken_since });
+        }
+        Ok(true)
+    }
+
+    /// The store may hold due deliveries for `targets` that it told nobody of.
+    pub fn wake(&self, targets: &[Name]) {
+        targets.iter().filter_map(|target| self.desk(target)).for_each(|desk| desk.inbox.wake());
+    }
+
+    /// Lets go of those of `ids` that wait in hand: they were cancelled. Those under way are answered all the same.
+    pub fn forget(&self, ids: &[DeliveryId]) {
+        self.desks.iter().for_each(|desk| desk.inbox.forget(ids));
+    }
+
     /// Begins no new attempt; returns when those under way are recorded, or after `grace`, when they are broken off: their
-    /// deliveries stay pending, and go out under the same id after the next start.
+    /// deliveries stay pending, and go out under the same id after the next start. Then others may have the lanes.
     pub async fn drain(&self, grace: Duration) {
         self.stop.cancel();
         let lanes = self.lanes.lock().map(|mut lanes| std::mem::take(&mut *lanes)).unwrap_or_default();
@@ -261,6 +377,15 @@ impl Deliver {
             self.break_off.cancel();
             while ended.join_next().await.is_some() {}
         }
+        self.leave.cancel();
+        let keeper = self.keeper.lock().ok().and_then(|mut keeper| keeper.take());
+        if let Some(keeper) = keeper {
+            let _ = keeper.await;
+        }
+    }
+
+    fn desk(&self, target: &Name) -> Option<&Arc<Desk>> {
+        self.desks.iter().find(|desk| desk.name() == target)
     }
 }
 
@@ -268,6 +393,50 @@ impl Drop for Deliver {
     fn drop(&mut self) {
         self.stop.cancel();
         self.break_off.cancel();
+        self.leave.cancel();
+    }
+}
+
+fn desks(destinations: Vec<Destination>, store: &Arc<dyn Store>) -> Vec<Arc<Desk>> {
+    let desk = |destination: Destination| {
+        let inbox = Arc::new(Inbox::new(destination.concurrency));
+        Arc::new(Desk { destination: Arc::new(destination), inbox, store: store.clone() })
+    };
+    destinations.into_iter().map(desk).collect()
+}
+
+fn clients(desks: &[Arc<Desk>], policy: AddressPolicy) -> Result<Vec<Http>, StartError> {
+    let mut clients = Clients::new(policy);
+    let client = |desk: &Arc<Desk>| {
+        let failed =
+            |error: reqwest::Error| StartError::Client { target: desk.name().clone(), reason: error.without_url().to_string() };
+        clients.get(&desk.destination.kind.endpoint().tls).map_err(failed)
+    };
+    desks.iter().map(client).collect()
+}
+
+/// How long a store that refuses an adoption is left alone.
+const ADOPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// Makes what waits for the old name of a destination its own, slice by slice.
+async fn adopt(desk: Arc<Desk>) {
+    let Some(old) = &desk.destination.renamed_from else { return };
+    let mut adopted = 0;
+    loop {
+        match desk.store.adopt(old, desk.name()).await {
+            Ok(0) => break,
+            Ok(count) => adopted += count,
+            Err(store::Error::Closed) => return,
+            Err(error) => {
+                tracing::warn!(target.name = %desk.name(), old = %old, %error, "the old name's deliveries cannot be adopted yet");
+                tokio::time::sleep(ADOPT_AGAIN).await;
+            }
+        }
+        desk.inbox.wake();
+    }
+    if 0 < adopted {
+        tracing::info!(target.name = %desk.name(), old = %old, adopted, "adopted the deliveries of the old name");
+        desk.inbox.wake();
     }
 }
 

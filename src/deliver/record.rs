@@ -15,7 +15,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Recorder {
     store: Arc<dyn Store>,
-    /// How many attempts the store has refused and not yet taken.
+    /// How many batches the store has refused and not yet taken.
     refused: Arc<watch::Sender<usize>>,
 }
 
@@ -25,23 +25,23 @@ impl Recorder {
         Self { store, refused: Arc::new(watch::Sender::new(0)) }
     }
 
-    /// How many attempts wait because the store refuses them; lanes begin nothing while there are any.
+    /// How many batches of attempts wait because the store refuses them; lanes begin nothing while there are any.
     pub(super) fn refused(&self) -> watch::Receiver<usize> {
         self.refused.subscribe()
     }
 
-    /// Records `attempt`, trying until the store takes it. False: the store has closed, and the delivery stays as it was.
-    /// Calls that come at the same time share a commit, as the store's writer batches them.
-    pub(super) async fn record(&self, attempt: Attempt) -> bool {
+    /// Records `attempts` in one commit, trying until the store takes them. False: the store has closed, and their deliveries stay as
+    /// they were. Calls that come at the same time share a commit, as the store's writer batches them.
+    pub(super) async fn record(&self, attempts: Vec<Attempt>) -> bool {
         let mut waiting = None;
         let mut pause = BACKOFF_MIN;
         loop {
-            match self.store.record(vec![attempt.clone()]).await {
+            match self.store.record(attempts.clone()).await {
                 Ok(()) => return true,
                 Err(store::Error::Closed) => return false,
                 Err(error) => {
                     if waiting.is_none() {
-                        tracing::error!(delivery.id = %attempt.delivery, attempt = attempt.number, %error, "the store refuses an attempt; nothing is sent until it takes it");
+                        tracing::error!(attempts = attempts.len(), %error, "the store refuses attempts; nothing is sent until it takes them");
                         waiting = Some(Waiting::new(self.refused.clone()));
                     }
                     tokio::time::sleep(pause).await;
@@ -52,7 +52,7 @@ impl Recorder {
     }
 }
 
-/// Counts one refused attempt for as long as it lives.
+/// Counts one refused batch for as long as it lives.
 struct Waiting(Arc<watch::Sender<usize>>);
 
 impl Waiting {

@@ -104,14 +104,18 @@ impl Policy {
         }
         let step = self.jitter.apply(self.steps.after(made), random);
         let wanted = not_before.map_or(later(now, step), |at| at.max(later(now, step)));
-        let Some(give_up) = self.give_up_after.map(|after| later(first, after)) else {
-            return Some(wanted);
-        };
-        // The store keeps milliseconds: a last attempt due at `give_up` may begin and end a fraction before it.
-        if to_ms(give_up) <= to_ms(now) {
-            return None;
-        }
-        Some(wanted.min(give_up))
+        let Some(give_up) = self.give_up_at(first) else { return Some(wanted) };
+        (!self.given_up(first, now)).then(|| wanted.min(give_up))
+    }
+
+    /// Whether a delivery first tried at `first` is past its give-up time at `now`.
+    pub fn given_up(&self, first: Timestamp, now: Timestamp) -> bool {
+        // The store keeps milliseconds: a last attempt due at give-up time may begin and end a fraction before it.
+        self.give_up_at(first).is_some_and(|give_up| to_ms(give_up) <= to_ms(now))
+    }
+
+    fn give_up_at(&self, first: Timestamp) -> Option<Timestamp> {
+        self.give_up_after.map(|after| later(first, after))
     }
 }
 

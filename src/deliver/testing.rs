@@ -16,6 +16,7 @@ use serde_json::Value as Json;
 
 use super::{Defaults, Deliver, Destination, Parts};
 use crate::{
+    announce::{Announcer, Notice},
     clock::{Clock, Timestamp},
     config::{
         AllowTarget, Problem, Severity,
@@ -207,6 +208,7 @@ pub(crate) struct Relay {
     pub(crate) clock: Clock,
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) deliver: Arc<Deliver>,
+    pub(crate) notices: tokio::sync::mpsc::Receiver<Notice>,
 }
 
 impl Relay {
@@ -217,6 +219,7 @@ impl Relay {
     pub(crate) fn on(store: Arc<MemoryStore>, destinations: Vec<Destination>) -> Self {
         let clock = Clock::manual("2026-01-20T12:00:00Z");
         let cx = context();
+        let (announcer, notices) = Announcer::new();
         let deliver = Deliver::start(Parts {
             destinations,
             templates: cx.templates,
@@ -224,8 +227,9 @@ impl Relay {
             store: store.clone(),
             clock: clock.clone(),
             metrics: Metrics::default(),
+            announcer,
         });
-        Self { clock, store, deliver: deliver.unwrap() }
+        Self { clock, store, deliver: deliver.unwrap(), notices }
     }
 
     /// Commits a sample event on its way to `targets`.

@@ -3,17 +3,17 @@
 use std::{
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
-    num::NonZeroU32,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use governor::{Quota, RateLimiter, clock, middleware::NoOpMiddleware, nanos::Nanos, state::keyed::HashMapStateStore};
+use governor::{RateLimiter, clock, middleware::NoOpMiddleware, nanos::Nanos, state::keyed::HashMapStateStore};
 
 use super::answer::Limited;
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::Clock,
     config::decode::Rate,
+    rate::{Ticks, quota},
 };
 
 /// `failure_limit` by default, per source and client address.
@@ -56,42 +56,6 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
             *swept = now;
             self.limiter.retain_recent();
         }
-    }
-}
-
-/// `rate` as governor counts it. Numbers are checked when the configuration is read; the fallback lets one a second through.
-fn quota(rate: Rate) -> Quota {
-    let count = rate.count.max(1);
-    let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
-    Quota::with_period(rate.per / count).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
-}
-
-/// The relay's clock as governor reads it: nanoseconds that never run backwards, even when the machine's clock is set back.
-#[derive(Clone)]
-struct Ticks(std::sync::Arc<TicksInner>);
-
-struct TicksInner {
-    clock: Clock,
-    last: Mutex<(Timestamp, u64)>,
-}
-
-impl Ticks {
-    fn new(clock: Clock) -> Self {
-        // A start well above zero: governor subtracts from it.
-        let start = (clock.now(), Duration::from_secs(86_400).as_nanos() as u64);
-        Self(std::sync::Arc::new(TicksInner { clock, last: Mutex::new(start) }))
-    }
-}
-
-impl clock::Clock for Ticks {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        let now = self.0.clock.now();
-        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = crate::clock::until(last.0, now);
-        *last = (now, last.1.saturating_add(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX / 2)));
-        Nanos::new(last.1)
     }
 }
 

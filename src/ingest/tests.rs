@@ -172,7 +172,7 @@ fn relay(sources: &[(&str, &str)]) -> Relay {
 fn over(store: Arc<Memory>, clock: Clock, sources: &[(&str, &str)]) -> Relay {
     let parts = Parts {
         sources: sources.iter().map(|(name, text)| source(name, text).unwrap()).collect(),
-        router: Arc::new(Router::new(Vec::new(), Vec::new())),
+        router: Arc::new(Router::new(Vec::new(), Vec::new(), Vec::new())),
         store: store.clone(),
         clock: clock.clone(),
         metrics: Metrics::default(),

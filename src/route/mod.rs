@@ -2,13 +2,20 @@
 //!
 //! `match` is what an index answers (source, type, namespace); `when` is looked at only for rules whose `match` fits.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use crate::{
     clock::rfc3339_ms,
+    config::{
+        decode::{Context, Decode, one_of},
+        tree::Node,
+    },
     envelope::{Envelope, Name},
     json,
-    store::NewDelivery,
+    sign::sha256,
+    store::{NewDelivery, Severity},
 };
 
 pub mod glob;
@@ -17,6 +24,7 @@ pub mod path;
 mod rule;
 pub mod when;
 
+use path::Path;
 pub use rule::{Match, Rule, To};
 
 /// The source of the relay's own events, which only a rule that names it gets.
@@ -28,6 +36,7 @@ pub struct Router {
     rules: Vec<Rule>,
     index: index::Index,
     unmatched: Vec<Name>,
+    orders: HashMap<Name, Path>,
 }
 
 /// What is to be done with an event.
@@ -51,10 +60,11 @@ pub struct Why {
 }
 
 impl Router {
-    /// Indexes `rules`; what none of them matches goes to `unmatched`.
-    pub fn new(rules: Vec<Rule>, unmatched: Vec<Name>) -> Self {
+    /// Indexes `rules`; what none of them matches goes to `unmatched`. `orders` are the destinations that keep an order, and the
+    /// path (`order_by`) to what they keep it by.
+    pub fn new(rules: Vec<Rule>, unmatched: Vec<Name>, orders: Vec<(Name, Path)>) -> Self {
         let index = index::Index::new(&rules);
-        Self { rules, index, unmatched }
+        Self { rules, index, unmatched, orders: orders.into_iter().collect() }
     }
 
     /// Plans the deliveries of `event`: every matching rule fires, top to bottom, until one says `stop`; one event reaches one
@@ -71,9 +81,24 @@ impl Router {
             }
         }
         if plan.rules.is_empty() && event.source.as_str() != OWN_SOURCE {
-            plan.deliveries = self.unmatched.iter().map(|target| delivery(target, None, None)).collect();
+            plan.deliveries = self.unmatched.iter().map(|target| NewDelivery::to(target.clone())).collect();
         }
+        self.order(&mut plan, &mut view);
         plan
+    }
+
+    /// What a delivery of `event` to `target` is ordered by, for one that no rule planned (a replay).
+    pub fn order_key(&self, event: &Envelope, target: &Name) -> Option<[u8; 16]> {
+        order_key(self.orders.get(target)?, View::new(event).value())
+    }
+
+    fn order(&self, plan: &mut Plan, view: &mut View<'_>) {
+        if self.orders.is_empty() {
+            return;
+        }
+        for planned in &mut plan.deliveries {
+            planned.order_key = self.orders.get(&planned.target).and_then(|path| order_key(path, view.value()));
+        }
     }
 
     /// For every rule, whether it fires for `event`, and if not, why not.
@@ -102,16 +127,29 @@ impl Plan {
         self.rules.push(rule.name.clone());
         for to in &rule.to {
             let target = &to.destination.value;
-            if !self.deliveries.iter().any(|planned| planned.target == *target) {
-                let template = to.template.as_ref().map(|template| template.value.clone());
-                self.deliveries.push(delivery(target, Some(&rule.name), template));
+            match self.deliveries.iter_mut().find(|planned| planned.target == *target) {
+                Some(planned) => planned.severity = planned.severity.max(rule.severity),
+                None => self.deliveries.push(NewDelivery {
+                    rule: Some(rule.name.clone()),
+                    template: to.template.as_ref().map(|template| template.value.clone()),
+                    severity: rule.severity,
+                    ..NewDelivery::to(target.clone())
+                }),
             }
         }
     }
 }
 
-fn delivery(target: &Name, rule: Option<&Name>, template: Option<String>) -> NewDelivery {
-    NewDelivery { target: target.clone(), rule: rule.cloned(), template, order_key: None, severity: crate::store::Severity::Info }
+/// The first half of SHA-256 over the text or number that `path` finds; `None` where it finds neither: not ordered.
+fn order_key(path: &Path, event: &Value) -> Option<[u8; 16]> {
+    let hash = sha256(&[path.text_in(event)?.as_bytes()]);
+    hash.first_chunk().copied()
+}
+
+impl Decode for Severity {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        one_of(node, &Self::ALL, cx)
+    }
 }
 
 /// The envelope as `$` of a rule, made when a condition first asks for it.
@@ -158,7 +196,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{config::decode::Context, envelope::tests::sample};
+    use crate::envelope::tests::sample;
 
     fn router(rules: Value) -> Router {
         let mut cx = Context::default();
@@ -166,7 +204,7 @@ mod tests {
         let rules = rules.iter().enumerate().map(|(at, rule)| Rule::decode(at, &when::tests::node(rule), &mut cx).unwrap());
         let rules = rules.collect();
         assert!(!cx.failed(), "{:?}", cx.problems);
-        Router::new(rules, vec!["fallback".into()])
+        Router::new(rules, vec!["fallback".into()], vec![("crm".into(), Path::parse("$.data.n").unwrap())])
     }
 
     fn names(plan: &Plan) -> (Vec<&str>, Vec<&str>) {
@@ -189,6 +227,31 @@ mod tests {
         assert_eq!(names(&plan), (vec!["reconnect", "audit"], vec!["mail", "slack", "crm"]));
         assert_eq!(plan.deliveries[1].template.as_deref(), Some("short"));
         assert_eq!(plan.deliveries[1].rule, Some("reconnect".into()));
+    }
+
+    #[test]
+    fn two_rules_with_one_target_make_one_delivery_of_the_highest_severity() {
+        let plan = router(json!([
+            {"name": "a", "to": ["crm"]}, {"name": "b", "to": ["crm", "mail"], "severity": "critical"}, {"name": "c", "to": ["crm"], "severity": "warning"}
+        ]))
+        .plan(&sample());
+        let severities: Vec<_> = plan.deliveries.iter().map(|it| (it.target.as_str(), it.severity)).collect();
+        assert_eq!(severities, [("crm", Severity::Critical), ("mail", Severity::Critical)]);
+    }
+
+    #[test]
+    fn targets_that_keep_an_order_get_a_key_of_what_their_path_finds() {
+        let router = router(json!([{"name": "a", "to": ["crm", "mail"]}]));
+        let keys = |data: &str| {
+            let event = Envelope { body: data.to_owned().into(), data: Some(0..data.len()), ..sample() };
+            let planned: Vec<_> = router.plan(&event).deliveries.into_iter().map(|it| it.order_key).collect();
+            assert_eq!(router.order_key(&event, &"crm".into()), planned[0]);
+            planned
+        };
+        let (one, same, other) = (keys(r#"{"n":"x"}"#), keys(r#"{"n":"x","m":2}"#), keys(r#"{"n":"y"}"#));
+        assert!(one[0].is_some() && one[1].is_none());
+        assert!(one == same && one != other);
+        assert_eq!(keys(r#"{"n":{}}"#), [None, None]);
     }
 
     #[test]

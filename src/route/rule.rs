@@ -7,6 +7,7 @@ use crate::{
         tree::{Node, Place, Value},
     },
     envelope::{Envelope, Name},
+    store::Severity,
 };
 
 /// Matches events and names where they go.
@@ -24,6 +25,8 @@ pub struct Rule {
     pub to: Vec<To>,
     /// Whether later rules are left out for what it matches.
     pub stop: bool,
+    /// How grave what it matches is.
+    pub severity: Severity,
 }
 
 /// `match`: exact or globs, one or a list each. An empty list is a key that was left out, which anything fits.
@@ -64,9 +67,10 @@ impl Rule {
         };
         let to = fields.required::<OneOrMore<To>>("to", cx);
         let stop = fields.or("stop", false, cx);
+        let severity = fields.or("severity", Severity::Info, cx);
         fields.finish(cx);
         let name = name?;
-        Some(Self { name: name.value, place: name.place, matches: matches?, when: when?, to: to?.0, stop })
+        Some(Self { name: name.value, place: name.place, matches: matches?, when: when?, to: to?.0, stop, severity })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kinds of destinations, one file each.
 
 use super::{
-    answers::Answers,
+    answers::Reading,
     attempt::{Tried, Try},
     endpoint::Endpoint,
 };
@@ -83,7 +83,7 @@ impl Kind {
     }
 
     /// Makes one attempt. No transaction is open and no lock is held while it runs.
-    pub(super) async fn send(&self, attempt: &Try<'_>, answers: Answers) -> Tried {
+    pub(super) async fn send(&self, attempt: &Try<'_>, answers: &Reading) -> Tried {
         match self {
             Self::Webhook(it) => it.send(attempt, answers).await,
             Self::N8n(it) => it.send(attempt, answers).await,

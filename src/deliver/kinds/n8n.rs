@@ -12,7 +12,7 @@ use crate::{
         tree::Node,
     },
     deliver::{
-        answers::{Answers, Meaning},
+        answers::{Meaning, Reading},
         attempt::{Tried, Try},
         endpoint::{Body, Endpoint, own_header_name, read_value},
     },
@@ -73,7 +73,7 @@ impl N8n {
         self.template.as_ref()
     }
 
-    pub(super) async fn send(&self, attempt: &Try<'_>, answers: Answers) -> Tried {
+    pub(super) async fn send(&self, attempt: &Try<'_>, answers: &Reading) -> Tried {
         if let Some(kept) = attempt.kept() {
             return self.post(attempt, &kept, answers).await;
         }
@@ -82,7 +82,7 @@ impl N8n {
         self.post(attempt, &body, answers).await.rendered(body, text.failed)
     }
 
-    async fn post(&self, attempt: &Try<'_>, body: &Body, answers: Answers) -> Tried {
+    async fn post(&self, attempt: &Try<'_>, body: &Body, answers: &Reading) -> Tried {
         let answered = self.endpoint.post(attempt, body, ANSWER_MAX).await;
         Tried::new(answered, attempt.at, |status| match status {
             404 => Meaning::Transient,

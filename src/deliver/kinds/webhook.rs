@@ -4,7 +4,7 @@ use super::TemplateRef;
 use crate::{
     config::decode::{Context, Fields, one_of},
     deliver::{
-        answers::Answers,
+        answers::Reading,
         attempt::{Tried, Try},
         endpoint::{Body, Endpoint},
     },
@@ -68,7 +68,7 @@ impl Webhook {
         }
     }
 
-    pub(super) async fn send(&self, attempt: &Try<'_>, answers: Answers) -> Tried {
+    pub(super) async fn send(&self, attempt: &Try<'_>, answers: &Reading) -> Tried {
         if let Some(body) = self.plain(attempt) {
             return self.post(attempt, &body, answers).await;
         }
@@ -77,7 +77,7 @@ impl Webhook {
         self.post(attempt, &body, answers).await.rendered(body, text.failed)
     }
 
-    async fn post(&self, attempt: &Try<'_>, body: &Body, answers: Answers) -> Tried {
+    async fn post(&self, attempt: &Try<'_>, body: &Body, answers: &Reading) -> Tried {
         let answered = self.endpoint.post(attempt, body, ANSWER_MAX).await;
         Tried::new(answered, attempt.at, |status| answers.meaning(status))
     }

@@ -1,0 +1,308 @@
+//! How a lane stands: paused by a person, broken, or well; and what of that outlives a restart, as JSON.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Destination,
+    breaker::{Breaker, Change, Open, Signal, Verdict},
+    inbox::Inbox,
+    status::{TargetState, TargetStatus},
+};
+use crate::{
+    clock::{Timestamp, from_ms, to_ms, until},
+    envelope::{DeliveryId, Name},
+    store::{self, Cause, Store},
+};
+
+/// A last success that is known anew is kept at once when the one kept is older than this.
+const SUCCESS_KEPT_EVERY: Duration = Duration::from_secs(600);
+
+/// How one lane stands.
+#[derive(Debug, Clone)]
+pub(super) struct Condition {
+    /// A person has stopped it.
+    pub(super) paused: Option<Paused>,
+    pub(super) breaker: Breaker,
+    /// Whether anybody was told that it broke.
+    told: bool,
+    /// What the last failed attempt ended with.
+    pub(super) last_error: Option<String>,
+    /// When its target last took something.
+    pub(super) last_success_at: Option<Timestamp>,
+    /// That time, as far as it is kept.
+    success_kept: Option<Timestamp>,
+    /// How long it has stood still in all, the pause it is in left out.
+    still_ms: i64,
+}
+
+/// A pause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Paused {
+    pub(super) since: Timestamp,
+    pub(super) by: String,
+}
+
+impl Condition {
+    /// Well, and nothing known.
+    pub(super) fn new(concurrency: u32) -> Self {
+        Self {
+            paused: None,
+            breaker: Breaker::new(concurrency),
+            told: false,
+            last_error: None,
+            last_success_at: None,
+            success_kept: None,
+            still_ms: 0,
+        }
+    }
+
+    /// How long it has stood still in all until `now`, in milliseconds.
+    pub(super) fn stood_still_ms(&self, now: Timestamp) -> i64 {
+        let pausing = self.paused.as_ref().map_or(Duration::ZERO, |paused| until(paused.since, now));
+        self.still_ms.saturating_add(i64::try_from(pausing.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// Stops it, until somebody lets it go on. False: it was stopped already.
+    pub(super) fn pause(&mut self, by: &str, now: Timestamp) -> bool {
+        let first = self.paused.is_none();
+        self.paused.get_or_insert_with(|| Paused { since: now, by: by.to_owned() });
+        first
+    }
+
+    /// Lets it go on.
+    pub(super) fn resume(&mut self, now: Timestamp) {
+        self.still_ms = self.stood_still_ms(now);
+        self.paused = None;
+    }
+
+    /// Takes in what an attempt came to. `own`: it was one of the relay's own events, of which nobody is told more.
+    pub(super) fn answered(
+        &mut self,
+        signal: Signal,
+        delivery: DeliveryId,
+        probe: bool,
+        own: bool,
+        now: Timestamp,
+    ) -> (Verdict, Option<Change>) {
+        let verdict = self.breaker.answered(signal, delivery, probe, self.last_success_at, now);
+        if signal == Signal::Success {
+            self.last_success_at = self.last_success_at.max(Some(now));
+        }
+        let tell = match verdict.change {
+            Some(Change::Opened(_)) => {
+                self.told = !own;
+                self.told
+            }
+            Some(Change::Closed(_)) => std::mem::take(&mut self.told),
+            None => false,
+        };
+        (verdict, verdict.change.filter(|_| tell))
+    }
+
+    /// Closes the breaker, whatever it thinks; says since when it was open, where somebody was told so.
+    pub(super) fn close(&mut self) -> Option<Timestamp> {
+        let since = self.breaker.close();
+        since.filter(|_| std::mem::take(&mut self.told))
+    }
+
+    /// Since when its deliveries are held.
+    pub(super) fn held_since(&self) -> Option<Timestamp> {
+        let broken = self.breaker.open().map(|open| open.since);
+        self.paused.as_ref().map(|paused| paused.since).into_iter().chain(broken).min()
+    }
+
+    /// Whether a success has come that should be kept soon.
+    pub(super) fn success_is_new(&self) -> bool {
+        match (self.success_kept, self.last_success_at) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(kept), Some(at)) => SUCCESS_KEPT_EVERY <= until(kept, at),
+        }
+    }
+
+    /// That success is being kept.
+    pub(super) fn success_is_kept(&mut self) {
+        self.success_kept = self.last_success_at;
+    }
+
+    fn to_json(&self) -> String {
+        let kept = Kept {
+            paused: self.paused.as_ref().map(|it| KeptPause { since_ms: to_ms(it.since), by: it.by.clone() }),
+            broken: self.breaker.open().map(|open| KeptBreaker {
+                since_ms: to_ms(open.since),
+                cause: open.cause.word().to_owned(),
+                wait_ms: u64::try_from(open.wait.as_millis()).unwrap_or(u64::MAX),
+                probe_at_ms: to_ms(open.probe_at),
+                told: self.told,
+            }),
+            last_error: self.last_error.clone(),
+            last_success_ms: self.last_success_at.map(to_ms),
+            still_ms: self.still_ms,
+        };
+        // Plain data: writing it cannot fail.
+        serde_json::to_string(&kept).unwrap_or_default()
+    }
+
+    /// Goes on as `json` says; text that nobody can read is as good as none.
+    fn restore(&mut self, json: &str) {
+        let Ok(kept) = serde_json::from_str::<Kept>(json) else { return };
+        self.paused = kept.paused.map(|it| Paused { since: from_ms(it.since_ms), by: it.by });
+        self.told = kept.broken.as_ref().is_some_and(|it| it.told);
+        self.breaker.resume(kept.broken.map(|it| it.open()));
+        self.last_error = kept.last_error;
+        self.last_success_at = kept.last_success_ms.map(from_ms);
+        self.success_kept = self.last_success_at;
+        self.still_ms = kept.still_ms;
+    }
+}
+
+/// What outlives a restart.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    paused: Option<KeptPause>,
+    broken: Option<KeptBreaker>,
+    last_error: Option<String>,
+    last_success_ms: Option<i64>,
+    still_ms: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptPause {
+    since_ms: i64,
+    by: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptBreaker {
+    since_ms: i64,
+    cause: String,
+    wait_ms: u64,
+    probe_at_ms: i64,
+    told: bool,
+}
+
+impl KeptBreaker {
+    fn open(self) -> Open {
+        let cause = Cause::ALL.iter().find(|(word, _)| *word == self.cause).map_or(Cause::Receiver, |(_, cause)| *cause);
+        Open::kept(from_ms(self.since_ms), cause, Duration::from_millis(self.wait_ms), from_ms(self.probe_at_ms))
+    }
+}
+
+/// One lane as others see it: what it is told, and where its condition is kept.
+pub(super) struct Desk {
+    pub(super) destination: Arc<Destination>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) store: Arc<dyn Store>,
+}
+
+impl Desk {
+    pub(super) fn name(&self) -> &Name {
+        &self.destination.name
+    }
+
+    /// How the lane stands at `now`.
+    pub(super) fn status(&self, now: Timestamp) -> TargetStatus {
+        let state = self.inbox.state();
+        let (condition, open) = (&state.condition, state.condition.breaker.open());
+        let (attempts, deliveries) = state.minute.sums(now);
+        let (word, since) = match (&condition.paused, open) {
+            (Some(paused), _) => (TargetState::Paused, Some(paused.since)),
+            (None, Some(open)) => (TargetState::Broken, Some(open.since)),
+            (None, None) => (TargetState::Ok, None),
+        };
+        TargetStatus {
+            name: self.name().clone(),
+            kind: self.destination.kind.word(),
+            url: self.destination.masked_url(),
+            state: word,
+            since,
+            cause: open.map(|open| open.cause),
+            paused_by: condition.paused.as_ref().map(|paused| paused.by.clone()),
+            last_error: condition.last_error.clone(),
+            last_success_at: condition.last_success_at,
+            attempts_last_minute: attempts,
+            deliveries_last_minute: deliveries,
+            next_probe_at: open.map(|open| open.probe_at),
+        }
+    }
+
+    /// Reads what an earlier run, or owner, kept; nothing that was changed here meanwhile is lost.
+    pub(super) async fn load(&self) -> store::Result<()> {
+        while !self.inbox.state().loaded {
+            let before = self.inbox.state().version;
+            let mut json = self.store.setting(&key(self.name())).await?;
+            if let (None, Some(old)) = (&json, &self.destination.renamed_from) {
+                json = self.store.setting(&key(old)).await?;
+            }
+            let mut state = self.inbox.state();
+            if state.version == before {
+                if let Some(json) = json {
+                    state.condition.restore(&json);
+                }
+                state.loaded = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the condition and keeps it. On an error the change holds for this run, but may not outlive it.
+    pub(super) async fn change<T>(&self, change: impl FnOnce(&mut Condition) -> T) -> store::Result<T> {
+        self.load().await?;
+        let changed = {
+            let mut state = self.inbox.state();
+            state.version += 1;
+            change(&mut state.condition)
+        };
+        self.inbox.bell.notify_one();
+        self.keep().await?;
+        Ok(changed)
+    }
+
+    /// Keeps the condition as it is. Whoever finds that it was changed meanwhile keeps it again, so the last to write is right.
+    pub(super) async fn keep(&self) -> store::Result<()> {
+        loop {
+            let (version, json) = {
+                let state = self.inbox.state();
+                (state.version, state.condition.to_json())
+            };
+            self.store.set_setting(&key(self.name()), json).await?;
+            if self.inbox.state().version == version {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn key(target: &Name) -> String {
+    format!("lane.{target}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::later, envelope::EventUid};
+
+    #[test]
+    fn a_condition_outlives_a_restart() {
+        let now: Timestamp = "2026-01-20T12:00:00Z".parse().unwrap();
+        let id = DeliveryId { event: EventUid { salt: 7, seq: 1 }, n: 1 };
+        let mut condition = Condition::new(8);
+        condition.answered(Signal::Success, id, false, false, now);
+        (condition.last_error, condition.still_ms) = (Some("http_401".into()), 5);
+        for _ in 0..2 {
+            condition.answered(Signal::Denied, id, false, false, later(now, Duration::from_secs(24 * 3600)));
+        }
+        assert!(condition.pause("ana", now) && !condition.pause("ben", later(now, Duration::from_secs(9))));
+        let mut restored = Condition::new(8);
+        restored.restore(&condition.to_json());
+        assert_eq!((&restored.paused, restored.breaker.open()), (&condition.paused, condition.breaker.open()));
+        assert_eq!((&restored.last_error, restored.last_success_at), (&condition.last_error, Some(now)));
+        assert_eq!(restored.stood_still_ms(later(now, Duration::from_secs(60))), 60_005);
+        restored.resume(later(now, Duration::from_secs(90)));
+        assert_eq!(restored.stood_still_ms(later(now, Duration::from_secs(900))), 90_005);
+        assert_eq!(restored.close(), Some(later(now, Duration::from_secs(24 * 3600))));
+        restored.restore("nonsense");
+    }
+}

@@ -1,0 +1,72 @@
+//! Which lanes this relay may work on: their shards are owned under a lease, renewed long before it ends.
+//!
+//! A lease is measured from before it was asked for, on a clock that nobody sets: whoever believes to own a shard is right, whatever
+//! the machine's clock does.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::{Clock, until},
+    store::{self, OwnerId, Store},
+};
+
+/// How long a shard is owned, unless that is renewed.
+const LEASE: Duration = Duration::from_secs(15);
+/// How often it is renewed.
+const RENEWED_EVERY: Duration = Duration::from_secs(5);
+/// What an owner begins nothing new in, at the end of its lease.
+pub(super) const LAST: Duration = Duration::from_secs(5);
+/// How long a renewal that failed is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What may be worked on, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lease {
+    /// The epoch that goes with every attempt.
+    pub(super) epoch: i64,
+    /// When it ends, unless it is renewed.
+    pub(super) until: Instant,
+}
+
+/// The leases of this relay, by shard.
+pub(super) type Leases = HashMap<u16, Lease>;
+
+/// Takes and renews leases until it is stopped, then gives them up.
+pub(super) struct Keeper {
+    pub(super) owner: OwnerId,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Clock,
+    pub(super) leases: Arc<watch::Sender<Leases>>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Keeper {
+    /// Runs until `stop`.
+    pub(super) async fn run(self) {
+        while !self.stop.is_cancelled() {
+            let pause = match self.renew().await {
+                Ok(()) => RENEWED_EVERY,
+                Err(store::Error::Closed) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the lease on the lanes cannot be renewed; nothing new is sent when it ends");
+                    AGAIN
+                }
+            };
+            let _ = self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+        if let Err(error) = self.store.release_shards(self.owner).await {
+            tracing::warn!(%error, "the lanes are not released; they go to others when the lease ends");
+        }
+    }
+
+    async fn renew(&self) -> store::Result<()> {
+        let (asked, now) = (Instant::now(), self.clock.now());
+        let owned = self.store.own_shards(self.owner, now, LEASE).await?;
+        let lease = |it: store::Owned| (it.shard, Lease { epoch: it.epoch, until: asked + until(now, it.until).min(LEASE) });
+        self.leases.send_replace(owned.into_iter().map(lease).collect());
+        Ok(())
+    }
+}
