@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use governor::{Quota, RateLimiter, clock, middleware::NoOpMiddleware, nanos::Nanos, state::{InMemoryState, direct::NotKeyed}};
+use governor::{
+    Quota, RateLimiter, clock,
+    middleware::NoOpMiddleware,
+    nanos::Nanos,
+    state::{InMemoryState, direct::NotKeyed},
+};
 
 use crate::{
     clock::{Clock, Timestamp, later, until},

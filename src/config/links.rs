@@ -110,8 +110,12 @@ impl<'n> Declared<'n> {
             let Some((old, node)) = destination.get("renamed_from").and_then(|node| Some((node.text()?, node))) else { continue };
             if let Some(place) = self.destinations.get(old) {
                 let line = self.lines.line(place.start);
-                cx.error("bad-rename", node.place, format!("{} is still declared: only what is gone can be adopted", quoted(node)))
-                    .note(format!("declared on line {line}"));
+                cx.error(
+                    "bad-rename",
+                    node.place,
+                    format!("{} is still declared: only what is gone can be adopted", quoted(node)),
+                )
+                .note(format!("declared on line {line}"));
             } else if let Some(first) = adopted.insert(old, node.place) {
                 let line = self.lines.line(first.start);
                 cx.error("bad-rename", node.place, format!("two destinations adopt {}", quoted(node)))

@@ -244,7 +244,10 @@ impl Lane {
             self.lose().await;
         }
         self.lease = owned;
-        if self.lease.is_some() && !self.resting && let Err(error) = self.parts.desk.load().await {
+        if self.lease.is_some()
+            && !self.resting
+            && let Err(error) = self.parts.desk.load().await
+        {
             tracing::error!(target.name = %self.name(), %error, "how the lane stood cannot be read");
             self.rest();
         }
@@ -315,7 +318,11 @@ impl Lane {
                 self.paced_until = Some(until);
                 return;
             }
-            let Some(next) = self.inbox.state().take() else { return };
+            let next = {
+                let mut state = self.inbox.state();
+                if probe { state.take_oldest() } else { state.take() }
+            };
+            let Some(next) = next else { return };
             self.begin(next, probe);
         }
     }

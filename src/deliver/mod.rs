@@ -184,18 +184,7 @@ impl Destination {
         let Defaults { timeout, concurrency, retry, answers, retry_after_max } = common;
         let answers = Reading { table: answers, rules };
         let (name, kind) = (name?, kind?);
-        Some(Self {
-            name,
-            kind,
-            timeout,
-            concurrency,
-            retry,
-            answers,
-            retry_after_max,
-            rate_limit,
-            order_by,
-            renamed_from,
-        })
+        Some(Self { name, kind, timeout, concurrency, retry, answers, retry_after_max, rate_limit, order_by, renamed_from })
     }
 
     /// Where it goes, for people: the path, which may carry a secret, is masked.

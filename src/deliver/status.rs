@@ -1,10 +1,6 @@
 //! What people see of a lane.
 
-use crate::{
-    clock::Timestamp,
-    envelope::Name,
-    store::Cause,
-};
+use crate::{clock::Timestamp, envelope::Name, store::Cause};
 
 /// How one target stands.
 #[derive(Debug, Clone, PartialEq)]
