@@ -12,7 +12,6 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     deliver::{self, Deliver},
-    envelope::Name,
     housekeeping,
     ingest::{self, Ingest},
     jobs::{self, Jobs},
@@ -140,7 +139,7 @@ impl App {
             store: store.clone(),
             router: router.clone(),
             clock: options.clock.clone(),
-            wake: wake(&deliver),
+            lanes: deliver.clone(),
             stop: stop.clone(),
         })
         .await?;
@@ -196,16 +195,6 @@ impl App {
         handles.store.close().await;
         info!("stopped");
     }
-}
-
-/// Wakes the lanes of `deliver`, as long as it lives.
-fn wake(deliver: &Arc<Deliver>) -> Box<dyn Fn(&[Name]) + Send + Sync> {
-    let deliver = Arc::downgrade(deliver);
-    Box::new(move |targets| {
-        if let Some(deliver) = deliver.upgrade() {
-            deliver.wake(targets);
-        }
-    })
 }
 
 async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), StartError> {

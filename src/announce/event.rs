@@ -12,8 +12,6 @@ use crate::{
     sign,
 };
 
-/// What the types of the relay's own events begin with.
-pub(super) const PREFIX: &str = "relay.";
 /// The kind of the relay's own source.
 const KIND: &str = "hookyard";
 

@@ -2,7 +2,8 @@
 //! themselves. Notices come in from every room, through a bounded queue; events go to the store. Sends nothing itself.
 //!
 //! What is alike (same type, same target or source) is gathered for a few seconds and told as one event with a count ([`batch`]); the
-//! more often it comes, the longer it is gathered. Deaths of deliveries of these very events are told to nobody.
+//! more often it comes, the longer it is gathered. Of what befalls deliveries of these very events nobody gives notice (the lanes see to
+//! that): telling of it would go on for ever.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use self::batch::{Batch, Batches};
 use crate::{
     clock::{Clock, Timestamp},
     envelope::{DeliveryId, Name},
-    route::{OWN_SOURCE, Router},
+    route::Router,
     sign,
     store::{Cause, DedupeKey, Error, NewEvent, Remember, Store},
 };
@@ -176,7 +177,7 @@ async fn run(mut receiver: mpsc::Receiver<Notice>, parts: Parts, stop: Cancellat
         };
         tokio::select! {
             notice = receiver.recv() => match notice {
-                Some(notice) => gather(&parts, &mut batches, notice).await,
+                Some(notice) => batches.add(&notice, parts.clock.now()),
                 None => break,
             },
             () = wait => tell(&parts, batches.due(parts.clock.now())).await,
@@ -184,26 +185,9 @@ async fn run(mut receiver: mpsc::Receiver<Notice>, parts: Parts, stop: Cancellat
         }
     }
     while let Ok(notice) = receiver.try_recv() {
-        gather(&parts, &mut batches, notice).await;
-    }
-    tell(&parts, batches.all()).await;
-}
-
-async fn gather(parts: &Parts, batches: &mut Batches, notice: Notice) {
-    if !is_of_own_event(parts, &notice).await {
         batches.add(&notice, parts.clock.now());
     }
-}
-
-/// Whether `notice` tells of a delivery of one of these events: telling of it would go on for ever.
-async fn is_of_own_event(parts: &Parts, notice: &Notice) -> bool {
-    let Notice::Dead { delivery, event_type, .. } = notice else { return false };
-    // Senders may call their events so as well, so the store is asked; it is for few.
-    if !event_type.starts_with(event::PREFIX) {
-        return false;
-    }
-    let found = parts.store.event(delivery.event).await;
-    found.is_ok_and(|row| row.is_none_or(|row| row.envelope.source.as_str() == OWN_SOURCE))
+    tell(&parts, batches.all()).await;
 }
 
 async fn tell(parts: &Parts, batches: Vec<Batch>) {

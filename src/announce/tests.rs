@@ -38,9 +38,9 @@ impl Bench {
         let clock = Clock::manual("2026-01-20T12:00:00Z");
         let store: Arc<dyn Store> = sqlite::open(&folder.path().join("store"), clock.clone()).await.unwrap();
         let file = config::File { path: "routes.yaml".into(), text: ROUTES.to_owned() };
-        let loaded = config::parse(file, &|_: &str| Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()));
+        let loaded = config::parse(file, &|_: &str| None);
         let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.problems));
-        let router = Arc::new(Router::new(config.rules, config.unmatched));
+        let router = Arc::new(Router::new(config.rules, config.unmatched, Vec::new()));
         let (announcer, receiver) = Announcer::new();
         let announcing = start(receiver, Parts { store: store.clone(), router, clock: clock.clone() });
         Self { store, clock, announcer, announcing, _folder: folder }
@@ -113,25 +113,6 @@ async fn only_a_rule_that_names_the_source_gets_them() {
     assert_eq!((of("relay.config.loaded").rules.len(), of("relay.config.loaded").deliveries), (0, 0));
     let deliveries = bench.store.deliveries(Filter::default()).await.unwrap();
     assert_eq!(deliveries.iter().map(|row| row.delivery.target.as_str()).collect::<Vec<_>>(), ["ops"]);
-}
-
-#[tokio::test]
-async fn deaths_of_own_events_tell_nobody() {
-    let bench = Bench::new().await;
-    bench.announcer.tell(dead(1, "credential.expired"));
-    let own = bench.events(1).await.remove(0);
-    let died = Notice::Dead {
-        delivery: DeliveryId { event: own.uid, n: 1 },
-        event_id: own.envelope.id.clone(),
-        event_type: own.envelope.r#type.clone(),
-        target: "ops".into(),
-        cause: Cause::Receiver,
-        error: None,
-    };
-    bench.announcer.tell(died);
-    let store = bench.store.clone();
-    bench.announcing.finish().await;
-    assert_eq!(store.events(Filter::default()).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -8,12 +8,15 @@ use axum::{
 
 use super::{
     Api, body, deliveries,
-    engine::{ADMIN, Kind},
+    engine::ADMIN,
     error::ApiError,
     jobs::Bulk,
     list::{self, Params, invalid},
 };
-use crate::store::{Cause, Filter, Resolution, State as Stored};
+use crate::{
+    jobs::Kind,
+    store::{Cause, Filter, Resolution, State as Stored},
+};
 
 const PARAMS: [&str; 10] = ["source", "type", "target", "event", "cause", "resolved", "since", "until", "limit", "after"];
 const RETRY_PARAMS: [&str; 9] = ["source", "type", "target", "event", "cause", "since", "until", "rate", "dry_run"];
@@ -47,15 +50,17 @@ pub(super) async fn resolve(
     let id = deliveries::id_of(id)?;
     let mut params = body::params(query.as_deref(), body, &RESOLVE_PARAMS).await?;
     let note = note(params.take("note").as_deref().unwrap_or_default())?;
-    let row = deliveries::row(&api, id).await?;
-    if row.delivery.state != Stored::Dead {
+    let mut known = deliveries::Known::read(&api, id).await?;
+    if known.row.delivery.state != Stored::Dead {
         return Err(ApiError::Conflict("this delivery is no dead letter".to_owned()));
     }
-    if !api.store.resolve(id, Resolution { at: api.engine.now(), note }).await? {
+    let resolution = Resolution { at: api.engine.now(), note };
+    if !api.store.resolve(id, resolution.clone()).await? {
         return Err(ApiError::Conflict("this dead letter is resolved already".to_owned()));
     }
     tracing::info!(delivery.id = %id, by = ADMIN, "a dead letter is resolved");
-    Ok(list::one(&deliveries::story(&api, id).await?))
+    known.row.delivery.resolved = Some(resolution);
+    Ok(known.shown(&api))
 }
 
 fn filter(params: &mut Params) -> Result<Filter, ApiError> {

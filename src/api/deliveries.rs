@@ -16,13 +16,14 @@ use serde::Serialize;
 
 use super::{
     Api,
-    engine::{ADMIN, TargetState},
+    engine::ADMIN,
     error::ApiError,
     events,
     list::{self, Params},
 };
 use crate::{
     clock::rfc3339_ms,
+    deliver::TargetState,
     envelope::{DeliveryId, Envelope, EventUid, Name},
     store::{self, Attempt, Cause, Delivery, DeliveryRow, Filter, Next, Page, Resolution, State as Stored, Targets},
 };
@@ -40,39 +41,46 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 
 /// One delivery with its attempts.
 pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    let id = id_of(id)?;
-    Ok(list::one(&story(&api, id).await?))
+    Ok(Known::read(&api, id_of(id)?).await?.shown(&api))
 }
 
 /// Tries a dead letter again: same delivery, same body, as if for the first time.
 pub(super) async fn retry(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let id = id_of(id)?;
-    let row = row(&api, id).await?;
+    let mut known = Known::read(&api, id).await?;
     let refused = |state: &str| ApiError::Conflict(format!("this delivery is {state}: only dead letters are retried"));
-    match row.delivery.state {
-        Stored::Dead if row.delivery.resolved.is_some() => return Err(refused("resolved")),
+    let delivery = &mut known.row.delivery;
+    match delivery.state {
+        Stored::Dead if delivery.resolved.is_some() => return Err(refused("resolved")),
         Stored::Dead => {}
-        _ => return Err(refused(View::new(&api).state(&row.delivery).0.word())),
+        _ => return Err(refused(View::new(&api).state(delivery).0.word())),
     }
-    if api.store.retry(vec![id], api.engine.now()).await?.is_empty() {
+    let now = api.engine.now();
+    if api.store.retry(vec![id], now).await?.is_empty() {
         return Err(refused("dead no more"));
     }
-    api.engine.wake(&[row.delivery.target]);
+    api.engine.wake(std::slice::from_ref(&delivery.target));
     tracing::info!(delivery.id = %id, by = ADMIN, "a dead letter is retried");
-    Ok(list::one(&story(&api, id).await?))
+    (delivery.state, delivery.cause, delivery.due_at) = (Stored::Pending, None, Some(now));
+    delivery.out_of_order |= delivery.order_key.is_some();
+    Ok(known.shown(&api))
 }
 
 /// Cancels a delivery that is not final. An attempt under way is not called back.
 pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let id = id_of(id)?;
-    let row = row(&api, id).await?;
+    let mut known = Known::read(&api, id).await?;
+    let delivery = &mut known.row.delivery;
     if api.store.cancel(vec![id], api.engine.now()).await?.is_empty() {
-        let state = row.delivery.state.word();
+        let state = delivery.state.word();
         return Err(ApiError::Conflict(format!("this delivery is {state}: there is nothing left to cancel")));
     }
-    api.engine.wake(&[row.delivery.target]);
+    api.engine.forget(&[id]);
+    // It may have been the head of its order key.
+    api.engine.wake(std::slice::from_ref(&delivery.target));
     tracing::info!(delivery.id = %id, by = ADMIN, "a delivery is cancelled");
-    Ok(list::one(&story(&api, id).await?))
+    (delivery.state, delivery.due_at) = (Stored::Cancelled, None);
+    Ok(known.shown(&api))
 }
 
 /// The delivery a path names.
@@ -80,20 +88,29 @@ pub(super) fn id_of(id: Result<Path<String>, PathRejection>) -> Result<DeliveryI
     id.ok().and_then(|Path(id)| id.parse().ok()).ok_or(MISSING)
 }
 
-/// A delivery as the store holds it.
-pub(super) async fn row(api: &Api, id: DeliveryId) -> Result<DeliveryRow, ApiError> {
-    // The page that ends with it: an event can have more deliveries than one page holds.
-    let page = Page::After(id.place().saturating_sub(1));
-    let rows = api.store.deliveries(Filter { event: Some(id.event), page, limit: 1, ..Filter::default() }).await?;
-    rows.into_iter().find(|row| row.delivery.id == id).ok_or(MISSING)
+/// All that is known of one delivery. Read before anything is done to it: what is settled may be pruned in the same moment.
+pub(super) struct Known {
+    /// The delivery.
+    pub(super) row: DeliveryRow,
+    event: Envelope,
+    attempts: Vec<Attempt>,
 }
 
-/// A delivery with its log.
-pub(super) async fn story(api: &Api, id: DeliveryId) -> Result<DeliveryStory, ApiError> {
-    let row = row(api, id).await?;
-    let event = api.store.event(id.event).await?.ok_or(MISSING)?;
-    let attempts = api.store.attempts(id.event).await?;
-    Ok(DeliveryStory::new(&View::new(api), &row, &event.envelope, &attempts))
+impl Known {
+    /// Asks the store.
+    pub(super) async fn read(api: &Api, id: DeliveryId) -> Result<Self, ApiError> {
+        // The page that begins with it: an event can have more deliveries than one page holds.
+        let page = Page::After(id.place().saturating_sub(1));
+        let rows = api.store.deliveries(Filter { event: Some(id.event), page, limit: 1, ..Filter::default() }).await?;
+        let row = rows.into_iter().find(|row| row.delivery.id == id).ok_or(MISSING)?;
+        let event = api.store.event(id.event).await?.ok_or(MISSING)?.envelope;
+        Ok(Self { row, event, attempts: api.store.attempts(id.event).await? })
+    }
+
+    /// The delivery with its log.
+    pub(super) fn shown(&self, api: &Api) -> Response {
+        list::one(&DeliveryStory::new(&View::new(api), &self.row, &self.event, &self.attempts))
+    }
 }
 
 const MISSING: ApiError = ApiError::NotFound("delivery");

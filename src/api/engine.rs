@@ -5,12 +5,14 @@ use async_trait::async_trait;
 use crate::{
     app::Handles,
     clock::Timestamp,
-    deliver,
-    envelope::{Envelope, Name},
+    deliver::{self, TargetStatus},
+    envelope::{DeliveryId, Envelope, Name},
+    ingest::SourceStatistics,
+    jobs::{Job, Kind},
     store::{self, Attempt, Delivery, Filter},
 };
 
-/// Lanes, jobs and sources as the API needs them. `by` is always [`ADMIN`] until tokens have names.
+/// Lanes, jobs and sources as the API needs them. Whoever acts is [`ADMIN`].
 #[async_trait]
 pub(super) trait Engine: Send + Sync {
     /// What time it is.
@@ -30,6 +32,9 @@ pub(super) trait Engine: Send + Sync {
 
     /// Tells lanes that the store may hold due deliveries for them.
     fn wake(&self, targets: &[Name]);
+
+    /// Lets lanes go of what was cancelled.
+    fn forget(&self, ids: &[DeliveryId]);
 
     /// How many things a job would touch.
     async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64>;
@@ -58,15 +63,6 @@ pub(super) enum Steering {
     Close,
 }
 
-pub(super) use crate::deliver::{TargetState, TargetStatus};
-pub(super) use crate::jobs::{Job, Kind};
-
-/// What came in by one source.
-#[derive(Debug, Clone)]
-pub(super) struct SourceStatistics {
-    pub(super) name: Name,
-}
-
 #[async_trait]
 impl Engine for Handles {
     fn now(&self) -> Timestamp {
@@ -78,7 +74,7 @@ impl Engine for Handles {
     }
 
     fn sources(&self) -> Vec<SourceStatistics> {
-        self.config.sources.iter().map(|source| SourceStatistics { name: source.name.clone() }).collect()
+        self.ingest.statistics()
     }
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {
@@ -98,6 +94,10 @@ impl Engine for Handles {
 
     fn wake(&self, targets: &[Name]) {
         self.deliver.wake(targets);
+    }
+
+    fn forget(&self, ids: &[DeliveryId]) {
+        self.deliver.forget(ids);
     }
 
     async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64> {

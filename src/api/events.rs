@@ -17,6 +17,7 @@ use crate::{
     clock::rfc3339_ms,
     envelope::{Envelope, EventUid},
     json,
+    route::OWN_SOURCE,
     store::{EventRow, Filter, Page},
 };
 
@@ -24,7 +25,7 @@ const PARAMS: [&str; 7] = ["source", "type", "target", "since", "until", "limit"
 
 /// A page of events.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, place_of)?;
+    let filter = without_own(list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, place_of)?);
     let (page, limit) = (filter.page, filter.limit);
     let rows = api.store.events(Filter { limit: list::one_more(&filter), ..filter }).await?;
     Ok(list::answer(rows, page, limit, |row| row.uid.seq, EventItem::new))
@@ -39,6 +40,12 @@ pub(super) async fn one(State(api): State<Api>, uid: Result<Path<String>, PathRe
     deliveries.sort_unstable_by_key(DeliveryStory::number);
     let story = EventStory { event: EventItem::new(&row), rules: &row.rules, envelope: raw(&row.envelope), deliveries };
     Ok(list::one(&story))
+}
+
+/// The relay's own events are left out unless they are asked for by source.
+fn without_own(filter: Filter) -> Filter {
+    let except_source = filter.source.is_none().then(|| OWN_SOURCE.to_owned());
+    Filter { except_source, ..filter }
 }
 
 fn place_of(id: &str) -> Option<i64> {

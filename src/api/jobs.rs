@@ -10,12 +10,13 @@ use serde_json::json;
 
 use super::{
     Api, body,
-    engine::{ADMIN, Job, Kind},
+    engine::ADMIN,
     error::ApiError,
     list::{self, Params, invalid},
 };
 use crate::{
     envelope::Name,
+    jobs::{Job, Kind},
     store::{Filter, State as Stored},
 };
 

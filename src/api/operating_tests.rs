@@ -6,13 +6,15 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    engine::{Job, Kind, SourceStatistics, Steering, TargetState, TargetStatus},
+    engine::Steering,
     tests::{Fake, api, ask, get_json, ids, request, uid},
     *,
 };
 use crate::{
-    deliver,
+    deliver::{self, TargetState, TargetStatus},
     envelope::{Envelope, Name, tests::sample},
+    ingest::SourceStatistics,
+    jobs::{Job, Kind},
     store::{Attempt, Cause, Delivery, Resolution, State},
 };
 
@@ -22,6 +24,7 @@ pub(super) struct Operated {
     /// How `crm` stands.
     lane: Mutex<Option<TargetState>>,
     woken: Mutex<Vec<Name>>,
+    forgotten: Mutex<Vec<DeliveryId>>,
     states: Mutex<HashMap<DeliveryId, State>>,
     resolved: Mutex<HashMap<DeliveryId, Resolution>>,
     begun: Mutex<Vec<(Kind, Filter, Option<u32>)>>,
@@ -45,7 +48,7 @@ impl Operated {
 }
 
 fn job(kind: Kind, id: &str) -> Job {
-    Job { id: id.to_owned(), kind, total: 2, finished_at: None }
+    Job::sample(kind, id, sample().received_at)
 }
 
 #[async_trait]
@@ -73,7 +76,14 @@ impl Engine for Fake {
     }
 
     fn sources(&self) -> Vec<SourceStatistics> {
-        vec![SourceStatistics { name: "interactor".into() }]
+        vec![SourceStatistics {
+            name: "interactor".into(),
+            kind: "interactor",
+            path: "/webhooks/interactor".into(),
+            last_received_at: Some(sample().received_at),
+            counts: vec![("success", 7), ("invalid_signature", 3)],
+            secrets: vec![Some(sample().received_at), None],
+        }]
     }
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {
@@ -88,6 +98,10 @@ impl Engine for Fake {
 
     fn wake(&self, targets: &[Name]) {
         self.operated.woken.lock().unwrap().extend_from_slice(targets);
+    }
+
+    fn forget(&self, ids: &[DeliveryId]) {
+        self.operated.forgotten.lock().unwrap().extend_from_slice(ids);
     }
 
     async fn count(&self, _: &Kind, _: &Filter) -> store::Result<u64> {
@@ -173,6 +187,21 @@ async fn targets_tell_how_they_stand_and_those_that_are_gone_are_behind() {
 }
 
 #[tokio::test]
+async fn sources_tell_what_came_and_which_secrets_are_in_use() {
+    let list = get_json(&Arc::new(Fake::default()), "/api/v1/sources").await;
+    let at = "2026-01-20T12:00:00.412Z";
+    let expected = json!({"data": [{
+        "name": "interactor",
+        "kind": "interactor",
+        "path": "/webhooks/interactor",
+        "last_received_at": at,
+        "counts": {"success": 7, "invalid_signature": 3},
+        "secrets": [{"position": 0, "last_used_at": at}, {"position": 1, "last_used_at": null}],
+    }], "next": null});
+    assert_eq!(list, expected);
+}
+
+#[tokio::test]
 async fn deliveries_of_a_lane_that_waits_are_held_and_can_be_asked_for() {
     for (lane, cause) in [(TargetState::Paused, "paused"), (TargetState::Broken, "broken")] {
         let fake = Arc::new(Fake::with_in_flight(vec![id(6, 1)]));
@@ -228,6 +257,7 @@ async fn what_waits_can_be_cancelled_and_what_is_final_cannot() {
     let fake = Arc::new(Fake::default());
     let (status, answer) = post(&fake, &format!("/api/v1/deliveries/{}/cancel", id(2, 1)), "").await;
     assert_eq!((status, &answer["data"]["state"]), (200, &json!("cancelled")));
+    assert_eq!(*fake.operated.forgotten.lock().unwrap(), [id(2, 1)]);
     let cancelled = get_json(&fake, "/api/v1/deliveries?state=cancelled").await;
     assert_eq!(ids(&cancelled, "id"), [id(2, 1).to_string()]);
     let (status, answer) = post(&fake, &format!("/api/v1/deliveries/{}/cancel", id(1, 1)), "").await;

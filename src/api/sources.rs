@@ -1,5 +1,7 @@
 //! `/api/v1/sources`: what came in by each source, and which of its secrets are in use.
 
+use std::collections::BTreeMap;
+
 use axum::{
     extract::{RawQuery, State},
     response::Response,
@@ -8,9 +10,12 @@ use serde::Serialize;
 
 use super::{
     Api,
-    engine::SourceStatistics,
     error::ApiError,
     list::{self, Params},
+};
+use crate::{
+    clock::{Timestamp, rfc3339_ms},
+    ingest::SourceStatistics,
 };
 
 /// All sources, in the order of the file.
@@ -23,10 +28,31 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 #[derive(Serialize)]
 struct SourceItem {
     name: String,
+    kind: &'static str,
+    path: String,
+    last_received_at: Option<String>,
+    /// How many requests had which answer.
+    counts: BTreeMap<&'static str, u64>,
+    secrets: Vec<SecretItem>,
+}
+
+/// A secret by its position in the file: 0 is the current one.
+#[derive(Serialize)]
+struct SecretItem {
+    position: usize,
+    last_used_at: Option<String>,
 }
 
 impl SourceItem {
     fn new(source: SourceStatistics) -> Self {
-        Self { name: source.name.to_string() }
+        let secret = |(position, at): (usize, Option<Timestamp>)| SecretItem { position, last_used_at: at.map(rfc3339_ms) };
+        Self {
+            name: source.name.to_string(),
+            kind: source.kind,
+            path: source.path,
+            last_received_at: source.last_received_at.map(rfc3339_ms),
+            counts: source.counts.into_iter().collect(),
+            secrets: source.secrets.into_iter().enumerate().map(secret).collect(),
+        }
     }
 }

@@ -14,14 +14,16 @@ use serde::Serialize;
 
 use super::{
     Api, body,
-    engine::{ADMIN, Kind, Steering, TargetStatus},
+    engine::{ADMIN, Steering},
     error::ApiError,
     jobs::Bulk,
     list::{self, Params},
 };
 use crate::{
     clock::{Timestamp, rfc3339_ms},
+    deliver::TargetStatus,
     envelope::Name,
+    jobs::Kind,
     store::{self, Backlog, Cause, Filter},
 };
 

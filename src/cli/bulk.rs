@@ -29,7 +29,7 @@ pub(super) struct Bulk {
 const ASK: Duration = Duration::from_millis(250);
 /// What a table shows of a job.
 pub(super) const COLUMNS: [&str; 11] =
-    ["started_at", "id", "kind", "state", "done", "total", "made", "failed", "rate", "finished_at", "error"];
+    ["started_at", "kind", "state", "done", "total", "made", "failed", "rate", "finished_at", "error", "id"];
 
 impl Bulk {
     /// Whether nothing is to be changed.

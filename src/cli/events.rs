@@ -85,8 +85,22 @@ pub(super) fn tell_delivery(delivery: &Value) {
     let names =
         ["id", "event", "event_id", "source", "type", "target", "rule", "state", "cause", "error", "attempts", "next_attempt_at"];
     output::facts(delivery, &names);
+    tell_marks(delivery);
     let log = delivery["log"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !log.is_empty() {
         output::list(log, &["number", "started_at", "latency_ms", "outcome", "status", "error", "detail", "response"]);
+    }
+}
+
+/// Prints what is out of the ordinary about a delivery.
+fn tell_marks(delivery: &Value) {
+    for (name, meaning) in [("replayed", "made by a replay"), ("out_of_order", "retried out of the order of its key")] {
+        if delivery[name] == true {
+            output::line(meaning);
+        }
+    }
+    if delivery["resolved"].is_object() {
+        let (at, note) = (output::cell(&delivery["resolved"], "at"), output::cell(&delivery["resolved"], "note"));
+        output::line(&format!("resolved at {at}: {note}"));
     }
 }

@@ -34,7 +34,7 @@ fn row(source: &Value) -> Vec<String> {
     row
 }
 
-/// `accepted 3, invalid_signature 1`.
+/// `success 3, invalid_signature 1`.
 fn counts(counts: &Value) -> String {
     let counts = counts.as_object().into_iter().flatten();
     let counts: Vec<_> = counts.filter(|(_, count)| **count != 0).map(|(word, count)| format!("{word} {count}")).collect();
@@ -58,10 +58,10 @@ mod tests {
     fn counts_and_secrets_fit_a_cell() {
         let source = json!({
             "name": "interactor", "kind": "interactor", "path": "/webhooks/interactor", "last_received_at": null,
-            "counts": {"accepted": 3, "duplicate": 0, "invalid_signature": 1},
-            "secrets": [{"position": 1, "last_used_at": "2026-01-20T12:00:00.000Z"}, {"position": 2, "last_used_at": null}],
+            "counts": {"success": 3, "duplicate": 0, "invalid_signature": 1},
+            "secrets": [{"position": 0, "last_used_at": "2026-01-20T12:00:00.000Z"}, {"position": 1, "last_used_at": null}],
         });
-        assert_eq!(row(&source)[3..], ["-", "accepted 3, invalid_signature 1", "1: 2026-01-20T12:00:00.000Z, 2: -"]);
+        assert_eq!(row(&source)[3..], ["-", "success 3, invalid_signature 1", "0: 2026-01-20T12:00:00.000Z, 1: -"]);
         assert_eq!(row(&json!({"name": "x"}))[1..], ["-", "-", "-", "-", "-"]);
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     PROBLEMS_MAX,
     decode::{Context, nearest},
-    tree::{Key, Lines, Node, Place},
+    tree::{Key, Lines, Node, Place, Value},
 };
 
 /// The relay's own source, which tells what it does (`relay.**`).
@@ -40,6 +40,29 @@ pub(super) fn check(root: &Node, cx: &mut Context) {
         declared.destination(target, "`unmatched`", &mut used, cx);
     }
     declared.unused(&used, cx);
+    untold(root, cx);
+}
+
+/// Warns when no rule sends the relay's own events anywhere: nobody would be told of dead letters. A file in which anything is wrong has
+/// other worries.
+fn untold(root: &Node, cx: &mut Context) {
+    let sends = |rule: &&Node| rule.get("to").is_some_and(|to| !one_or_more(to).iter().all(|target| is_empty_list(target)));
+    let is_own = |source: &Node| source.text() == Some(RESERVED);
+    let of_own = |rule: &&Node| {
+        let sources = rule.get("match").and_then(|matches| matches.get("source")).map(one_or_more);
+        sources.is_some_and(|sources| sources.into_iter().any(is_own))
+    };
+    let mut sending = items(root, "rules").iter().filter(sends).peekable();
+    let rules = root.entries().iter().map(|(key, _)| key).find(|key| key.name == "rules");
+    let Some(rules) = rules.filter(|_| sending.peek().is_some() && !cx.failed()) else { return };
+    if !sending.any(|rule| of_own(&rule)) {
+        cx.warning("untold", rules.place, "nobody is told when a delivery is given up or a target breaks")
+            .help("add a rule such as {name: tell-ops, match: {source: hookyard}, to: [ops]}");
+    }
+}
+
+fn is_empty_list(node: &Node) -> bool {
+    matches!(&node.value, Value::List(items) if items.is_empty())
 }
 
 fn items<'n>(root: &'n Node, section: &str) -> &'n [Node] {

@@ -341,7 +341,7 @@ mod tests {
 
     /// A source and its statistics, known from noon.
     fn bench() -> (Vec<Source>, Statistics, Clock) {
-        let (sources, clock) = (agents(r#"["new", "old"]"#), Clock::manual("2026-01-20T12:00:00Z"));
+        let (sources, clock) = (agents(r#"["fresh", "stale"]"#), Clock::manual("2026-01-20T12:00:00Z"));
         let statistics = Statistics::new(&sources, &sealer());
         statistics.restore(&sources, None, clock.now());
         (sources, statistics, clock)
@@ -354,8 +354,8 @@ mod tests {
         statistics.accepted(0, &taken(), clock.now());
         statistics.refused(0, Code::InvalidSignature, clock.now());
         let kept = statistics.changed(&sources).unwrap();
-        assert!(!kept.contains("old") && statistics.changed(&sources).is_none());
-        let rotated = agents(r#"["newest", "old", "new"]"#);
+        assert!(!kept.contains("stale") && statistics.changed(&sources).is_none());
+        let rotated = agents(r#"["newest", "stale", "fresh"]"#);
         let after = Statistics::new(&rotated, &sealer());
         after.restore(&rotated, Some(&kept), clock.now());
         let read = after.read(&rotated).remove(0);

@@ -49,8 +49,23 @@ fn shown(job: &Job) -> Value {
 
 /// What a filter says; what it does not say is left out.
 fn filter(filter: &Filter) -> Value {
-    let Filter { source, r#type, target, state, targets, cause, resolved, matched, event, since, until, code, page: _, limit: _ } =
-        filter;
+    let Filter {
+        source,
+        except_source,
+        r#type,
+        target,
+        state,
+        targets,
+        cause,
+        resolved,
+        matched,
+        event,
+        since,
+        until,
+        code,
+        page: _,
+        limit: _,
+    } = filter;
     let (among, not_among) = match targets {
         Some(Targets::Among(names)) => (Some(names), None),
         Some(Targets::NotAmong(names)) => (None, Some(names)),
@@ -61,6 +76,7 @@ fn filter(filter: &Filter) -> Value {
     let time = |at: &Timestamp| Value::from(at.to_string());
     let said = [
         ("source", source.as_ref().map(text)),
+        ("except_source", except_source.as_ref().map(text)),
         ("type", r#type.as_ref().map(text)),
         ("target", target.as_ref().map(text)),
         ("state", state.map(|state| Value::from(state.word()))),
@@ -127,6 +143,7 @@ fn read_filter(kept: &Value) -> Option<Filter> {
         let text = || value.as_str().map(str::to_owned);
         match key.as_str() {
             "source" => filter.source = Some(text()?),
+            "except_source" => filter.except_source = Some(text()?),
             "type" => filter.r#type = Some(text()?),
             "target" => filter.target = Some(text()?),
             "state" => filter.state = Some(store::State::parse(value.as_str()?)?),

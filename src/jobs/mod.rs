@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::{
     clock::{Clock, Timestamp, to_ms},
+    deliver::Deliver,
     envelope::{DeliveryId, Name},
     route::Router,
     store::{self, Filter, N_MAX, Store},
@@ -118,10 +119,28 @@ pub struct Parts {
     pub router: Arc<Router>,
     /// What time it is.
     pub clock: Clock,
-    /// Tells lanes that the store may hold due deliveries for them.
-    pub wake: Box<dyn Fn(&[Name]) + Send + Sync>,
+    /// What they make work for, or take it from.
+    pub lanes: Arc<dyn Lanes>,
     /// Cancelled when the relay stops: jobs end where they are, and go on after the next start.
     pub stop: CancellationToken,
+}
+
+/// The lanes, as jobs see them.
+pub trait Lanes: Send + Sync {
+    /// The store may hold due deliveries for `targets` that it told nobody of.
+    fn wake(&self, targets: &[Name]);
+    /// Those of `ids` that wait in hand were cancelled.
+    fn forget(&self, ids: &[DeliveryId]);
+}
+
+impl Lanes for Deliver {
+    fn wake(&self, targets: &[Name]) {
+        self.wake(targets);
+    }
+
+    fn forget(&self, ids: &[DeliveryId]) {
+        self.forget(ids);
+    }
 }
 
 /// Jobs that work at once; further ones wait for their turn.
@@ -280,6 +299,28 @@ impl Jobs {
 }
 
 impl Job {
+    /// A job that has just begun, for tests of others.
+    #[cfg(test)]
+    pub(crate) fn sample(kind: Kind, id: &str, at: Timestamp) -> Self {
+        Self {
+            id: id.to_owned(),
+            kind,
+            filter: Filter::default(),
+            rate: None,
+            by: "admin".to_owned(),
+            state: State::Running,
+            total: 2,
+            done: 0,
+            made: 0,
+            failed: 0,
+            started_at: at,
+            finished_at: None,
+            error: None,
+            cursor: 0,
+            end: 0,
+        }
+    }
+
     fn finish(&mut self, state: State, at: Timestamp) {
         self.state = state;
         self.finished_at = Some(at);

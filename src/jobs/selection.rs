@@ -4,7 +4,7 @@ use super::Kind;
 use crate::{
     envelope::{DeliveryId, EventUid},
     route::OWN_SOURCE,
-    store::{self, Delivery, DeliveryRow, EventRow, Filter, N_MAX, Page, State, Store},
+    store::{self, Delivery, DeliveryRow, Filter, N_MAX, Page, State, Store},
 };
 
 /// Rows read at once to be counted.
@@ -17,7 +17,7 @@ pub(super) enum Selection {
     Nothing,
     /// Deliveries.
     Deliveries(Filter),
-    /// Events, whatever became of them.
+    /// Events, whatever became of them; the relay's own only where they are asked for.
     Events(Filter),
     /// Events with a delivery among these.
     EventsOf(Filter),
@@ -25,7 +25,10 @@ pub(super) enum Selection {
 
 impl Selection {
     pub(super) fn new(kind: &Kind, filter: &Filter) -> Self {
-        let filter = filter.clone();
+        let mut filter = filter.clone();
+        if matches!(kind, Kind::Replay { .. }) && filter.source.is_none() {
+            filter.except_source = Some(OWN_SOURCE.to_owned());
+        }
         match (kind, filter.state) {
             (Kind::Retry, None | Some(State::Dead)) => {
                 Self::Deliveries(Filter { state: Some(State::Dead), resolved: Some(false), ..filter })
@@ -54,11 +57,7 @@ pub(super) async fn count(store: &dyn Store, kind: &Kind, filter: &Filter) -> st
     match Selection::new(kind, filter) {
         Selection::Nothing => Ok(0),
         Selection::Deliveries(filter) => store.count_deliveries(filter).await,
-        Selection::Events(filter) if filter.source.is_some() => store.count_events(filter).await,
-        Selection::Events(filter) => {
-            let own = Filter { source: Some(OWN_SOURCE.to_owned()), ..filter.clone() };
-            Ok(store.count_events(filter).await?.saturating_sub(store.count_events(own).await?))
-        }
+        Selection::Events(filter) => store.count_events(filter).await,
         Selection::EventsOf(filter) => distinct(store, &filter).await,
     }
 }
@@ -93,8 +92,7 @@ pub(super) async fn events(
     let seq = DeliveryId::at(0, after).event.seq;
     let rows = store.events(Filter { page: Page::After(seq), limit, ..filter.clone() }).await?;
     let last = rows.last().map(|row| behind(row.uid));
-    let wanted = |row: &EventRow| is_wanted(row.envelope.source.as_str(), filter);
-    Ok((rows.iter().filter(|row| wanted(row)).map(|row| row.uid).collect(), last))
+    Ok((rows.iter().map(|row| row.uid).collect(), last))
 }
 
 /// Likewise, of events by their deliveries; each once.
@@ -106,8 +104,7 @@ pub(super) async fn events_of(
 ) -> store::Result<(Vec<EventUid>, Option<i64>)> {
     let rows = deliveries(store, filter, after, limit).await?;
     let last = rows.last().map(|row| behind(row.delivery.id.event));
-    let wanted = rows.iter().filter(|row| is_wanted(&row.source, filter));
-    let mut events: Vec<EventUid> = wanted.map(|row| row.delivery.id.event).collect();
+    let mut events: Vec<EventUid> = rows.iter().map(|row| row.delivery.id.event).collect();
     events.dedup();
     Ok((events, last))
 }
@@ -115,9 +112,4 @@ pub(super) async fn events_of(
 /// The place behind all deliveries of `event`, those that a replay makes of it too.
 fn behind(event: EventUid) -> i64 {
     DeliveryId { event, n: N_MAX }.place()
-}
-
-/// The relay's own events are taken up only where they are asked for.
-fn is_wanted(source: &str, filter: &Filter) -> bool {
-    source != OWN_SOURCE || filter.source.as_deref() == Some(OWN_SOURCE)
 }

@@ -33,8 +33,25 @@ struct Bench {
     clock: Clock,
     jobs: Arc<Jobs>,
     stop: CancellationToken,
-    woken: Arc<AtomicUsize>,
+    told: Arc<Told>,
     folder: tempfile::TempDir,
+}
+
+/// How much the lanes were told.
+#[derive(Default)]
+struct Told {
+    woken: AtomicUsize,
+    forgotten: AtomicUsize,
+}
+
+impl Lanes for Told {
+    fn wake(&self, targets: &[Name]) {
+        self.woken.fetch_add(targets.len(), Ordering::Relaxed);
+    }
+
+    fn forget(&self, ids: &[DeliveryId]) {
+        self.forgotten.fetch_add(ids.len(), Ordering::Relaxed);
+    }
 }
 
 impl Bench {
@@ -44,9 +61,9 @@ impl Bench {
 
     async fn over(folder: tempfile::TempDir, clock: Clock) -> Self {
         let store: Arc<dyn Store> = sqlite::open(&folder.path().join("store"), clock.clone()).await.unwrap();
-        let (stop, woken) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-        let jobs = start(&store, &clock, &stop, &woken).await;
-        Self { store, clock, jobs, stop, woken, folder }
+        let (stop, told) = (CancellationToken::new(), Arc::<Told>::default());
+        let jobs = start(&store, &clock, &stop, &told).await;
+        Self { store, clock, jobs, stop, told, folder }
     }
 
     /// As the relay stops and starts.
@@ -126,16 +143,15 @@ impl Bench {
     }
 }
 
-async fn start(store: &Arc<dyn Store>, clock: &Clock, stop: &CancellationToken, woken: &Arc<AtomicUsize>) -> Arc<Jobs> {
+async fn start(store: &Arc<dyn Store>, clock: &Clock, stop: &CancellationToken, told: &Arc<Told>) -> Arc<Jobs> {
     let file = config::File { path: "routes.yaml".into(), text: ROUTES.to_owned() };
     let loaded = config::parse(file, &|_: &str| None);
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.problems));
-    let woken = woken.clone();
     let parts = Parts {
         store: store.clone(),
-        router: Arc::new(Router::new(config.rules, config.unmatched)),
+        router: Arc::new(Router::new(config.rules, config.unmatched, Vec::new())),
         clock: clock.clone(),
-        wake: Box::new(move |targets| _ = woken.fetch_add(targets.len(), Ordering::Relaxed)),
+        lanes: told.clone(),
         stop: stop.clone(),
     };
     Jobs::start(parts).await.unwrap()
@@ -164,7 +180,7 @@ async fn dead_letters_are_retried_by_filter_but_not_settled_ones() {
     let job = bench.finished(&job).await;
     assert_eq!((job.state, counts(&job)), (State::Done, (239, 239, 239, 0)));
     assert_eq!((bench.in_state(Stored::Dead).await, bench.in_state(Stored::Pending).await), (4, 249));
-    assert!(0 < bench.woken.load(Ordering::Relaxed));
+    assert!(0 < bench.told.woken.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
@@ -176,6 +192,7 @@ async fn what_waits_is_cancelled_by_filter() {
     let job = bench.begin(Kind::Cancel, filter.clone(), None).await;
     assert_eq!(counts(&bench.finished(&job).await), (100, 100, 100, 0));
     assert_eq!((bench.in_state(Stored::Cancelled).await, bench.in_state(Stored::Dead).await), (100, 20));
+    assert_eq!(bench.told.forgotten.load(Ordering::Relaxed), 100);
     // A final state has nothing to cancel, and nothing else is cancelled instead.
     let done = Filter { state: Some(Stored::Dead), ..filter };
     assert_eq!(bench.jobs.count(&Kind::Cancel, &done).await.unwrap(), 0);
@@ -331,7 +348,7 @@ async fn a_job_reads_as_promised() {
     let bench = Bench::new().await;
     let filter = Filter { state: Some(Stored::Dead), since: Some(bench.clock.now()), ..Filter::default() };
     let job = Job { id: "job_1".to_owned(), ..bench.begin(Kind::Replay { target: Some("crm".into()) }, filter, Some(5)).await };
-    insta::assert_snapshot!(serde_json::to_string(&job).unwrap(), @"");
+    insta::assert_snapshot!(serde_json::to_string(&job).unwrap(), @r#"{"id":"job_1","kind":"replay","to":"crm","filter":{"state":"dead","since":"2026-01-20T12:00:00Z"},"rate":5,"by":"admin","state":"running","total":0,"done":0,"made":0,"failed":0,"started_at":"2026-01-20T12:00:00.000Z","finished_at":null,"error":null}"#);
     assert_eq!(kept::read(&kept::write(&job)), Some(job));
     for bad in ["", "{}", r#"{"id": "job_1"}"#] {
         assert_eq!(kept::read(bad), None, "{bad}");

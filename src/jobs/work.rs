@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::{Timestamp, later},
-    envelope::{EventUid, Name},
+    envelope::{DeliveryId, EventUid, Name},
     store::{self, DeliveryRow, Error, NewDelivery},
 };
 
@@ -91,7 +91,7 @@ impl Walk<'_> {
     fn wake(&self, step: &Step) {
         let targets: Vec<Name> = step.targets.iter().cloned().collect();
         if !targets.is_empty() {
-            (self.jobs.parts.wake)(&targets);
+            self.jobs.parts.lanes.wake(&targets);
         }
     }
 
@@ -179,11 +179,17 @@ impl Walk<'_> {
         let ids = rows.iter().map(|row| row.delivery.id).collect();
         let changed = match job.kind {
             Kind::Retry => store.retry(ids, now).await?,
-            _ => store.cancel(ids, now).await?,
+            _ => self.cancel(ids, now).await?,
         };
         step.made += changed.len() as u64;
         step.targets = rows.into_iter().map(|row| row.delivery.target).collect();
         Ok(step)
+    }
+
+    async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> store::Result<Vec<DeliveryId>> {
+        let cancelled = self.jobs.parts.store.cancel(ids, now).await?;
+        self.jobs.parts.lanes.forget(&cancelled);
+        Ok(cancelled)
     }
 
     /// Leaves out what died again since the job began: the former run retried it, but could not keep that it had. Answers how many.
@@ -203,7 +209,7 @@ impl Walk<'_> {
 
     /// Replays a page of events; `last` is the place behind the last one that was looked at.
     async fn events(&self, job: &Job, mut events: Vec<EventUid>, last: Option<i64>) -> store::Result<Step> {
-        let ours = |event: &EventUid| event.seq <= crate::envelope::DeliveryId::at(0, job.end).event.seq;
+        let ours = |event: &EventUid| event.seq <= DeliveryId::at(0, job.end).event.seq;
         events.retain(ours);
         let mut step = Step { cursor: last.filter(|last| *last <= job.end), ..Step::default() };
         for event in events {
@@ -222,7 +228,10 @@ impl Walk<'_> {
         let mut envelope = row.envelope;
         envelope.replayed = true;
         let deliveries = match &job.kind {
-            Kind::Replay { target: Some(target) } => vec![NewDelivery::to(target.clone())],
+            Kind::Replay { target: Some(target) } => {
+                let order_key = parts.router.order_key(&envelope, target);
+                vec![NewDelivery { order_key, ..NewDelivery::to(target.clone()) }]
+            }
             _ => parts.router.plan(&envelope).deliveries,
         };
         if deliveries.is_empty() {

@@ -56,6 +56,8 @@ pub enum Targets {
 pub struct Filter {
     /// Only from this source.
     pub source: Option<String>,
+    /// Only from other sources than this (events, deliveries).
+    pub except_source: Option<String>,
     /// Only of this event type: exact.
     pub r#type: Option<String>,
     /// Only to this target (deliveries), or with a delivery to it (events).
@@ -88,6 +90,7 @@ impl Default for Filter {
     fn default() -> Self {
         Self {
             source: None,
+            except_source: None,
             r#type: None,
             target: None,
             state: None,

@@ -20,6 +20,7 @@ mod inbound_limits;
 mod inbound_standard;
 mod inbound_trigger;
 mod metrics;
+mod operate;
 mod outbound;
 mod policy;
 mod quarantine;

@@ -148,6 +148,7 @@ pub(super) fn count_events(conn: &Connection, filter: &Filter) -> rusqlite::Resu
 fn of_events(filter: &Filter) -> Where {
     let mut clauses = Where::default();
     clauses.equals("e.source", filter.source.as_deref());
+    except_source(&mut clauses, filter);
     clauses.equals("e.type", filter.r#type.as_deref());
     clauses.between("e.received_at", filter.since, filter.until);
     match filter.matched {
@@ -157,6 +158,12 @@ fn of_events(filter: &Filter) -> Where {
     }
     sent(&mut clauses, filter);
     clauses
+}
+
+fn except_source(clauses: &mut Where, filter: &Filter) {
+    if let Some(source) = &filter.except_source {
+        clauses.and("e.source <> ?", [source.clone().into()]);
+    }
 }
 
 /// Only events with a delivery of which `filter` says target and state.
@@ -199,6 +206,7 @@ pub(super) fn count_deliveries(conn: &Connection, reading: &Reading, filter: &Fi
 fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     let mut clauses = Where::default();
     clauses.equals("e.source", filter.source.as_deref());
+    except_source(&mut clauses, filter);
     clauses.equals("e.type", filter.r#type.as_deref());
     clauses.between("d.created_at", filter.since, filter.until);
     clauses.equals("t.name", filter.target.as_deref());
