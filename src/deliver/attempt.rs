@@ -224,8 +224,14 @@ pub(super) struct Settled {
     pub(super) template_failed: bool,
 }
 
+/// A template by which tests break an attempt from within.
+#[cfg(test)]
+pub(super) const BUG: &str = "a bug of ours";
+
 /// Makes the next attempt of `due` at `destination`.
 pub(super) async fn make(destination: &Destination, http: &Http, templates: &Templates, clock: &Clock, due: &Due) -> Made {
+    #[cfg(test)]
+    assert_ne!(due.delivery.template.as_deref(), Some(BUG), "a bug of ours");
     let began = Instant::now();
     let at = clock.now();
     let event = envelope(due);

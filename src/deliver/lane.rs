@@ -218,14 +218,15 @@ impl Lane {
     /// The next time by the clock at which there is something to do. A time that has passed since it was looked at wakes
     /// at once, unless only a free slot can move things on.
     fn wake_at(&self) -> Option<Timestamp> {
-        if let Gate::Shut { until, .. } = self.gate() {
-            return until;
+        match self.gate() {
+            Gate::Shut { until, .. } => return until,
+            Gate::Open(limit) if limit <= self.attempts.len() => return None,
+            Gate::Open(_) | Gate::Probe => {}
         }
         let state = self.inbox.state();
-        let paced = self.paced_until.filter(|_| state.has_more());
         let next_due = state.next_due.filter(|_| self.may_fetch(&state));
         let urgent = state.urgent_at.filter(|_| self.may_fetch_urgently());
-        [paced, next_due, urgent].into_iter().flatten().min()
+        [self.paced_until, next_due, urgent].into_iter().flatten().min()
     }
 
     /// When the lease changes what may be done: first nothing new, then nothing at all. Without a lease, no time of its own.

@@ -46,6 +46,8 @@ mod signing;
 mod status;
 
 #[cfg(test)]
+mod lane_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -371,6 +373,12 @@ impl Deliver {
         if let Some(keeper) = keeper {
             let _ = keeper.await;
         }
+    }
+
+    /// Whether no lane has anything in hand.
+    #[cfg(test)]
+    fn inboxes_are_empty(&self) -> bool {
+        self.desks.iter().all(|desk| !desk.inbox.state().has_more())
     }
 
     fn desk(&self, target: &Name) -> Option<&Arc<Desk>> {

@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 use super::{Defaults, Deliver, Destination, Parts};
 use crate::{
     announce::{Announcer, Notice},
-    clock::{Clock, Timestamp},
+    clock::{Clock, Timestamp, later},
     config::{
         AllowTarget, Problem, Severity,
         decode::{Context, Decode},
@@ -26,7 +26,7 @@ use crate::{
     envelope::{DeliveryId, Envelope, EventUid, Name, tests::sample},
     store::{
         self, Accepted, Attempt, Backlog, Committed, Delivery, DeliveryRow, Due, EventRow, Filter, NewDelivery, NewEvent,
-        NewRejection, Next, OnCommit, Pruned, Rejection, Retention, Retried, State, Store,
+        NewRejection, Next, OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Retention, Retried, State, Store,
     },
     telemetry::Metrics,
 };
@@ -250,27 +250,48 @@ pub(crate) struct MemoryStore {
     listener: Mutex<Option<Arc<dyn OnCommit>>>,
     /// Refuses writes while set.
     pub(crate) full: AtomicBool,
-    /// Panics at the next write.
-    pub(crate) panic_once: AtomicBool,
     pub(crate) most_read: AtomicUsize,
+    /// Reads of due deliveries.
+    pub(crate) reads: AtomicUsize,
+    pub(crate) kept: Mutex<BTreeMap<String, String>>,
+    /// How long a lease lasts that is given now; `None`: as long as is asked for.
+    pub(crate) lease: Mutex<Option<Duration>>,
+    pub(crate) released: AtomicBool,
 }
 
 impl MemoryStore {
     pub(crate) fn commit(&self, envelope: Envelope, targets: &[&str], template: Option<&str>, now: Timestamp) {
+        let planned =
+            |target: &&str| NewDelivery { template: template.map(str::to_owned), ..NewDelivery::to(Name::from(*target)) };
+        self.commit_planned(envelope, targets.iter().map(planned).collect(), now);
+    }
+
+    /// Commits an event on its way as `planned`; its place in commit order.
+    pub(crate) fn commit_planned(&self, envelope: Envelope, planned: Vec<NewDelivery>, now: Timestamp) -> i64 {
         let envelope = Arc::new(envelope);
         let mut rows = self.rows.lock().unwrap();
         let uid = EventUid { salt: 7, seq: rows.keys().last().map_or(1, |id| id.event.seq + 1) };
-        let delivery = |(n, target): (usize, &&str)| {
-            let id = DeliveryId { event: uid, n: u32::try_from(n).unwrap() + 1 };
-            let planned = NewDelivery { template: template.map(str::to_owned), ..NewDelivery::to(Name::from(*target)) };
-            Delivery::new(id, planned, now)
-        };
-        let deliveries: Vec<_> = targets.iter().enumerate().map(delivery).collect();
+        let delivery = |(n, planned)| Delivery::new(DeliveryId { event: uid, n }, planned, now);
+        let deliveries: Vec<_> = (1..).zip(planned).map(delivery).collect();
         rows.extend(deliveries.iter().map(|it| (it.id, Due { delivery: it.clone(), envelope: envelope.clone() })));
         drop(rows);
         if let Some(listener) = &*self.listener.lock().unwrap() {
             listener.committed(vec![Committed { uid, envelope, deliveries }]);
         }
+        uid.seq
+    }
+
+    /// The delivery of the event committed as number `seq`.
+    pub(crate) fn delivery(&self, seq: i64) -> Delivery {
+        self.rows.lock().unwrap()[&DeliveryId { event: EventUid { salt: 7, seq }, n: 1 }].delivery.clone()
+    }
+
+    /// As a person's retry leaves it.
+    pub(crate) fn retry_by_hand(&self, seq: i64, now: Timestamp) {
+        let mut rows = self.rows.lock().unwrap();
+        let row = &mut rows.get_mut(&DeliveryId { event: EventUid { salt: 7, seq }, n: 1 }).unwrap().delivery;
+        row.out_of_order = row.order_key.take().is_some();
+        (row.state, row.due_at, row.first_attempt_at, row.uncounted) = (State::Pending, Some(now), None, row.attempts);
     }
 
     pub(crate) fn states(&self, state: State) -> usize {
@@ -293,7 +314,11 @@ impl MemoryStore {
 
     fn settle(row: &mut Delivery, attempt: &Attempt) {
         row.attempts = attempt.number;
-        row.first_attempt_at.get_or_insert(attempt.started_at);
+        if !attempt.counts {
+            row.uncounted += 1;
+        } else if row.first_attempt_at.is_none() {
+            (row.first_attempt_at, row.stood_still_ms) = (Some(attempt.started_at), attempt.stood_still_ms);
+        }
         row.error.clone_from(&attempt.error);
         row.body = row.body.take().or(attempt.rendered.clone());
         (row.state, row.due_at, row.cause) = match attempt.next {
@@ -311,7 +336,6 @@ impl Store for MemoryStore {
     }
 
     async fn record(&self, attempts: Vec<Attempt>) -> store::Result<()> {
-        assert!(!self.panic_once.swap(false, Ordering::SeqCst), "a bug of ours");
         if self.full.load(Ordering::SeqCst) {
             return Err(store::Error::Full("no space".into()));
         }
@@ -328,13 +352,16 @@ impl Store for MemoryStore {
 
     async fn due(&self, target: &Name, now: Timestamp, limit: u32, except: Vec<DeliveryId>) -> store::Result<Vec<Due>> {
         let rows = self.rows.lock().unwrap();
-        let mut due: Vec<_> = rows
-            .values()
-            .filter(|row| row.delivery.target == *target && row.delivery.due_at.is_some_and(|at| at <= now))
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let waiting = rows.values().filter(|row| row.delivery.target == *target && row.delivery.state == State::Pending);
+        let mut keys = std::collections::HashSet::new();
+        let heads = waiting.filter(|row| row.delivery.order_key.is_none_or(|key| keys.insert(key)));
+        let mut due: Vec<_> = heads
+            .filter(|row| row.delivery.due_at.is_some_and(|at| at <= now))
             .filter(|row| except.binary_search(&row.delivery.id).is_err())
             .cloned()
             .collect();
-        due.sort_by_key(|row| (row.delivery.due_at, row.delivery.id));
+        due.sort_by_key(|row| (row.delivery.severity != store::Severity::Critical, row.delivery.due_at, row.delivery.id));
         due.truncate(usize::try_from(limit).unwrap());
         self.most_read.fetch_max(due.len() + except.len(), Ordering::SeqCst);
         Ok(due)
@@ -342,9 +369,11 @@ impl Store for MemoryStore {
 
     async fn next_due(&self, target: &Name, except: Vec<DeliveryId>) -> store::Result<Option<Timestamp>> {
         let rows = self.rows.lock().unwrap();
-        let waiting =
-            rows.values().filter(|row| row.delivery.target == *target && except.binary_search(&row.delivery.id).is_err());
-        Ok(waiting.filter_map(|row| row.delivery.due_at).min())
+        let waiting = rows.values().filter(|row| row.delivery.target == *target && row.delivery.state == State::Pending);
+        let mut keys = std::collections::HashSet::new();
+        let heads = waiting.filter(|row| row.delivery.order_key.is_none_or(|key| keys.insert(key)));
+        let free = heads.filter(|row| except.binary_search(&row.delivery.id).is_err());
+        Ok(free.filter_map(|row| row.delivery.due_at).min())
     }
 
     async fn accept(&self, _: NewEvent) -> store::Result<Accepted> {
@@ -380,17 +409,30 @@ impl Store for MemoryStore {
     async fn prune(&self, _: Timestamp, _: Retention, _: Vec<(Name, Timestamp)>) -> store::Result<Pruned> {
         Err(store::Error::Closed)
     }
-    async fn setting(&self, _: &str) -> store::Result<Option<String>> {
-        Err(store::Error::Closed)
+    async fn setting(&self, key: &str) -> store::Result<Option<String>> {
+        Ok(self.kept.lock().unwrap().get(key).cloned())
     }
-    async fn set_setting(&self, _: &str, _: String) -> store::Result<()> {
-        Err(store::Error::Closed)
+    async fn set_setting(&self, key: &str, value: String) -> store::Result<()> {
+        self.kept.lock().unwrap().insert(key.to_owned(), value);
+        Ok(())
     }
-    async fn own_shards(&self, _: store::OwnerId, _: Timestamp, _: Duration) -> store::Result<Vec<store::Owned>> {
-        Err(store::Error::Closed)
+    async fn own_shards(&self, _: OwnerId, now: Timestamp, lease: Duration) -> store::Result<Vec<Owned>> {
+        let lease = self.lease.lock().unwrap().unwrap_or(lease);
+        if lease.is_zero() {
+            return Err(store::Error::Full("no space".into()));
+        }
+        Ok((0..store::SHARDS).map(|shard| Owned { shard, epoch: 3, until: later(now, lease) }).collect())
     }
-    async fn release_shards(&self, _: store::OwnerId) -> store::Result<()> {
-        Err(store::Error::Closed)
+    async fn release_shards(&self, _: OwnerId) -> store::Result<()> {
+        self.released.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+    async fn adopt(&self, old: &Name, new: &Name) -> store::Result<u64> {
+        let mut rows = self.rows.lock().unwrap();
+        let slice: Vec<_> = rows.values_mut().filter(|row| row.delivery.target == *old).take(100).collect();
+        let count = slice.len();
+        slice.into_iter().for_each(|row| row.delivery.target = new.clone());
+        Ok(u64::try_from(count).unwrap())
     }
     async fn retry(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
         Err(store::Error::Closed)
@@ -398,13 +440,10 @@ impl Store for MemoryStore {
     async fn cancel(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
         Err(store::Error::Closed)
     }
-    async fn resolve(&self, _: DeliveryId, _: store::Resolution) -> store::Result<bool> {
+    async fn resolve(&self, _: DeliveryId, _: Resolution) -> store::Result<bool> {
         Err(store::Error::Closed)
     }
     async fn replay(&self, _: EventUid, _: Vec<NewDelivery>, _: &str, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
-        Err(store::Error::Closed)
-    }
-    async fn adopt(&self, _: &Name, _: &Name) -> store::Result<u64> {
         Err(store::Error::Closed)
     }
     async fn count_deliveries(&self, _: Filter) -> store::Result<u64> {

@@ -500,7 +500,7 @@ pub struct Backlog {
     pub waiting: u64,
     /// When the oldest of them was planned.
     pub oldest_at: Option<Timestamp>,
-    /// Dead letters.
+    /// Dead letters that nobody has settled.
     pub dead: u64,
 }
 
@@ -550,7 +550,9 @@ pub trait Store: Send + Sync {
 
     /// Records attempts and what they leave their deliveries as, in one commit. A delivery that is final stays as it is,
     /// but the attempt is kept. An attempt recorded again (same number, same start) changes nothing; another one under a
-    /// number that is taken gets the next free one. Attempts of deliveries that are not held are dropped.
+    /// number that is taken gets the next free one. Attempts of deliveries that are not held are dropped. One that does not
+    /// count ([`Attempt::counts`]) is counted apart and begins no clock. A failure of a former owner ([`Attempt::epoch`]) is
+    /// kept and changes nothing; a success settles like any other.
     async fn record(&self, attempts: Vec<Attempt>) -> Result<()>;
 
     /// Up to `limit` pending deliveries of `target` that are due at `now`, critical ones first, then earliest due first (then by
@@ -559,7 +561,8 @@ pub trait Store: Send + Sync {
     /// [`Store::next_due`] tells whether there are more.
     async fn due(&self, target: &Name, now: Timestamp, limit: u32, except: Vec<DeliveryId>) -> Result<Vec<Due>>;
 
-    /// When the next pending delivery of `target` falls due, `except` left out.
+    /// When the next pending delivery of `target` falls due; `except` is left out, and what stands behind an earlier one of its
+    /// order key.
     async fn next_due(&self, target: &Name, except: Vec<DeliveryId>) -> Result<Option<Timestamp>>;
 
     /// What waits and what is dead, by target; targets without either are left out.
@@ -593,8 +596,8 @@ pub trait Store: Send + Sync {
 
     /// Removes a bounded number of things that `retention` no longer keeps; call again while [`Pruned::more`].
     /// `held` names the targets that are held (paused, broken, or gone from `routes.yaml`) and since when: a delivery that has been
-    /// held for longer than [`Retention::events`] (from then or from its planning, whichever is later) becomes a dead letter,
-    /// cause `config`.
+    /// held for longer than [`Retention::events`] (from then or from when it was last due, whichever is later) becomes a dead
+    /// letter, cause `config`.
     /// Events with a delivery that is not final, or with an unresolved dead letter, stay whatever their age.
     async fn prune(&self, now: Timestamp, retention: Retention, held: Vec<(Name, Timestamp)>) -> Result<Pruned>;
 

@@ -22,6 +22,7 @@ mod inbound_trigger;
 mod metrics;
 mod operate;
 mod outbound;
+mod own_events;
 mod policy;
 mod quarantine;
 mod secrets;

@@ -73,7 +73,7 @@ impl Lane {
         let (store, target) = (self.store.clone(), self.name().clone());
         let now = self.parts.clock.now();
         let found = store.due(&target, now, u32::try_from(limit).unwrap_or(u32::MAX), except).await?;
-        let all = found.len() < limit;
+        let (all, brought) = (found.len() < limit, !found.is_empty());
         let all = self.take_in(found) && all;
         if !all {
             self.inbox.fall_behind(before);
@@ -81,6 +81,8 @@ impl Lane {
         }
         let except = claimed(&self.inbox.state());
         let next = store.next_due(&target, except).await?;
+        // What is due and does not come when it is asked for has to wait for something that the lane will be told of.
+        let next = next.filter(|at| brought || now < *at);
         let mut state = self.inbox.state();
         state.next_due = [state.next_due, next].into_iter().flatten().min();
         Ok(())

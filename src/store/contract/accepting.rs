@@ -226,3 +226,20 @@ pub(crate) async fn a_store_is_ready_until_it_is_closed(bench: Bench) {
     bench.store.close().await;
     assert!(matches!(bench.store.ready().await, Err(Error::Closed)));
 }
+
+pub(crate) async fn settings_are_listed_by_prefix_and_removed(bench: Bench) {
+    for key in ["job.2", "job.1", "job", "job/1", "lane.crm", "jöb", "zz"] {
+        bench.store.set_setting(key, format!("of {key}")).await.unwrap();
+    }
+    let keys = async |prefix| {
+        let rows = bench.store.settings(prefix).await.unwrap();
+        rows.into_iter().map(|(key, value)| (value == format!("of {key}")).then_some(key).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("job.").await, ["job.1", "job.2"]);
+    assert_eq!(keys("lane.%").await, Vec::<String>::new());
+    assert_eq!(keys("").await.len(), 7);
+    bench.store.remove_setting("job.1").await.unwrap();
+    bench.store.remove_setting("job.1").await.unwrap();
+    assert_eq!(keys("job.").await, ["job.2"]);
+    assert_eq!(bench.store.setting("job.1").await.unwrap(), None);
+}

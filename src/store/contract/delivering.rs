@@ -163,3 +163,33 @@ pub(crate) async fn large_bodies_come_in_portions(bench: Bench) {
     }
     assert_eq!(taken.len(), 10);
 }
+
+pub(crate) async fn an_attempt_that_does_not_count_burns_nothing(bench: Bench) {
+    let id = bench.planned("evt_1", "crm").await;
+    let retry = Next::Retry(bench.clock.now());
+    let uncounted = Attempt { counts: false, stood_still_ms: 7, ..bench.attempt(id, 1, retry) };
+    bench.store.record(vec![uncounted.clone(), uncounted]).await.unwrap();
+    let row = bench.delivery(id).await.unwrap();
+    assert_eq!((row.attempts, row.uncounted, row.first_attempt_at, row.stood_still_ms), (1, 1, None, 0));
+    bench.clock.advance(seconds(60));
+    let began = bench.clock.now();
+    for (number, stood_still_ms) in [(2, 5000), (3, 9000)] {
+        bench.store.record(vec![Attempt { stood_still_ms, ..bench.attempt(id, number, retry) }]).await.unwrap();
+        bench.clock.advance(seconds(1));
+    }
+    let row = bench.delivery(id).await.unwrap();
+    assert_eq!((row.attempts, row.uncounted, row.first_attempt_at, row.stood_still_ms), (3, 1, Some(began), 5000));
+    let counts: Vec<_> = bench.store.attempts(id.event).await.unwrap().iter().map(|attempt| attempt.counts).collect();
+    assert_eq!(counts, [false, true, true]);
+}
+
+pub(crate) async fn an_attempt_recorded_late_again_changes_nothing(bench: Bench) {
+    let id = bench.planned("evt_1", "crm").await;
+    let first = bench.attempt(id, 1, Next::Retry(clock_in(&bench, 5)));
+    bench.clock.advance(seconds(5));
+    let second = bench.attempt(id, 2, Next::Retry(clock_in(&bench, 60)));
+    bench.store.record(vec![first.clone(), second]).await.unwrap();
+    let before = bench.delivery(id).await;
+    bench.store.record(vec![first]).await.unwrap();
+    assert_eq!(bench.delivery(id).await, before);
+}

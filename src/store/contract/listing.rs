@@ -113,3 +113,26 @@ pub(crate) async fn lists_leave_bodies_out(bench: Bench) {
     assert_eq!(rows[0].delivery.body, None);
     assert_eq!((rows[0].source.as_str(), rows[0].r#type.as_str()), ("interactor", "credential.expired"));
 }
+
+pub(crate) async fn what_a_filter_selects_is_counted(bench: Bench) {
+    let first = bench.accept(bench.event("evt_1").to(&["crm", "n8n"])).await;
+    bench.accept(bench.event("evt_2").to(&["crm"])).await;
+    bench.accept(bench.event("evt_3")).await;
+    bench.recorded(DeliveryId { event: first, n: 1 }, 1, Next::Dead(Cause::Receiver)).await;
+    bench.recorded(DeliveryId { event: first, n: 2 }, 1, Next::Dead(Cause::Config)).await;
+    let filter = Filter { limit: 1, page: Page::Before(0), ..Filter::default() };
+    let deliveries = async |filter| bench.store.count_deliveries(filter).await.unwrap();
+    assert_eq!(deliveries(filter.clone()).await, 3);
+    assert_eq!(deliveries(Filter { target: Some("crm".into()), ..filter.clone() }).await, 2);
+    assert_eq!(deliveries(Filter { state: Some(State::Dead), ..filter.clone() }).await, 2);
+    assert_eq!(deliveries(Filter { cause: Some(Cause::Config), ..filter.clone() }).await, 1);
+    assert_eq!(deliveries(Filter { cause: Some(Cause::Internal), state: Some(State::Dead), ..filter.clone() }).await, 0);
+    assert_eq!(deliveries(Filter { resolved: Some(false), ..filter.clone() }).await, 2);
+    assert_eq!(deliveries(Filter { resolved: Some(true), ..filter.clone() }).await, 0);
+    let events = async |filter| bench.store.count_events(filter).await.unwrap();
+    assert_eq!(events(filter.clone()).await, 3);
+    assert_eq!(events(Filter { target: Some("crm".into()), ..filter.clone() }).await, 2);
+    assert_eq!(events(Filter { matched: Some(false), ..filter.clone() }).await, 1);
+    assert_eq!(events(Filter { matched: Some(true), ..filter.clone() }).await, 2);
+    assert_eq!(events(Filter { r#type: Some("no.such".into()), ..filter }).await, 0);
+}

@@ -17,6 +17,9 @@ use crate::{clock::Clock, envelope::tests::sample, sign::sha256};
 pub(crate) mod accepting;
 pub(crate) mod delivering;
 pub(crate) mod listing;
+pub(crate) mod ordering;
+pub(crate) mod owning;
+pub(crate) mod people;
 pub(crate) mod pruning;
 pub(crate) mod rejecting;
 
@@ -42,6 +45,7 @@ macro_rules! contract {
             one_bad_event_does_not_fail_the_others
             ids_of_another_store_are_not_found
             settings_are_kept
+            settings_are_listed_by_prefix_and_removed
             a_closed_store_says_so
             a_store_is_ready_until_it_is_closed
         );
@@ -56,6 +60,31 @@ macro_rules! contract {
             attempts_are_read_back_in_order
             the_backlog_counts_what_waits_and_what_is_dead
             large_bodies_come_in_portions
+            an_attempt_that_does_not_count_burns_nothing
+            an_attempt_recorded_late_again_changes_nothing
+        );
+        contract!(@ $open, ordering:
+            critical_ones_go_first
+            of_one_order_key_only_the_earliest_is_due
+            a_head_in_hand_or_retrying_holds_its_key
+            critical_ones_wait_for_their_own_key
+            a_lane_is_adopted_whole
+            what_is_adopted_waits_behind_a_head_of_its_key
+            forty_thousand_are_adopted_and_a_long_key_is_no_burden
+        );
+        contract!(@ $open, people:
+            a_retried_dead_letter_starts_anew
+            a_retry_goes_out_of_order_and_says_so
+            what_is_cancelled_is_final_and_releases_its_key
+            a_dead_letter_is_resolved_once
+            a_replay_makes_new_deliveries
+            a_step_of_a_replay_is_done_once
+            replays_never_use_an_id_twice
+        );
+        contract!(@ $open, owning:
+            a_lone_owner_holds_every_shard
+            shards_change_hands_when_released_or_at_lease_end
+            a_former_owners_failures_change_nothing
         );
         contract!(@ $open, listing:
             events_are_paged_both_ways
@@ -63,6 +92,7 @@ macro_rules! contract {
             deliveries_are_paged_both_ways
             deliveries_are_filtered
             lists_leave_bodies_out
+            what_a_filter_selects_is_counted
         );
         contract!(@ $open, pruning:
             finished_events_go_after_their_time
@@ -71,6 +101,8 @@ macro_rules! contract {
             a_seq_is_never_given_out_twice
             keys_outlive_their_events
             deliveries_of_targets_that_are_gone_are_given_up
+            a_lane_held_for_a_shorter_time_keeps_what_waits
+            resolved_dead_letters_are_finished
             a_hash_key_stays_while_its_event_is_held
             slices_say_when_more_is_left
             a_full_store_drops_finished_events_first

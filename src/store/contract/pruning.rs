@@ -113,6 +113,38 @@ pub(crate) async fn deliveries_of_targets_that_are_gone_are_given_up(bench: Benc
     assert_eq!((pruned.dead_letters, pruned.events), (1, 1));
 }
 
+pub(crate) async fn a_lane_held_for_a_shorter_time_keeps_what_waits(bench: Bench) {
+    let old = bench.planned("evt_1", "crm").await;
+    bench.clock.advance(days(20));
+    let (held_since, young) = (bench.clock.now(), bench.planned("evt_2", "crm").await);
+    let prune = async || {
+        let held = vec![("crm".into(), held_since)];
+        bench.store.prune(bench.clock.now(), KEEP, held).await.unwrap().given_up
+    };
+    bench.clock.advance(days(30));
+    assert_eq!(prune().await, 0, "30 days have not passed since it is held");
+    let retried = bench.planned("evt_3", "crm").await;
+    bench.recorded(retried, 1, Next::Dead(Cause::Receiver)).await;
+    bench.store.retry(vec![retried], bench.clock.now()).await.unwrap();
+    bench.clock.advance(seconds(1));
+    assert_eq!(prune().await, 2);
+    assert_eq!(bench.delivery(old).await.unwrap().cause, Some(Cause::Config));
+    assert_eq!(bench.delivery(young).await.unwrap().cause, Some(Cause::Config));
+    assert_eq!(bench.delivery(retried).await.unwrap().state, State::Pending, "it waits since a moment ago");
+}
+
+pub(crate) async fn resolved_dead_letters_are_finished(bench: Bench) {
+    let dead = bench.planned("evt_1", "crm").await;
+    bench.recorded(dead, 1, Next::Dead(Cause::Receiver)).await;
+    bench.clock.advance(days(31));
+    assert_eq!(bench.prune(KEEP, &[]).await.events, 0);
+    let resolution = Resolution { at: bench.clock.now(), note: "seen".into() };
+    assert!(bench.store.resolve(dead, resolution).await.unwrap());
+    let pruned = bench.prune(KEEP, &[]).await;
+    assert_eq!((pruned.events, pruned.dead_letters), (1, 0));
+    assert!(!bench.holds(dead.event).await);
+}
+
 pub(crate) async fn a_hash_key_stays_while_its_event_is_held(bench: Bench) {
     let id = bench.accept(bench.hashed("sha256:ab", seconds(60)).to(&["crm"])).await;
     bench.clock.advance(days(20));

@@ -35,6 +35,7 @@ pub(super) struct Room {
     /// Whether there was room when this transaction asked; asked once.
     there_was: Option<bool>,
     sweep: Sweep,
+    walk: Walk,
 }
 
 impl Room {
@@ -61,9 +62,12 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
     let dead = dead_letters(&session.conn, before(retention.dead_letters))?;
     let freed = free(&session.conn, &dead, before(retention.events))?;
     let rejections = rejections(&session.conn, before(retention.rejections))?;
-    let keys = keys(&session.conn, to_ms(now))?;
+    let keys = keys(session, to_ms(now))?;
     let steps = replays(&session.conn, before(retention.events))?;
     let swept = sweep(session, before(retention.events), retention.max_bytes.map(goal))?;
+    if freed != 0 {
+        session.keep_last_seq()?;
+    }
     let full = |removed: u64| u64::from(SLICE) <= removed;
     Ok(Ok(Pruned {
         events: freed + swept.events,
@@ -213,7 +217,10 @@ fn sweep(session: &mut Session, cutoff: i64, goal: Option<u64>) -> rusqlite::Res
             early = early && (!events.is_multiple_of(EARLY_STEP) || over()?);
         }
     }
-    walk.fruitful |= events != 0;
+    if events != 0 {
+        walk.fruitful = true;
+        session.keep_last_seq()?;
+    }
     let ended = slice.len() < SLICE as usize || !(early || old);
     if ended {
         let limit = session.room.limit.unwrap_or(u64::MAX);
@@ -267,25 +274,73 @@ struct Keys {
     more: bool,
 }
 
-/// Dedupe keys whose time has come.
-pub(super) const FORGOTTEN: &str =
-    "SELECT key, hashed AND EXISTS (SELECT 1 FROM events e WHERE e.seq = dedupe.seq) FROM dedupe INDEXED BY dedupe_forget
-    WHERE forget_at <= ? LIMIT ?";
+/// A walk over the dedupe keys, in their order, a slice at a time.
+#[derive(Debug, Clone, Copy)]
+enum Walk {
+    /// Behind this key.
+    At([u8; 16]),
+    /// It is over; the next one begins at this time.
+    Over(i64),
+}
 
-/// Forgets dedupe keys. That of a hash id stays while its event is held: without it the same bytes would come in under the
-/// very same id.
-fn keys(conn: &Connection, now: i64) -> rusqlite::Result<Keys> {
-    let mut statement = conn.prepare_cached(FORGOTTEN)?;
-    let due = statement.query_map((now, SLICE), |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, bool>(1)?)))?;
-    let due: Vec<_> = due.collect::<rusqlite::Result<_>>()?;
-    let mut removed = 0;
-    for (key, held) in &due {
-        if *held {
-            let later = now.saturating_add(HASH_KEPT_ON_MS);
-            conn.prepare_cached("UPDATE dedupe SET forget_at = ? WHERE key = ?")?.execute((later, key))?;
-        } else {
-            removed += conn.prepare_cached("DELETE FROM dedupe WHERE key = ?")?.execute([key])? as u64;
-        }
+impl Default for Walk {
+    fn default() -> Self {
+        Self::Over(i64::MIN)
     }
-    Ok(Keys { removed, more: due.len() == SLICE as usize })
+}
+
+/// Keys that one call looks at.
+const KEYS_SLICE: i64 = 4000;
+/// Time from the end of one walk over the keys to the next.
+const WALK_EVERY_MS: i64 = 60 * 60 * 1000;
+
+/// A slice of the keys, and which of them have had their time.
+pub(super) const KEYS: &str =
+    "SELECT key, forget_at <= ?3, forget_at <= ?3 AND hashed AND EXISTS (SELECT 1 FROM events e WHERE e.seq = dedupe.seq) FROM dedupe
+    WHERE key > ?1 ORDER BY key LIMIT ?2";
+
+struct Key {
+    key: [u8; 16],
+    due: bool,
+    held: bool,
+}
+
+/// Forgets dedupe keys: a slice at each call, and on and on (`more`) only while that pays, so that a walk over millions of keys
+/// holds nobody up; what is forgotten late costs room, an eighth at most, and no answer. The key of a hash id stays while its event is held: without it the same bytes would come in under the
+/// very same id.
+fn keys(session: &mut Session, now: i64) -> rusqlite::Result<Keys> {
+    let after = match session.room.walk {
+        Walk::At(key) => key,
+        Walk::Over(next) if now < next => return Ok(Keys { removed: 0, more: false }),
+        Walk::Over(_) => [0; 16],
+    };
+    let slice = keys_after(&session.conn, after, now)?;
+    let due: Vec<&Key> = slice.iter().filter(|it| it.due).take(SLICE as usize).collect();
+    let mut removed = 0;
+    for it in &due {
+        removed += forget(&session.conn, it, now)?;
+    }
+    // Where as many were due as one call removes, more may be due behind the last of them.
+    let more = due.len() == SLICE as usize;
+    let last = if more { due.last().copied() } else { slice.last() };
+    session.room.walk = match last {
+        Some(last) if more || slice.len() as i64 == KEYS_SLICE => Walk::At(last.key),
+        _ => Walk::Over(now.saturating_add(WALK_EVERY_MS)),
+    };
+    Ok(Keys { removed, more })
+}
+
+fn keys_after(conn: &Connection, after: [u8; 16], now: i64) -> rusqlite::Result<Vec<Key>> {
+    let mut statement = conn.prepare_cached(KEYS)?;
+    let key = |row: &rusqlite::Row<'_>| Ok(Key { key: row.get(0)?, due: row.get(1)?, held: row.get(2)? });
+    statement.query_map((after, KEYS_SLICE, now), key)?.collect()
+}
+
+fn forget(conn: &Connection, it: &Key, now: i64) -> rusqlite::Result<u64> {
+    if it.held {
+        let later = now.saturating_add(HASH_KEPT_ON_MS);
+        conn.prepare_cached("UPDATE dedupe SET forget_at = ? WHERE key = ?")?.execute((later, it.key))?;
+        return Ok(0);
+    }
+    Ok(conn.prepare_cached("DELETE FROM dedupe WHERE key = ?")?.execute([it.key])? as u64)
 }

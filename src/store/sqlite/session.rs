@@ -49,7 +49,8 @@ impl Session {
     /// A session on `conn`, whose schema is today's.
     pub(super) fn new(conn: Connection, lock: Lock, clock: Clock) -> Result<Self> {
         let identity = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get(1)?));
-        let (salt, last_seq) = conn.query_row("SELECT salt, last_seq FROM identity", [], identity).map_err(fault)?;
+        let sql = "SELECT salt, max(last_seq, (SELECT coalesce(max(seq), 0) FROM events)) FROM identity";
+        let (salt, last_seq) = conn.query_row(sql, [], identity).map_err(fault)?;
         Ok(Self {
             conn,
             salt: salt.cast_unsigned(),
@@ -68,19 +69,16 @@ impl Session {
         self.room.forget();
         let before = Mark { last_seq: self.last_seq, room: self.room, owned: self.owned };
         self.now = to_ms(self.clock.now());
-        let done = self.attempt(before, work);
+        let done = self.attempt(work);
         if done.is_err() {
             self.roll_back(before);
         }
         done
     }
 
-    fn attempt<T>(&mut self, before: Mark, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let done = work(self)?;
-        if before.last_seq < self.last_seq {
-            self.conn.prepare_cached("UPDATE identity SET last_seq = ?")?.execute([self.last_seq])?;
-        }
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         Ok(done)
     }
@@ -102,6 +100,12 @@ impl Session {
     pub(super) fn next_seq(&mut self) -> i64 {
         self.last_seq += 1;
         self.last_seq
+    }
+
+    /// Keeps the last place that was given out, where the event that shows it may have been removed. The events themselves
+    /// show it otherwise: one page less to write in every commit.
+    pub(super) fn keep_last_seq(&self) -> rusqlite::Result<()> {
+        self.conn.prepare_cached("UPDATE identity SET last_seq = ?")?.execute([self.last_seq]).map(|_| ())
     }
 
     /// The number of `target` in the tables, drawn where it has none.

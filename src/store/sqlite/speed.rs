@@ -43,6 +43,7 @@ async fn measure<F: Future<Output = ()> + Send + 'static>(what: &str, n: usize, 
 async fn accepting_and_recording() {
     let folder = tempfile::tempdir_in(".").unwrap();
     let store = open(&folder.path().join("hookyard.db"), Clock::system()).await.unwrap();
+    store.ready().await.unwrap();
     let mut salt = 0;
     let accept = |n: usize| {
         let store = store.clone();

@@ -126,6 +126,29 @@ async fn a_newer_schema_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_store_of_version_1_is_brought_up_and_keeps_what_it_held() {
+    let place = Place::new();
+    for script in [include_str!("migrations/0001.sql"), include_str!("tests/version_1.sql")] {
+        Connection::open(place.file()).unwrap().execute_batch(script).unwrap();
+    }
+    let store = place.open().await.unwrap();
+    let due = store.due(&"crm".into(), place.clock.now(), 9, Vec::new()).await.unwrap();
+    let due: Vec<_> = due.iter().map(|due| (due.envelope.id.as_str(), &due.envelope.body[..], due.delivery.attempts)).collect();
+    assert_eq!(due, [("evt_1", &b"one"[..], 1)]);
+    let backlog = store.backlog().await.unwrap();
+    assert_eq!((backlog.len(), backlog[0].waiting, backlog[0].dead), (1, 1, 1));
+    let dead = store.deliveries(Filter { resolved: Some(false), ..Filter::default() }).await.unwrap();
+    assert_eq!((dead.len(), dead[0].event_id.as_str(), dead[0].delivery.out_of_order), (1, "evt_2", false));
+    let attempts = store.attempts(dead[0].delivery.id.event).await.unwrap();
+    assert!(attempts.len() == 1 && attempts[0].counts);
+    assert!(matches!(store.accept(event("evt_3", 10)).await, Ok(Accepted::New { uid, .. }) if uid.seq == 3));
+    store.close().await;
+    let version: i32 =
+        Connection::open(place.file()).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
+}
+
+#[tokio::test]
 async fn another_programs_files_are_refused_and_left_as_they_are() {
     let place = Place::new();
     fs::write(place.file(), "name,amount\n".repeat(1000)).unwrap();
@@ -261,12 +284,26 @@ async fn no_hot_query_walks_a_table() {
     let place = Place::new();
     let store = place.open().await.unwrap();
     let conn = connect::reader(&place.file()).unwrap();
-    let hot = [query::QUEUE, query::DUE, query::ATTEMPTS, prune::GIVE_UP, prune::FORGOTTEN, accept::KNOWN, record::SETTLE];
+    let hot = [
+        query::QUEUE,
+        query::DUE,
+        query::ATTEMPTS,
+        prune::GIVE_UP,
+        prune::KEYS,
+        accept::KNOWN,
+        record::SETTLE,
+        record::SETTLE_ORDERED,
+        lanes::WAITING,
+        lanes::DEAD,
+        person::RETRY,
+        person::CANCEL,
+        person::RESOLVE,
+    ];
     for sql in hot {
         let plan = plan(&conn, sql);
         assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
     }
-    for sql in [query::WAITING, query::DEAD] {
+    for sql in [query::WAITING, query::DEAD, query::QUEUE, lanes::HEAD, lanes::NEXT, lanes::DEAD] {
         let plan = plan(&conn, sql);
         assert!(plan.contains("USING COVERING INDEX") && !plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
     }
