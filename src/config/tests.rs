@@ -58,6 +58,50 @@ fn a_file_says_what_is_wrong_with_it() {
 }
 
 #[test]
+fn a_destination_adopts_only_what_is_gone_and_nobody_else_adopts() {
+    let file = |crm: &str, erp: &str| {
+        let one = |name, old| format!("  {name}: {{kind: webhook, url: 'https://a.example', renamed_from: {old}}}\n");
+        format!("version: 1\ndestinations:\n{}{}rules: [{{to: [crm, erp]}}]\n", one("crm", crm), one("erp", erp))
+    };
+    let errors = |crm, erp| {
+        let problems = parsed(&file(crm, erp)).problems;
+        let errors = problems.into_iter().filter(|problem| problem.severity == decode::Severity::Error);
+        errors.map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    assert_eq!(errors("old", "older"), Vec::<String>::new());
+    assert_eq!(errors("erp", "old"), ["`erp` is still declared: only what is gone can be adopted"]);
+    assert_eq!(errors("old", "old"), ["two destinations adopt `old`"]);
+    let crm = &good(&file("old", "older")).destinations[0];
+    assert_eq!(crm.renamed_from, Some("old".into()));
+}
+
+#[test]
+fn the_examples_destination_loads_as_it_is_written() {
+    let config = good(
+        "version: 1
+destinations:
+  crm:
+    kind: webhook
+    url: https://crm.example.com/hooks/relay
+    payload: envelope
+    content_type: json
+    signing: {schemes: [standard, interactor], secrets: ['${CRM_SECRET}']}
+    headers: {X-Team: billing}
+    rate_limit: {rate: 20/s, burst: 40}
+    retry: {initial: 5s, factor: 3, max: 1h, jitter: full, give_up_after: 24h}
+    order_by: $.data.instance_id
+    status_rules: {404: permanent, 409: delivered}
+rules: [{to: crm, severity: critical}]
+",
+    );
+    let crm = &config.destinations[0];
+    assert_eq!(crm.rate_limit, Some(decode::Rate::per_second(20, 40)));
+    assert_eq!(crm.order_by.as_ref().map(|path| path.text()), Some("$.data.instance_id"));
+    assert!(crm.answers.rules.names(404) && !crm.answers.rules.names(400));
+    assert_eq!(config.rules[0].severity, crate::store::Severity::Critical);
+}
+
+#[test]
 fn a_problem_as_json_has_its_place_its_path_and_a_fix() {
     let loaded = parsed(
         "version: 1

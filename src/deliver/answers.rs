@@ -166,7 +166,7 @@ mod tests {
             ]
         );
         let bad = decode::<StatusRules>("{40x: permanent, 600: delivered, 404: gone}").unwrap_err();
-        insta::assert_snapshot!(bad.join("; "), @"`40x` is no status between 200 and 599; `600` is no status between 200 and 599; expected `delivered`, `transient` or `permanent`, found `gone`");
+        insta::assert_snapshot!(bad.join("; "), @"`40x` is no status between 200 and 599; `600` is no status between 200 and 599; expected `delivered` or `transient` or `permanent`, found `gone`");
     }
 
     #[test]

@@ -392,7 +392,7 @@ fn what_a_destination_cannot_be_is_an_error() {
     `/no/such/file` cannot be used: No such file or directory (os error 2)
     destination `crm` has no key `breaker`
     n8n's 404 is always transient: a workflow is being edited
-    X
+    expected a rate such as 50/s, 100/m or 1000/h, found `fast`; `data` is not a path: a path begins with `$`; expected a name: letters, digits, `.`, `_` and `-`, at most 64, found `a b`
     ");
 }
 

@@ -1,5 +1,7 @@
 //! Promise 5: a secret is never printed: not in logs, errors, API, metrics, or by the command line.
 
+use serde_json::Value;
+
 use crate::support::{
     Home, Receiver, Relay, Reply, Request, SOON, iso,
     relay::{TOKEN, finish},
@@ -91,7 +93,9 @@ async fn nothing_that_can_be_read_shows_a_secret() {
     clean("answers to senders", &answers);
     until("everything to be settled", SOON, async || {
         let rows = relay.all("/api/v1/deliveries").await;
-        let done = rows.iter().all(|row| matches!(row["state"].as_str(), Some("delivered" | "dead")));
+        // The two that nobody answers for are broken by then, and what is left of theirs waits.
+        let waits = |row: &Value| row["target"] == "flow" || row["target"] == "basic";
+        let done = rows.iter().all(|row| waits(row) || matches!(row["state"].as_str(), Some("delivered" | "dead")));
         (rows.len() == 15 * 4 && done).then_some(())
     })
     .await;
