@@ -306,8 +306,8 @@ struct Key {
 }
 
 /// Forgets dedupe keys: a slice at each call, and on and on (`more`) only while that pays, so that a walk over millions of keys
-/// holds nobody up; what is forgotten late costs room, an eighth at most, and no answer. The key of a hash id stays while its event is held: without it the same bytes would come in under the
-/// very same id.
+/// holds nobody up; what is forgotten late costs room, an eighth at most, and no answer. The key of a hash id stays while its
+/// event is held: without it the same bytes would come in under the very same id.
 fn keys(session: &mut Session, now: i64) -> rusqlite::Result<Keys> {
     let after = match session.room.walk {
         Walk::At(key) => key,

@@ -271,6 +271,34 @@ async fn a_job_that_fails_is_undone_alone() {
     store.close().await;
 }
 
+#[tokio::test]
+async fn keys_are_forgotten_on_a_walk_of_many_calls() {
+    let place = Place::new();
+    let store = place.open().await.unwrap();
+    let now = crate::clock::to_ms(place.clock.now());
+    let fill = store.writer.run(move |session| {
+        let sql = "INSERT INTO dedupe (key, body, seq, seen_at, hashed, forget_at) VALUES (?, x'', ?, 0, 0, ?)";
+        for n in 1..=10_000_i64 {
+            let forget_at = if n % 50 == 0 { now } else { now + 1 };
+            session.conn.prepare_cached(sql)?.execute((u128::try_from(n).unwrap_or_default().to_be_bytes(), n, forget_at))?;
+        }
+        Ok(Ok(()))
+    });
+    fill.await.unwrap();
+    let retention = Retention { events: Duration::MAX, dead_letters: Duration::MAX, rejections: Duration::MAX, max_bytes: None };
+    let mut forgotten = Vec::new();
+    for _ in 0..4 {
+        let pruned = store.prune(place.clock.now(), retention, Vec::new()).await.unwrap();
+        assert!(!pruned.more, "few are due: there is no hurry");
+        forgotten.push(pruned.keys);
+    }
+    assert_eq!(forgotten, [80, 80, 40, 0]);
+    place.clock.advance(Duration::from_hours(2));
+    let all = store.prune(place.clock.now(), retention, Vec::new()).await.unwrap();
+    assert_eq!((all.keys, all.more), (500, true), "all are due: it goes on");
+    store.close().await;
+}
+
 /// How SQLite would run `sql`.
 fn plan(conn: &Connection, sql: &str) -> String {
     let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
