@@ -349,6 +349,7 @@ const REST: &[Line] = &[
             "spec_replay::it_never_touches_old_deliveries",
             "spec_replay::it_selects_by_time_source_type_and_state",
             "spec_replay::it_respects_a_pause",
+            "spec_replay::it_respects_the_rate_of_its_target",
             "spec_replay::it_respects_the_breaker",
             "spec_replay::it_is_capped_and_can_be_cancelled",
         ],
