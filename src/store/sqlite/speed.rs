@@ -11,6 +11,8 @@ const IN_FLIGHT: usize = 64;
 const STORED: usize = 200_000;
 /// Events that are measured.
 const MEASURED: usize = 100_000;
+/// Rounds of asking for what is due.
+const ASKED: u32 = 1000;
 /// Bytes of a body.
 const BODY: usize = 600;
 
@@ -62,5 +64,34 @@ async fn accepting_and_recording() {
         async move { store.record(vec![super::tests::attempt(id, Next::Delivered)]).await.unwrap() }
     };
     measure("record", MEASURED, attempt).await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints figures"]
+async fn one_long_order_key() {
+    let folder = tempfile::tempdir_in(".").unwrap();
+    let store = open(&folder.path().join("hookyard.db"), Clock::system()).await.unwrap();
+    store.ready().await.unwrap();
+    let accept = |n: usize| {
+        let store = store.clone();
+        let mut event = event(&format!("evt_{n}"), BODY);
+        event.deliveries[0].order_key = Some([7; 16]);
+        async move {
+            store.accept(event).await.unwrap();
+        }
+    };
+    measure("accept behind one key", MEASURED, accept).await;
+    let (began, crm) = (Instant::now(), Name::from("crm"));
+    for _ in 0..ASKED {
+        let due = store.due(&crm, Timestamp::MAX, 64, Vec::new()).await.unwrap();
+        assert_eq!(due.len(), 1);
+        store.record(vec![super::tests::attempt(due[0].delivery.id, Next::Delivered)]).await.unwrap();
+        assert!(store.next_due(&crm, Vec::new()).await.unwrap().is_some());
+    }
+    println!("due, record, next_due: {:.0} us each round", began.elapsed().as_micros() as f64 / f64::from(ASKED));
+    let began = Instant::now();
+    while store.adopt(&crm, &"new".into()).await.unwrap() != 0 {}
+    println!("adopting the rest: {} ms", began.elapsed().as_millis());
     store.close().await;
 }
