@@ -24,13 +24,15 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     let rows: Vec<_> = answer.list().iter().map(row).collect();
-    output::table(&COLUMNS, &rows);
+    output::list(&rows, &COLUMNS);
     Ok(())
 }
 
-fn row(source: &Value) -> Vec<String> {
-    let mut row: Vec<_> = ["name", "kind", "path", "last_received_at"].map(|name| cell(source, name)).into();
-    row.extend([counts(&source["counts"]), secrets(&source["secrets"])]);
+/// The source with texts in place of what has parts.
+fn row(source: &Value) -> Value {
+    let mut row = source.clone();
+    row["counts"] = counts(&source["counts"]).into();
+    row["secrets"] = secrets(&source["secrets"]).into();
     row
 }
 
@@ -61,7 +63,8 @@ mod tests {
             "counts": {"success": 3, "duplicate": 0, "invalid_signature": 1},
             "secrets": [{"position": 0, "last_used_at": "2026-01-20T12:00:00.000Z"}, {"position": 1, "last_used_at": null}],
         });
-        assert_eq!(row(&source)[3..], ["-", "success 3, invalid_signature 1", "0: 2026-01-20T12:00:00.000Z, 1: -"]);
-        assert_eq!(row(&json!({"name": "x"}))[1..], ["-", "-", "-", "-", "-"]);
+        let shown = COLUMNS.map(|name| cell(&row(&source), name));
+        assert_eq!(shown[3..], ["-", "success 3, invalid_signature 1", "0: 2026-01-20T12:00:00.000Z, 1: -"]);
+        assert_eq!(COLUMNS.map(|name| cell(&row(&json!({"name": "x"})), name)), ["x", "-", "-", "-", "-", "-"]);
     }
 }

@@ -105,6 +105,9 @@ async fn nothing_that_can_be_read_shows_a_secret() {
         "/api/v1/deliveries",
         "/api/v1/dead-letters",
         "/api/v1/rejections",
+        "/api/v1/targets",
+        "/api/v1/sources",
+        "/api/v1/jobs",
         "/api/v1/config",
         "/metrics",
         "/healthz",
@@ -117,9 +120,17 @@ async fn nothing_that_can_be_read_shows_a_secret() {
         let path = format!("/api/v1/events/{}", row["uid"].as_str().unwrap());
         clean(&path, &relay.get(&path).await.text());
     }
-    for arguments in
-        [&["events"][..], &["deliveries"], &["rejections"], &["rejections", "retry"], &["check"], &["check", "--json"]]
-    {
+    for arguments in [
+        &["events"][..],
+        &["deliveries"],
+        &["rejections"],
+        &["rejections", "retry"],
+        &["target"],
+        &["target", "show", "flow"],
+        &["sources", "--json"],
+        &["check"],
+        &["check", "--json"],
+    ] {
         let output = relay.cli(arguments).await;
         clean(
             &format!("{arguments:?}"),
