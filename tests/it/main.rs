@@ -1,5 +1,6 @@
 //! Black-box tests: each starts the real binary on free ports of 127.0.0.1 in a folder of its own, speaks HTTP to it, and
-//! reads its API. One file per promise or resource; what they share stands in `support/`.
+//! reads its API; those of delivery.md (`spec*.rs`) start it in this process, to move its time by hand. One file per promise or
+//! resource; what they share stands in `support/`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that meets the unexpected fails there")]
 #![allow(clippy::disallowed_methods, reason = "the relay under test runs on the machine's clock")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test measured, or why it skips, is for its reader")]
