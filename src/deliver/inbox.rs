@@ -231,6 +231,20 @@ impl State {
         taken
     }
 
+    /// The oldest of what is in hand: what a probe is made with.
+    pub(super) fn take_oldest(&mut self) -> Option<Handed> {
+        let queues = [&mut self.critical, &mut self.ready, &mut self.fetched];
+        let oldest = |queue: &VecDeque<Handed>| {
+            let places = queue.iter().enumerate().map(|(place, handed)| (handed.due.delivery.id, place));
+            places.min()
+        };
+        let found = queues.into_iter().filter_map(|queue| Some((oldest(queue)?, queue)));
+        let ((id, place), queue) = found.min_by_key(|((id, _), _)| *id)?;
+        let next = queue.remove(place)?;
+        self.claimed.insert(id, true);
+        Some(next)
+    }
+
     /// The first of what is in hand: a critical one, else the earliest due.
     pub(super) fn take(&mut self) -> Option<Handed> {
         let urgent = |handed: &Handed| handed.due.delivery.severity == Severity::Critical;

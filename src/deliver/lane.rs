@@ -319,7 +319,11 @@ impl Lane {
                 self.paced_until = Some(until);
                 return;
             }
-            let Some(next) = self.inbox.state().take() else { return };
+            let next = {
+                let mut state = self.inbox.state();
+                if probe { state.take_oldest() } else { state.take() }
+            };
+            let Some(next) = next else { return };
             self.begin(next, probe);
         }
     }

@@ -276,6 +276,14 @@ impl Jobs {
         Some(known.job.clone())
     }
 
+    /// Counts in what a step did, though its job was cancelled meanwhile.
+    fn count_in(&self, id: &str, change: impl FnOnce(&mut Job)) -> Option<Job> {
+        let mut known = self.known();
+        let known = known.get_mut(id).filter(|known| matches!(known.job.state, State::Running | State::Cancelled))?;
+        change(&mut known.job);
+        Some(known.job.clone())
+    }
+
     /// The place of the last delivery that an event of today can have.
     async fn end(&self) -> store::Result<i64> {
         let newest = self.parts.store.events(Filter { limit: 1, ..Filter::default() }).await?;

@@ -99,23 +99,25 @@ impl Walk<'_> {
     async fn settle(&mut self, step: Step) -> store::Result<bool> {
         let now = self.jobs.parts.clock.now();
         let ended = step.cursor.is_none();
-        let changed = self.jobs.change(self.id, |job| {
+        let counted = self.jobs.count_in(self.id, |job| {
             job.cursor = step.cursor.unwrap_or(job.cursor);
             job.done += step.done;
             job.made += step.made;
             job.failed += step.failed;
-            job.error = None;
-            if ended {
+            if job.state == State::Running {
+                job.error = None;
+            }
+            if ended && job.state == State::Running {
                 job.finish(State::Done, now);
             }
         });
         (self.resumed, self.failures) = (false, 0);
-        // A job that was cancelled meanwhile is kept as cancelled.
-        let Some(job) = changed else { return Ok(false) };
-        if ended {
+        // A job that was cancelled meanwhile is kept as cancelled, with what this step did.
+        let Some(job) = counted else { return Ok(false) };
+        if job.state == State::Done {
             info!(job.id = %job.id, done = job.done, made = job.made, failed = job.failed, "a job is done");
         }
-        self.keep(&job).await.map(|()| !ended)
+        self.keep(&job).await.map(|()| job.state == State::Running)
     }
 
     /// Keeps a job; one that is finished is kept as such however often that takes.
