@@ -69,6 +69,9 @@ async fn measure(options: Options) -> Outcome {
 }
 
 fn print(options: &Options, results: &Results) -> Outcome {
+    if results.is_empty() {
+        return Ok(());
+    }
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{}", results.table())?;
     let mut json = results.json();

@@ -138,7 +138,9 @@ impl Routes {
     }
 
     fn text(&self) -> String {
-        let mut text = String::from("version: 1\nserver: {listen: \"127.0.0.1:0\", admin_listen: \"127.0.0.1:0\"}\nstore:\n");
+        let mut text = String::from(
+            "version: 1\nserver: {listen: \"127.0.0.1:0\", admin_listen: \"127.0.0.1:0\", shutdown_grace: 1s}\nstore:\n",
+        );
         text += "  url: ${BENCH_STORE_URL}\n";
         if let Some(events) = self.retention {
             text += &format!("  retention: {{events: {events}}}\n");

@@ -13,7 +13,7 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(bench: &mut Bench) -> Outcome {
     let batch = Arc::new(bench.signer.batch(usize::try_from(bench.options.backlog)?)?);
-    let (relay, _place) = bench.relay(vec![bench.target("down", Manner::Error)]).await?;
+    let (_place, relay) = bench.relay(vec![bench.target("down", Manner::Error)]).await?;
     bench.receiver.take().await?;
     let load = Load { warm_up: Duration::ZERO, length: SEND_MAX, ..bench.load(relay.public) };
     let sent_and_waited = async {
@@ -23,6 +23,7 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
     };
     let (report, peak) = peak_memory_during(relay.pid(), sent_and_waited).await?;
     let report = report?;
+    relay.stop().await?;
     bench.note_refused(&report);
     let attempts = bench.receiver.take().await?.other;
     bench.results.record("backlog_mb", peak);

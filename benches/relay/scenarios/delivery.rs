@@ -10,8 +10,9 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
 
 async fn measure(bench: &mut Bench, count: u32, [rate, ingest_rate, cpu]: [&'static str; 3]) -> Outcome {
     let target = |n| Target { concurrency: Some(IN_FLIGHT / count), ..bench.target(&format!("of-{count}-{n}"), Manner::Ok) };
-    let (relay, _place) = bench.relay((1..=count).map(target).collect()).await?;
+    let (_place, relay) = bench.relay((1..=count).map(target).collect()).await?;
     let (report, metered) = bench.saturate(&relay).await?;
+    relay.stop().await?;
     let delivered = metered.taken.delivered;
     bench.results.record(rate, delivered as f64 / bench.options.length().as_secs_f64());
     bench.results.record(ingest_rate, report.rate());

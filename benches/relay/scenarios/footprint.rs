@@ -25,5 +25,5 @@ async fn measure(bench: &mut Bench, place: &Place, memory: &'static str, start: 
     sleep(REST).await;
     bench.results.record(start, relay.first_answer.as_secs_f64() * 1e3);
     bench.results.record(memory, process::memory_mb(relay.pid())?);
-    Ok(())
+    relay.stop().await
 }

@@ -10,9 +10,10 @@ use crate::{
 pub(super) async fn run(bench: &mut Bench) -> Outcome {
     let target = Target { concurrency: Some(1), ..bench.target("paused", Manner::Never) };
     let name = target.name.clone();
-    let (relay, _place) = bench.relay(vec![target]).await?;
+    let (_place, relay) = bench.relay(vec![target]).await?;
     pause(bench, &relay, &name).await?;
     let (report, metered) = bench.saturate(&relay).await?;
+    relay.stop().await?;
     bench.results.record("ingest_rate", report.rate());
     bench.results.record("ingest_p50_ms", report.latency.percentile_ms(0.5));
     bench.results.record("ingest_p99_ms", report.latency.percentile_ms(0.99));

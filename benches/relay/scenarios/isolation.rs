@@ -25,11 +25,12 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
 
 /// The good targets' p99 lag.
 async fn measure(bench: &mut Bench, with_bad: bool) -> Outcome<f64> {
-    let (relay, _place) = bench.relay(targets(bench, with_bad)).await?;
+    let (_place, relay) = bench.relay(targets(bench, with_bad)).await?;
     let load = bench.load(relay.public);
     let (report, metered) = tokio::join!(load.open(&bench.signer, RATE), meter(relay.pid(), &mut bench.receiver, load));
     bench.note_refused(&report?);
     let taken = metered?.taken;
+    relay.stop().await?;
     let due = bench.options.seconds * u64::from(RATE * GOOD);
     if taken.delivered < due / 2 {
         bench.results.note(format!("isolation: only {} of {due} deliveries came in time", taken.delivered));

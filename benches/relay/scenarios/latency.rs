@@ -10,10 +10,11 @@ use crate::{Outcome, receiver::Manner};
 const RATE: u32 = 1000; // events per second
 
 pub(super) async fn run(bench: &mut Bench) -> Outcome {
-    let (relay, _place) = bench.relay(vec![bench.target("steady", Manner::Ok)]).await?;
+    let (_place, relay) = bench.relay(vec![bench.target("steady", Manner::Ok)]).await?;
     let load = bench.load(relay.public);
     let (report, metered) = tokio::join!(load.open(&bench.signer, RATE), meter(relay.pid(), &mut bench.receiver, load));
     let (report, taken) = (report?, metered?.taken);
+    relay.stop().await?;
     bench.note_refused(&report);
     bench
         .results

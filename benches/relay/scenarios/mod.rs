@@ -17,7 +17,7 @@ use crate::{
     receiver::{Manner, Receiver, Taken},
     relay::{Relay, Routes, Target},
     requests::{Batch, Signer},
-    stores::Stores,
+    stores::{Place, Stores},
     table::Results,
 };
 
@@ -73,6 +73,9 @@ impl Bench {
 
     /// Measures all that was asked for, round after round, so that a change of the machine meets every figure alike.
     pub(crate) async fn run(&mut self) -> Outcome {
+        if self.options.store_url.is_some() {
+            self.results.note("one given store was used for everything: it grew from figure to figure and was never empty");
+        }
         if self.options.wants_rounds() {
             say(format!("filling the store with {} events", self.options.prefill));
             fill::run(self).await?;
@@ -123,11 +126,11 @@ impl Bench {
         say(format!("round {} of {}: {what}", self.round, self.options.rounds));
     }
 
-    /// A relay on a copy of the filled store.
-    async fn relay(&self, targets: Vec<Target>) -> Outcome<(Relay, crate::stores::Place)> {
+    /// A relay on a copy of the filled store. The place comes first so that it outlives its relay.
+    async fn relay(&self, targets: Vec<Target>) -> Outcome<(Place, Relay)> {
         let place = self.stores.filled()?;
         let relay = Relay::start(&place, &Routes::to(targets)).await?;
-        Ok((relay, place))
+        Ok((place, relay))
     }
 
     /// A target whose name no other run or round has used: on a store that outlives them, what they left stays theirs.

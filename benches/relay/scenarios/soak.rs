@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use serde_json::{Value, json};
 
 use super::{Bench, meter, say};
 use crate::{
@@ -40,15 +41,11 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
     for n in 1..=bench.options.minutes {
         let minute = one_minute(bench, &relay, &place).await?;
         say(minute.line(n));
-        bench.results.note(format!("soak minute {}", minute.line(n).trim_start()));
+        bench.results.minute(minute.json());
         minutes.push(minute);
     }
     relay.stop().await?;
-    let keys_mb = dedupe_mb(&place).unwrap_or_else(|error| {
-        bench.results.note(format!("soak: the size of the dedupe keys is not known ({error}), so they count as growth"));
-        0.0
-    });
-    conclude(bench, &minutes, keys_mb);
+    conclude(bench, &minutes, dedupe_mb(&place));
     Ok(())
 }
 
@@ -70,6 +67,17 @@ async fn one_minute(bench: &mut Bench, relay: &Relay, place: &Place) -> Outcome<
 }
 
 impl Minute {
+    fn json(&self) -> Value {
+        json!({
+            "accepted": self.accepted,
+            "memory_mb": self.memory_mb,
+            "store_mb": self.store_mb,
+            "log_mb": self.log_mb,
+            "ingest_p99_ms": self.ingest_p99_ms,
+            "lag_p99_ms": self.lag_p99_ms,
+        })
+    }
+
     fn line(&self, n: u64) -> String {
         format!(
             "{n:>6}  {:>8}  {:>9.1}  {:>8.1}  {:>6.1}  {:>13.2}  {:>10.2}",
@@ -78,13 +86,17 @@ impl Minute {
     }
 }
 
-fn conclude(bench: &mut Bench, minutes: &[Minute], keys_mb: f64) {
+fn conclude(bench: &mut Bench, minutes: &[Minute], keys_mb: Outcome<f64>) {
     let accepted: u64 = minutes.iter().map(|minute| minute.accepted).sum();
+    bench.results.note(match &keys_mb {
+        Ok(keys_mb) => format!("soak: {keys_mb:.1} MB of the store are the dedupe keys of {accepted} events"),
+        Err(error) => format!("soak: the size of the dedupe keys is not known ({error}), so they count as growth"),
+    });
+    let key_mb = keys_mb.unwrap_or(0.0) / accepted.max(1) as f64;
     bench.results.record("soak_rate", accepted as f64 / (minutes.len() as f64 * MINUTE.as_secs_f64()));
-    bench.results.note(format!("soak: {keys_mb:.1} MB of the store are the dedupe keys of {accepted} events"));
     let figures: [(&'static str, Vec<f64>); 4] = [
         ("soak_memory_growth", minutes.iter().map(|minute| minute.memory_mb).collect()),
-        ("soak_store_growth", without_keys(minutes, keys_mb / accepted.max(1) as f64)),
+        ("soak_store_growth", without_keys(minutes, key_mb)),
         ("soak_ingest_p99_growth", minutes.iter().map(|minute| minute.ingest_p99_ms).collect()),
         ("soak_lag_p99_growth", minutes.iter().map(|minute| minute.lag_p99_ms).collect()),
     ];
