@@ -101,7 +101,7 @@ impl App {
         let (public, public_addr) = bind(&config.server.listen).await?;
         let (admin, admin_addr) = bind(&config.server.admin_listen).await?;
         let metrics = Metrics::new(&config.hash);
-        let store = open_store(&config).await?;
+        let store = store::open(&config.store.url, Path::new(""), options.clock.clone()).await?;
         let sealer = sealer(&config)?;
         let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone()));
         let deliver = Deliver::start(deliver::Parts {
@@ -172,17 +172,10 @@ async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), StartError> {
     Ok((listener, bound))
 }
 
-/// Opening may wait for the disk, which the runtime must not.
-async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
-    let url = config.store.url.clone();
-    let opened = tokio::task::spawn_blocking(move || store::open(&url)).await;
-    Ok(opened.map_err(|_| store::Error::Closed)??)
-}
-
 /// The configured key, or the key file beside the store.
 fn sealer(config: &Config) -> Result<Sealer, StartError> {
     match &config.security.encryption_key {
         Some(key) => Ok(Sealer::new(key)?),
-        None => Ok(Sealer::from_file(Path::new(&format!("{}.key", store::path(&config.store.url))))?),
+        None => Ok(Sealer::from_file(&store::key_file(&config.store.url, Path::new("")))?),
     }
 }

@@ -1,3 +1,15 @@
 //! Arguments in, exit status out.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use hookyard::{cli, telemetry};
+
+fn main() -> ExitCode {
+    let args = cli::Args::parse(); // wrong usage ends here, with 2
+    telemetry::logs::init(&args.log());
+    match cli::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

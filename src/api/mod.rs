@@ -1,1 +1,149 @@
-//! The HTTP API: one file per resource, over the same queries.
+//! The HTTP API over the store: one file per resource. No SQL, no outgoing calls.
+//!
+//! The admin listener answers everything; the public one health, and with `server.public_api` the events.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::{
+    Router, middleware,
+    routing::{get, post},
+};
+use jiff::SignedDuration;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::Handles,
+    clock::Timestamp,
+    envelope::{DeliveryId, Name},
+    ingest::RetryReport,
+    secret::Secret,
+    store::{self, Filter, Store},
+    telemetry::Metrics,
+};
+
+mod auth;
+mod config;
+mod dead_letters;
+mod deliveries;
+mod error;
+mod events;
+mod health;
+mod list;
+mod metrics;
+mod rejections;
+#[cfg(test)]
+mod tests;
+
+use error::ApiError;
+
+/// Answers on the admin listener: the whole API, metrics and health.
+pub fn admin(handles: Handles) -> Router {
+    Api::new(handles).admin()
+}
+
+/// Answers on the public listener: health, the events where the file says so, and the sources for everything else.
+pub fn public(handles: Handles) -> Router {
+    let (public_api, ingest) = (handles.config.server.public_api, handles.ingest.clone());
+    Api::new(handles).public(public_api).fallback_service(ingest.router())
+}
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+struct Api {
+    store: Arc<dyn Store>,
+    running: Arc<dyn Running>,
+    metrics: Metrics,
+    admin_token: Option<Secret>,
+    config: Arc<Loaded>,
+    ready: Arc<health::Probe>,
+    stop: CancellationToken,
+}
+
+/// What the API shows of the configuration.
+struct Loaded {
+    hash: String,
+    at: Timestamp,
+    error: Option<Arc<str>>,
+    destinations: Vec<Name>,
+}
+
+/// What the API asks of the rooms that run, besides the store.
+#[async_trait]
+trait Running: Send + Sync {
+    /// The deliveries an attempt of which is under way.
+    fn in_flight(&self) -> Vec<DeliveryId>;
+
+    /// Verifies quarantined requests again: [`crate::ingest::Ingest::retry_rejections`].
+    async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport>;
+}
+
+#[async_trait]
+impl Running for Handles {
+    fn in_flight(&self) -> Vec<DeliveryId> {
+        self.deliver.in_flight()
+    }
+
+    async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport> {
+        self.ingest.retry_rejections(filter, clock_offset).await
+    }
+}
+
+impl Api {
+    fn new(handles: Handles) -> Self {
+        let config = Loaded {
+            hash: handles.config.hash.clone(),
+            at: handles.loaded_at,
+            error: handles.config_error.clone(),
+            destinations: handles.config.destinations.iter().map(|destination| destination.name.clone()).collect(),
+        };
+        Self {
+            store: handles.store.clone(),
+            metrics: handles.metrics.clone(),
+            admin_token: handles.admin_token.clone(),
+            config: Arc::new(config),
+            ready: Arc::default(),
+            stop: handles.stop.clone(),
+            running: Arc::new(handles),
+        }
+    }
+
+    fn admin(self) -> Router {
+        events()
+            .route("/api/v1/deliveries", get(deliveries::list))
+            .route("/api/v1/deliveries/{id}", get(deliveries::one))
+            .route("/api/v1/dead-letters", get(dead_letters::list))
+            .route("/api/v1/rejections", get(rejections::list))
+            .route("/api/v1/rejections/retry", post(rejections::retry))
+            .route("/api/v1/config", get(config::show))
+            .route("/healthz", get(health::alive))
+            .route("/readyz", get(health::ready_in_detail))
+            .route("/metrics", get(metrics::export))
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(middleware::from_fn_with_state(self.clone(), auth::require))
+            .with_state(self)
+    }
+
+    fn public(self, public_api: bool) -> Router {
+        let events = if public_api { events() } else { Router::new() };
+        events
+            .route("/healthz", get(health::alive))
+            .route("/readyz", get(health::ready))
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(middleware::from_fn_with_state(self.clone(), auth::require))
+            .with_state(self)
+    }
+}
+
+fn events() -> Router<Api> {
+    Router::new().route("/api/v1/events", get(events::list)).route("/api/v1/events/{uid}", get(events::one))
+}
+
+async fn not_found() -> ApiError {
+    ApiError::NotFound("page")
+}
+
+async fn method_not_allowed() -> ApiError {
+    ApiError::MethodNotAllowed
+}

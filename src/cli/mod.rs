@@ -1,1 +1,161 @@
-//! The command line: one file per verb.
+//! The command line: one file per verb. A verb asks the relay's API or works on local files.
+//!
+//! Data goes to stdout, everything else to stderr. Exit status: 0 good, 1 the thing asked about is bad, 2 wrong usage,
+//! 3 the relay or the store cannot be reached.
+
+use std::{future::Future, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::telemetry::logs::Filter;
+
+pub mod check;
+mod client;
+mod deliveries;
+mod demo;
+mod events;
+mod output;
+mod rejections;
+mod samples;
+mod send;
+mod sender;
+mod serve;
+mod sign;
+mod way;
+
+/// What the relay and its tools are asked to do.
+#[derive(Debug, Parser)]
+#[command(name = "hookyard", version, about, long_about = None, propagate_version = true)]
+pub struct Args {
+    /// Which logs to write, such as `info` or `hookyard::deliver=debug,warn` [default: info; for demo: warn]
+    #[arg(long, global = true, env = "HOOKYARD_LOG", value_name = "FILTER")]
+    log: Option<Filter>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs the relay.
+    Serve(serve::Args),
+    Check(check::Args),
+    /// Prints the headers that sign a body, or a curl command that sends it.
+    Sign(sign::Args),
+    /// Signs events as a source's sender would and posts them to the running relay.
+    Send(send::Args),
+    /// Shows the whole way of every event of the seeds, with nothing but this binary.
+    Demo(demo::Args),
+    /// Lists events, or tells the whole story of one.
+    Events(events::Args),
+    /// Lists deliveries, or shows one with its attempts.
+    Deliveries(deliveries::Args),
+    /// Lists requests that were not accepted, or gives them another chance.
+    Rejections(rejections::Args),
+}
+
+impl Args {
+    /// Which logs to write. The demo's own words are not to drown in them.
+    pub fn log(&self) -> Filter {
+        let quiet = matches!(self.verb, Verb::Demo(_));
+        self.log.clone().unwrap_or_else(|| if quiet { Filter::warn() } else { Filter::info() })
+    }
+}
+
+/// Why a verb did not do what it was asked, each with its exit status.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The thing asked about is bad: 1.
+    #[error("{0}")]
+    Bad(String),
+    /// The same, and the verb has said why already: 1.
+    #[error("")]
+    BadAndSaid,
+    /// What was asked makes no sense: 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The relay or the store cannot be reached: 3.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl Failure {
+    /// Says on stderr what is wrong, in one line, and answers the exit status.
+    pub fn report(&self) -> ExitCode {
+        let (status, said) = match self {
+            Self::Bad(_) => (1, false),
+            Self::BadAndSaid => (1, true),
+            Self::Usage(_) => (2, false),
+            Self::Unreachable(_) => (3, false),
+        };
+        if !said {
+            output::note(&format!("hookyard: {self}"));
+        }
+        ExitCode::from(status)
+    }
+}
+
+/// Does what `args` say.
+///
+/// # Errors
+/// [`Failure`], whose [`Failure::report`] is the exit status.
+pub fn run(args: Args) -> Result<(), Failure> {
+    match args.verb {
+        Verb::Serve(args) => relay(serve::run(args)),
+        Verb::Check(args) => {
+            if check::run(&args) == 0 {
+                Ok(())
+            } else {
+                Err(Failure::BadAndSaid)
+            }
+        }
+        Verb::Sign(args) => sign::run(&args),
+        Verb::Send(args) => tool(send::run(args)),
+        Verb::Demo(args) => relay(demo::run(args)),
+        Verb::Events(args) => tool(events::run(args)),
+        Verb::Deliveries(args) => tool(deliveries::run(args)),
+        Verb::Rejections(args) => tool(rejections::run(args)),
+    }
+}
+
+/// Runs what contains a relay, on all processors.
+fn relay(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::Bad(format!("the runtime does not start: {error}")))?.block_on(work)
+}
+
+/// Runs what asks one.
+fn tool(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::Bad(format!("the runtime does not start: {error}")))?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_noticed_and_every_verb_has_help() {
+        let verbs: Vec<String> = Args::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+        assert_eq!(verbs, ["serve", "check", "sign", "send", "demo", "events", "deliveries", "rejections"]);
+        for verb in &verbs {
+            let help = Args::try_parse_from(["hookyard", verb, "--help"]).unwrap_err();
+            assert_eq!(help.kind(), ErrorKind::DisplayHelp, "{verb}");
+            assert!(Args::try_parse_from(["hookyard", verb, "--nonsense"]).unwrap_err().exit_code() == 2, "{verb}");
+        }
+        assert_eq!(Args::try_parse_from(["hookyard", "--log", "hookyard=loud", "demo"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn the_log_may_be_set_before_and_behind_the_verb() {
+        for line in [["hookyard", "--log", "debug", "demo"], ["hookyard", "demo", "--log", "debug"]] {
+            assert!(Args::try_parse_from(line).unwrap().log.is_some());
+        }
+    }
+}

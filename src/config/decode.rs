@@ -3,12 +3,16 @@
 //! A decoder never stops at the first error: it notes a [`Problem`] and yields `None`, and its caller goes on with the
 //! rest. [`Fields`] reads a map key by key and at [`Fields::finish`] reports the keys nobody asked for.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path};
 
 use ipnet::IpNet;
 
 use super::tree::{Key, Node, Place, Value};
+pub use super::units::{Rate, Size, duration, size};
 use crate::secret::Secret;
+
+/// Longest piece of the file that a message repeats, in bytes.
+const WRITTEN_MAX: usize = 80;
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,12 +38,25 @@ pub struct Problem {
     pub help: Option<String>,
     /// Context: which rule, which keys are legal.
     pub note: Option<String>,
+    /// Text that would put it right in place of what stands at `place`.
+    pub fix: Option<String>,
+    /// Where in the tree: `rules[1].to[0]`. Filled in when the whole file is read.
+    pub path: Option<String>,
 }
 
 impl Problem {
     /// Adds what to do about it.
     pub fn help(&mut self, text: impl Into<String>) -> &mut Self {
         self.help = Some(text.into());
+        self
+    }
+
+    /// Says that `near` was probably meant, where there is such a word.
+    pub fn did_you_mean(&mut self, near: Option<&str>) -> &mut Self {
+        if let Some(near) = near {
+            self.fix = Some(near.to_owned());
+            self.help = Some(format!("did you mean `{near}`?"));
+        }
         self
     }
 
@@ -63,6 +80,10 @@ pub struct Context {
     pub require_https: bool,
     /// Folder of the file, against which relative paths are read.
     pub folder: std::path::PathBuf,
+    /// The file's text, for messages that quote how a value is written (`1.20`).
+    pub text: String,
+    /// Places of secrets that are in no tree, because the keys above them repeat or are not text.
+    pub hidden: Vec<Place>,
 }
 
 /// An entry of `security.allow_targets`.
@@ -87,7 +108,7 @@ impl Context {
 
     #[expect(clippy::indexing_slicing, reason = "the element was pushed on the line before")]
     fn push(&mut self, severity: Severity, code: &'static str, place: Place, message: String) -> &mut Problem {
-        self.problems.push(Problem { severity, code, message, place, help: None, note: None });
+        self.problems.push(Problem { severity, code, message, place, help: None, note: None, fix: None, path: None });
         let last = self.problems.len() - 1;
         &mut self.problems[last]
     }
@@ -105,6 +126,12 @@ impl Context {
         };
         self.error("bad-type", node.place, format!("expected {wanted}, found {got}"));
         None
+    }
+
+    /// What is written at `place`, when it is short and stands on one line.
+    pub fn written(&self, place: Place) -> Option<&str> {
+        let text = self.text.get(place.start..place.end)?;
+        (!text.is_empty() && text.len() <= WRITTEN_MAX && !text.contains(['\n', '"', '\\'])).then_some(text)
     }
 
     /// `path` of the file, read against the file's folder.
@@ -180,10 +207,20 @@ impl<'n> Fields<'n> {
         match self.node(name) {
             Some(node) => T::decode(node, cx),
             None => {
-                let place = self.key_place(name);
-                cx.error("missing-key", place, format!("{} needs `{name}`", self.what));
+                self.missing(name, cx);
                 None
             }
+        }
+    }
+
+    /// Notes that `name` is absent, or has no value.
+    pub fn missing(&self, name: &str, cx: &mut Context) {
+        let place = self.key_place(name);
+        let comment = rest_of_line(&cx.text, place).trim_start_matches([':', ' ']).starts_with('#');
+        let problem = cx.error("missing-key", place, format!("{} needs `{name}`", self.what));
+        // `channel: #ops` loads as a key without a value. What follows is not repeated: it may be a secret.
+        if comment && place != self.place {
+            problem.help("`#` begins a comment: put the value in quotes");
         }
     }
 
@@ -203,12 +240,16 @@ impl<'n> Fields<'n> {
             let mut legal = self.asked.clone();
             legal.sort_unstable();
             legal.dedup();
-            let help = nearest(&key.name, legal.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            let near = nearest(&key.name, legal.iter().copied());
             let problem = cx.error("unknown-key", key.place, format!("{} has no key `{}`", self.what, key.name));
-            problem.help = help;
-            problem.note(format!("keys here: {}", legal.join(" ")));
+            problem.did_you_mean(near).note(format!("keys here: {}", legal.join(" ")));
         }
     }
+}
+
+/// What follows `place` on its line.
+fn rest_of_line(text: &str, place: Place) -> &str {
+    text.get(place.end..).and_then(|rest| rest.lines().next()).unwrap_or_default()
 }
 
 /// How alike two words must be for one to be suggested for the other (Jaro-Winkler).
@@ -228,8 +269,11 @@ pub fn one_of<T: Copy>(node: &Node, words: &[(&str, T)], cx: &mut Context) -> Op
     if let Some((_, value)) = words.iter().find(|(word, _)| word == text) {
         return Some(*value);
     }
-    let help = nearest(text, words.iter().map(|(word, _)| *word)).map(|near| format!("did you mean `{near}`?"));
-    cx.error("bad-value", node.place, format!("expected {}, found `{text}`", list_of(words))).help = help;
+    if node.referenced {
+        return cx.expected(&list_of(words), node);
+    }
+    let near = nearest(text, words.iter().map(|(word, _)| *word));
+    cx.error("bad-value", node.place, format!("expected {}, found `{text}`", list_of(words))).did_you_mean(near);
     None
 }
 
@@ -243,7 +287,10 @@ impl Decode for String {
         match &node.value {
             Value::String(text) => Some(text.clone()),
             Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
-                cx.error("bad-type", node.place, format!("expected text, found {}", node.kind())).help("put it in quotes");
+                let quoted = cx.written(node.place).map(|text| format!("\"{text}\""));
+                let problem = cx.error("bad-type", node.place, format!("expected text, found {}", node.kind()));
+                problem.help(quoted.as_ref().map_or("put it in quotes".to_owned(), |text| format!("put it in quotes: {text}")));
+                problem.fix = quoted;
                 None
             }
             _ => cx.expected("text", node),
@@ -257,8 +304,26 @@ impl Decode for bool {
             Value::Bool(yes) => Some(*yes),
             Value::String(text) if node.referenced && text == "true" => Some(true),
             Value::String(text) if node.referenced && text == "false" => Some(false),
+            Value::String(text) if !node.referenced => {
+                let fix = boolean(text);
+                cx.expected::<Self>("`true` or `false`", node);
+                if let (Some(fix), Some(problem)) = (fix, cx.problems.last_mut()) {
+                    problem.fix = Some(fix.to_owned());
+                    problem.help(format!("YAML 1.2 reads `{text}` as text; write `{fix}`"));
+                }
+                None
+            }
             _ => cx.expected("`true` or `false`", node),
         }
+    }
+}
+
+/// What YAML 1.1 took `text` for.
+fn boolean(text: &str) -> Option<&'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "y" => Some("true"),
+        "no" | "off" | "n" => Some("false"),
+        _ => None,
     }
 }
 
@@ -339,138 +404,20 @@ impl Decode for Secrets {
     }
 }
 
-impl Decode for Duration {
-    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let parsed = match &node.value {
-            Value::String(text) => duration(text),
-            _ => None,
-        };
-        parsed.or_else(|| cx.expected("a duration such as 500ms, 30s, 5m, 24h or 7d", node))
-    }
-}
-
-/// `500ms`, `30s`, `5m`, `24h`, `7d`.
-pub fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = split_unit(text)?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    // A century: longer is a mistake, and shorter never overflows a time.
-    number.checked_mul(millis).filter(|ms| *ms <= 100 * 366 * 86_400_000).map(Duration::from_millis)
-}
-
-/// A number of bytes: `512`, `64KiB`, `1MiB`, `2GiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size(pub u64);
-
-impl Decode for Size {
-    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let parsed = match &node.value {
-            Value::Int(number) => u64::try_from(*number).ok(),
-            Value::String(text) => size(text),
-            _ => None,
-        };
-        parsed.map(Self).or_else(|| cx.expected("a size such as 64KiB, 1MiB or 2GiB", node))
-    }
-}
-
-/// `64KiB`, `1MiB`, `2GiB`, or plain bytes.
-pub fn size(text: &str) -> Option<u64> {
-    let (number, unit) = split_unit(text)?;
-    let factor = match unit {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return None,
-    };
-    number.checked_mul(factor).filter(|bytes| i64::try_from(*bytes).is_ok())
-}
-
-fn split_unit(text: &str) -> Option<(u64, &str)> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits)?;
-    Some((number.parse().ok()?, unit))
-}
-
-/// So many per second, minute or hour, with a burst: `{rate: 50/s, burst: 100}`. Without `burst`, one second's worth (at least 1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// How many.
-    pub count: u32,
-    /// Per how long.
-    pub per: Duration,
-    /// How many may come at once.
-    pub burst: u32,
-}
-
-impl Rate {
-    /// `count` a second, up to `burst` at once.
-    pub const fn per_second(count: u32, burst: u32) -> Self {
-        Self { count, per: Duration::from_secs(1), burst }
-    }
-}
-
-impl Decode for Rate {
-    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        if let Value::String(_) = node.value {
-            return rate(node, cx);
-        }
-        let mut fields = Fields::open(node, "a rate limit", cx)?;
-        let rate_node = fields.node("rate");
-        if rate_node.is_none() {
-            cx.error("missing-key", node.place, "a rate limit needs `rate`");
-        }
-        let parsed = rate_node.and_then(|node| rate(node, cx));
-        let burst = fields.optional::<Located<u32>>("burst", cx);
-        fields.finish(cx);
-        if let Some(Located { value: 0, place }) = burst {
-            cx.error("bad-value", place, "a burst of 0 lets nothing through");
-            return None;
-        }
-        let parsed = parsed?;
-        Some(Self { burst: burst.map_or(parsed.burst, |burst| burst.value), ..parsed })
-    }
-}
-
-fn rate(node: &Node, cx: &mut Context) -> Option<Rate> {
-    let parsed = match &node.value {
-        Value::String(text) => text.split_once('/').and_then(|(count, unit)| {
-            let secs = match unit {
-                "s" => 1,
-                "m" | "min" => 60,
-                "h" => 3600,
-                _ => return None,
-            };
-            let count: u32 = count.parse().ok().filter(|count| *count > 0)?;
-            Some(Rate { count, per: Duration::from_secs(secs), burst: (count / u32::try_from(secs).unwrap_or(1)).max(1) })
-        }),
-        _ => None,
-    };
-    parsed.or_else(|| cx.expected("a rate such as 50/s, 100/m or 1000/h", node))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_sizes() {
-        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(duration("7d"), Some(Duration::from_secs(7 * 86400)));
-        assert_eq!(size("64KiB"), Some(65536));
-        for bad in ["", "5", "s", "-5s", "1.5h", "99999999999999d", "5 m"] {
-            assert_eq!(duration(bad), None, "{bad}");
-        }
-        for bad in ["", "MiB", "1MB", "99999999999999TiB"] {
-            assert_eq!(size(bad), None, "{bad}");
-        }
+    fn a_value_that_is_a_comment_is_named_as_the_trap_it_is() {
+        let text = "kind: slack\nchannel: #ops\n".to_owned();
+        let mut cx = Context { text: text.clone(), ..Context::default() };
+        let node = crate::config::yaml::parse(&text, &mut cx).unwrap();
+        let mut fields = Fields::open(&node, "a destination", &mut cx).unwrap();
+        assert_eq!(fields.required::<String>("channel", &mut cx), None);
+        assert_eq!(fields.required::<String>("url", &mut cx), None);
+        assert_eq!(cx.problems[0].help.as_deref(), Some("`#` begins a comment: put the value in quotes"));
+        assert_eq!((cx.problems[1].message.as_str(), &cx.problems[1].help), ("a destination needs `url`", &None));
     }
 
     #[test]

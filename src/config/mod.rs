@@ -1,13 +1,41 @@
 //! `routes.yaml` in, a [`Config`] or every problem with its line and column out. Opens no socket, knows no store.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use crate::{deliver::Destination, envelope::Name, ingest::Source, route::Rule, secret::Secret, store::Retention};
+use crate::{
+    deliver::{Defaults, Destination},
+    envelope::Name,
+    ingest::Source,
+    route::Rule,
+    secret::Secret,
+    sign,
+    store::Retention,
+};
 
 pub mod decode;
+mod finish;
+mod links;
+mod mask;
+pub mod references;
+pub mod report;
+mod sections;
+mod traps;
 pub mod tree;
+mod units;
+pub mod yaml;
 
 pub use decode::{AllowTarget, Problem, Severity};
+use decode::{Context, Fields};
+use mask::Mask;
+use references::References;
+pub use references::{Environment, System};
+use tree::{Key, Node, Place, Value};
 
 /// What one `routes.yaml` says, checked.
 #[derive(Debug, Clone)]
@@ -79,3 +107,212 @@ pub struct File {
     /// Its text.
     pub text: String,
 }
+
+/// What came of reading a file: what it says, where it says it well enough, and everything wrong with it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The file.
+    pub file: File,
+    /// What it says; `None` when any problem is an error.
+    pub config: Option<Config>,
+    /// Errors and warnings by place, at most [`PROBLEMS_MAX`]. No message holds a secret.
+    pub problems: Vec<Problem>,
+    /// How many further problems there are.
+    pub left_off: usize,
+    /// The file's text with literal secrets starred out: what diagnostics quote from.
+    pub shown: String,
+}
+
+/// How many problems one run shows.
+pub const PROBLEMS_MAX: usize = 50;
+/// The only version of the file so far.
+const VERSION: i64 = 1;
+/// Hexadecimal digits of [`Config::hash`].
+const HASH_LEN: usize = 12;
+
+/// Reads the file at `path` and what it says. A file that cannot be read is a problem like any other.
+pub fn load(path: &Path, env: &dyn Environment) -> Loaded {
+    match read(path) {
+        Ok(bytes) => parse_bytes(path, bytes, env),
+        Err(error) => {
+            let file = File { path: path.to_owned(), text: String::new() };
+            let message = format!("{} cannot be read: {error}", path.display());
+            unreadable(file, Place::default(), message)
+        }
+    }
+}
+
+/// The bytes of the file: one more than allowed at most, so that a larger one is noticed and yet not read.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(yaml::FILE_MAX).unwrap_or(u64::MAX);
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn parse_bytes(path: &Path, bytes: Vec<u8>, env: &dyn Environment) -> Loaded {
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(File { path: path.to_owned(), text }, env),
+        // A character that the limit cut in two is not what is wrong with a file that is too large.
+        Err(error) if yaml::FILE_MAX < error.as_bytes().len() => {
+            let file = File { path: path.to_owned(), text: String::new() };
+            unreadable(file, Place::default(), "the file is larger than 1 MiB".to_owned())
+        }
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            let file = File { path: path.to_owned(), text };
+            unreadable(file, Place { start: at, end: at }, "this is not UTF-8".to_owned())
+        }
+    }
+}
+
+fn unreadable(file: File, place: Place, message: String) -> Loaded {
+    let mut cx = Context::default();
+    cx.error("unreadable-file", place, message);
+    let shown = Mask::of_lines(&file.text).apply(&file.text);
+    Loaded { file, config: None, problems: cx.problems, left_off: 0, shown }
+}
+
+/// Reads what `file` says: every problem in one run. Touches nothing but `env`.
+pub fn parse(file: File, env: &dyn Environment) -> Loaded {
+    let mut cx = Context { folder: folder(&file.path), text: file.text.clone(), ..Context::default() };
+    let mut tree = yaml::parse(&file.text, &mut cx);
+    let mask = match &tree {
+        Some(root) => Mask::of_tree(root, &file.text, &cx.hidden),
+        None => Mask::of_lines(&file.text),
+    };
+    let mut resolved = References::default();
+    let mut config = None;
+    if let Some(root) = &mut tree {
+        resolved = references::resolve(root, &file.text, env, &mut cx);
+        config = decode(root, &file, env, &mut cx).filter(|_| !cx.failed());
+    }
+    finish::without_consequences(&mut cx.problems, &resolved.failed);
+    let (mut problems, left_off) = finish::select(cx.problems);
+    for problem in &mut problems {
+        tree.iter().for_each(|root| finish::locate(problem, root));
+        finish::censor(problem, &mask, &file.text, &resolved.outside);
+    }
+    let shown = mask.apply(&file.text);
+    Loaded { file, config, problems, left_off, shown }
+}
+
+fn folder(path: &Path) -> PathBuf {
+    path.parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// Reads the sections in the order in which they need one another.
+fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> Option<Config> {
+    let mut fields = Fields::open(root, "the file", cx)?;
+    version(&mut fields, cx);
+    let server = sections::server(fields.node("server"), cx);
+    let store = sections::store(fields.node("store"), cx);
+    let security = sections::security(fields.node("security"), env, cx);
+    cx.allow_targets.clone_from(&security.allow_targets);
+    cx.require_https = security.require_https;
+    let templates = sections::templates(fields.node("templates"), cx);
+    cx.templates.clone_from(&templates);
+    let defaults = defaults(fields.node("defaults"), cx);
+    let sources = entries(fields.node("sources"), "`sources`", cx, Source::decode);
+    let destinations =
+        entries(fields.node("destinations"), "`destinations`", cx, |key, node, cx| Destination::decode(key, node, &defaults, cx));
+    let rules = rules(fields.node("rules"), cx);
+    let unmatched = sections::unmatched(fields.node("unmatched"), cx);
+    fields.finish(cx);
+    links::check(root, cx);
+    let hash = hash(&file.text);
+    Some(Config { hash, server, store, security, sources, destinations, rules, templates, unmatched })
+}
+
+fn hash(text: &str) -> String {
+    let mut hash = sign::hex(&sign::sha256(&[text.as_bytes()]));
+    hash.truncate(HASH_LEN);
+    hash
+}
+
+fn version(fields: &mut Fields<'_>, cx: &mut Context) {
+    match fields.node("version") {
+        Some(Node { value: Value::Int(VERSION), .. }) => {}
+        Some(node) => {
+            cx.error("bad-version", node.place, "this version of Hookyard reads files of `version: 1`").fix =
+                Some("1".to_owned());
+        }
+        None => {
+            fields.missing("version", cx);
+            if let Some(problem) = cx.problems.last_mut() {
+                problem.help("begin the file with `version: 1`");
+            }
+        }
+    }
+}
+
+fn defaults(node: Option<&Node>, cx: &mut Context) -> Defaults {
+    let Some(mut fields) = node.and_then(|node| Fields::open(node, "`defaults`", cx)) else {
+        return Defaults::decode(None, cx);
+    };
+    let defaults = Defaults::decode(fields.node("destination"), cx);
+    fields.finish(cx);
+    defaults
+}
+
+/// Reads a map of named things.
+fn entries<T>(
+    node: Option<&Node>,
+    what: &str,
+    cx: &mut Context,
+    decode: impl Fn(&Key, &Node, &mut Context) -> Option<T>,
+) -> Vec<T> {
+    match node.map(|node| (&node.value, node)) {
+        None => Vec::new(),
+        Some((Value::Map(map), _)) => map.iter().filter_map(|(key, node)| decode(key, node, cx)).collect(),
+        Some((_, node)) => {
+            cx.expected::<()>(&format!("{what} as a map of names"), node);
+            Vec::new()
+        }
+    }
+}
+
+fn rules(node: Option<&Node>, cx: &mut Context) -> Vec<Rule> {
+    match node.map(|node| (&node.value, node)) {
+        None => Vec::new(),
+        Some((Value::List(items), _)) => {
+            items.iter().enumerate().filter_map(|(index, item)| Rule::decode(index, item, cx)).collect()
+        }
+        Some((_, node)) => {
+            cx.expected::<()>("`rules` as a list", node);
+            Vec::new()
+        }
+    }
+}
+
+/// The URL of the store that a file names which may be bad otherwise, or the default where it names none. `None` when it names
+/// one that cannot be made out.
+///
+/// `serve` with a bad file goes on with the last good one, which lies in that store.
+pub fn store_url(text: &str, env: &dyn Environment) -> Option<Secret> {
+    let mut cx = Context::default();
+    let mut root = match yaml::parse(text, &mut cx) {
+        Some(root) => root,
+        None => match store_block(text) {
+            Some(block) => yaml::parse(&block, &mut cx)?,
+            None => return Some(Secret::new(sections::STORE_URL)),
+        },
+    };
+    let Some(url) = root.get_mut("store").and_then(|store| store.get_mut("url")).filter(|url| url.value != Value::Null) else {
+        return Some(Secret::new(sections::STORE_URL));
+    };
+    let resolved = references::resolve(url, text, env, &mut cx);
+    resolved.failed.is_empty().then(|| sections::store_url(url, &mut cx)).flatten()
+}
+
+/// The lines of `store` alone.
+fn store_block(text: &str) -> Option<String> {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with("store:"));
+    let first = lines.next()?;
+    let rest = lines.take_while(|line| line.is_empty() || line.starts_with([' ', '#']));
+    Some(std::iter::once(first).chain(rest).collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Where something stands in `routes.yaml`: a range of bytes of its text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Place {
     /// First byte.
     pub start: usize,
@@ -15,6 +15,28 @@ impl Place {
     /// The bytes `range` of the file.
     pub fn new(range: Range<usize>) -> Self {
         Self { start: range.start, end: range.end }
+    }
+}
+
+/// Where the lines of a text begin.
+#[derive(Debug)]
+pub struct Lines(Vec<usize>);
+
+impl Lines {
+    /// The lines of `text`.
+    pub fn of(text: &str) -> Self {
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        Self(std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect())
+    }
+
+    /// The line, from 1, that holds byte `at`.
+    pub fn line(&self, at: usize) -> usize {
+        self.0.partition_point(|start| *start <= at)
+    }
+
+    /// Where that line begins.
+    pub fn start(&self, at: usize) -> usize {
+        self.0.get(self.line(at).saturating_sub(1)).copied().unwrap_or_default()
     }
 }
 
@@ -58,6 +80,36 @@ pub struct Key {
 }
 
 impl Node {
+    /// The value of `key`, where this is a map that has it.
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        let Value::Map(map) = &self.value else { return None };
+        map.iter().find(|(name, _)| name.name == key).map(|(_, node)| node)
+    }
+
+    /// Like [`Node::get`], to be changed.
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        let Value::Map(map) = &mut self.value else { return None };
+        map.iter_mut().find(|(name, _)| name.name == key).map(|(_, node)| node)
+    }
+
+    /// The text, where this is text.
+    pub fn text(&self) -> Option<&str> {
+        let Value::String(text) = &self.value else { return None };
+        Some(text)
+    }
+
+    /// The entries, where this is a map; otherwise none.
+    pub fn entries(&self) -> &[(Key, Self)] {
+        let Value::Map(map) = &self.value else { return &[] };
+        map
+    }
+
+    /// The items, where this is a list; otherwise none.
+    pub fn items(&self) -> &[Self] {
+        let Value::List(items) = &self.value else { return &[] };
+        items
+    }
+
     /// What kind of value this is, with an article, for messages: `a list`.
     pub fn kind(&self) -> &'static str {
         match self.value {

@@ -1,37 +1,56 @@
 //! From a request to an accepted event: limit, verify, normalise, plan, accept. Knows nothing of how things are sent.
+//!
+//! [`Ingest::router`] takes requests in. `intake` reads the body, `kinds` proves the sender and finds the facts, `dedupe` says what the event
+//! is known again by, and the store keeps it: only then is the answer 200. What is not accepted goes to the `quarantine`, from which
+//! [`Ingest::retry_rejections`] takes it in later.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use axum::{
+    extract::{Request, State},
+    http::{HeaderValue, Method, header, request::Parts as Head},
+    response::Response,
+};
 use jiff::SignedDuration;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::time::Instant;
+use tracing::warn;
 
+use self::{
+    answer::{Code, Limited, Rejection},
+    intake::Read,
+    kinds::Facts,
+    limits::{Client, FAILURES, Keyed},
+    quarantine::{Quarantine, Refused},
+    request::Raw,
+};
 use crate::{
-    clock::Clock,
-    config::{
-        decode::Context,
-        tree::{Key, Node},
-    },
-    envelope::Name,
+    clock::{Clock, Timestamp, rfc3339_ms},
+    envelope::Envelope,
     route::Router,
     seal::Sealer,
-    store::{self, Filter, Store},
+    sign,
+    store::{self, Accepted, Filter, NewEvent, Store},
     telemetry::Metrics,
 };
 
-/// A named way in, as `routes.yaml` declares it.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// Its name.
-    pub name: Name,
-    /// The path of the public listener that it answers on: `/webhooks/interactor`.
-    pub path: String,
-}
+mod answer;
+mod body;
+mod dedupe;
+mod doctor;
+mod intake;
+pub(crate) mod kinds;
+mod limits;
+mod mapping;
+mod quarantine;
+mod request;
+mod retry;
+mod sealed;
+mod source;
+mod time;
 
-impl Source {
-    /// Reads one entry of `sources`.
-    pub fn decode(_key: &Key, _node: &Node, _cx: &mut Context) -> Option<Self> {
-        None
-    }
-}
+pub use retry::RetryReport;
+pub use source::Source;
 
 /// What ingest works with.
 #[expect(missing_debug_implementations, reason = "handles")]
@@ -50,41 +69,310 @@ pub struct Parts {
     pub sealer: Sealer,
     /// Largest request body in bytes.
     pub max_body: usize,
+    /// How long events are kept (`store.retention.events`): ids are remembered at least as long.
+    pub retention_events: Duration,
 }
 
 /// The public side of one relay.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Ingest {
-    _parts: Parts,
+    sources: Arc<[Source]>,
+    /// Positions of sources by their whole path.
+    paths: HashMap<String, usize>,
+    /// Positions of sources with a path secret, by the path before it.
+    secret_paths: HashMap<String, usize>,
+    /// `rate_limit` of each source.
+    rates: Vec<Option<Keyed<()>>>,
+    /// `failure_limit` of each source; the last one is for paths of no source.
+    failures: Vec<Keyed<Client>>,
+    quarantine: Quarantine,
+    router: Arc<Router>,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    metrics: Metrics,
+    sealer: Sealer,
+    max_body: usize,
+    remember_ids: Duration,
 }
 
-/// What retrying rejections came to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RetryReport {
-    /// How many were tried.
-    pub tried: u64,
-    /// How many became events.
-    pub accepted: u64,
-    /// How many were events already.
-    pub duplicates: u64,
-    /// How many failed again.
-    pub failed: u64,
+/// Longest time the store is waited for: senders are promised an answer within 5 s of their last byte.
+const STORE_TIMEOUT: Duration = Duration::from_millis(4_500);
+
+/// Why a request did not become an event.
+enum Failure {
+    /// It is not what it should be.
+    Rejected(Rejection),
+    /// Too many came.
+    Limited(Limited),
+    /// It cannot be kept now.
+    Store(store::Error),
+}
+
+impl<R: Into<Rejection>> From<R> for Failure {
+    fn from(rejection: R) -> Self {
+        Self::Rejected(rejection.into())
+    }
+}
+
+/// Where a request's path leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// To the source at this position.
+    Source(usize),
+    /// Nearly: the path secret of the source at this position is wrong.
+    WrongSecret(usize),
+    /// To no source.
+    Nowhere,
 }
 
 impl Ingest {
-    /// Takes requests for `parts.sources`.
+    /// Takes requests for `parts.sources`. Must be called on a runtime, on which rejections are written from then on.
     pub fn new(parts: Parts) -> Self {
-        Self { _parts: parts }
+        let Parts { sources, router, store, clock, metrics, sealer, max_body, retention_events } = parts;
+        let sources: Arc<[Source]> = sources.into();
+        let paths = |secret: bool| {
+            let fitting = sources.iter().enumerate().filter(move |(_, source)| source.has_path_secret() == secret);
+            fitting.map(|(position, source)| (source.path.clone(), position)).collect()
+        };
+        let limits = sources.iter().map(|source| source.failure_limit).chain([FAILURES]);
+        Self {
+            paths: paths(false),
+            secret_paths: paths(true),
+            rates: sources.iter().map(|source| source.rate_limit.map(|rate| Keyed::new(rate, &clock))).collect(),
+            failures: limits.map(|rate| Keyed::new(rate, &clock)).collect(),
+            quarantine: Quarantine::start(sources.clone(), sealer.clone(), store.clone(), &clock),
+            remember_ids: retention_events.max(dedupe::ID_MIN),
+            sources,
+            router,
+            store,
+            clock,
+            metrics,
+            sealer,
+            max_body,
+        }
     }
 
     /// Answers every path of the public listener that nothing else answers.
     pub fn router(self: Arc<Self>) -> axum::Router {
-        axum::Router::new()
+        axum::Router::new().fallback(handle).with_state(self)
     }
 
     /// Verifies quarantined requests again with today's configuration and takes in what passes. `clock_offset` is added to
-    /// their time of arrival, to which their timestamps are held.
-    pub async fn retry_rejections(&self, _filter: Filter, _clock_offset: SignedDuration) -> Result<RetryReport, store::Error> {
-        Ok(RetryReport::default())
+    /// their time of arrival, to which their timestamps are held. All that `filter` selects is tried, page by page, in order of
+    /// arrival; its `page` and `limit` do not matter.
+    pub async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> Result<RetryReport, store::Error> {
+        retry::retry(self, filter, clock_offset).await
+    }
+
+    /// Waits until all rejections so far are written: before the store is closed.
+    pub async fn flush(&self) {
+        self.quarantine.flush().await;
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        let place = self.place(head.uri.path());
+        let read = intake::read(&head, body, self.max_body).await;
+        let began = Instant::now();
+        let closes = intake::closes(&head);
+        let (request, fault) = self.raw(head, read);
+        let response = self.conclude(place, request, fault).await;
+        if let Place::Source(position) = place
+            && let Some(source) = self.sources.get(position)
+        {
+            self.metrics.processed(&source.name, began.elapsed());
+        }
+        if closes && matches!(fault, Some((Code::RequestTimeout | Code::PayloadTooLarge, _))) {
+            closing(response)
+        } else {
+            response
+        }
+    }
+
+    /// Where `path` leads. Secrets are compared in constant time.
+    fn place(&self, path: &str) -> Place {
+        if let Some(position) = self.paths.get(path) {
+            return Place::Source(*position);
+        }
+        let Some((before, given)) = path.rsplit_once('/') else { return Place::Nowhere };
+        let Some(position) = self.secret_paths.get(before) else { return Place::Nowhere };
+        let secrets = self.sources.get(*position).map_or(&[][..], |source| source.kind.path_secrets());
+        let same = |secret: &crate::secret::Secret| sign::same(secret.reveal().as_bytes(), given.as_bytes());
+        if secrets.iter().fold(false, |fits, secret| same(secret) | fits) {
+            Place::Source(*position)
+        } else {
+            Place::WrongSecret(*position)
+        }
+    }
+
+    /// The request with its body, and what went wrong in reading that, with the body's size as far as is known.
+    fn raw(&self, head: Head, read: Read) -> (Raw, Option<(Code, u64)>) {
+        let (body, fault) = match read {
+            Read::Whole(body) => (body, None),
+            Read::TooLarge(bytes) => (bytes::Bytes::new(), Some((Code::PayloadTooLarge, bytes))),
+            Read::Slow => (bytes::Bytes::new(), Some((Code::RequestTimeout, 0))),
+            Read::Broken => (bytes::Bytes::new(), Some((Code::InvalidJson, 0))),
+        };
+        let (path, peer) = (head.uri.path().to_owned(), intake::peer(&head));
+        let request = Raw { method: head.method, path, headers: head.headers, body, arrived_at: self.clock.now(), peer };
+        (request, fault)
+    }
+
+    async fn conclude(&self, place: Place, request: Raw, fault: Option<(Code, u64)>) -> Response {
+        let bytes = fault.map_or(request.body.len() as u64, |(_, bytes)| bytes);
+        let (source, result) = match place {
+            Place::Nowhere => (None, Err(Code::NotFound.into())),
+            Place::WrongSecret(position) => (Some(position), Err(Code::NotFound.into())),
+            Place::Source(position) if request.method != Method::POST => (Some(position), Err(Code::MethodNotAllowed.into())),
+            Place::Source(position) => match fault {
+                Some((code, _)) => (Some(position), Err(broken(code).into())),
+                None => (Some(position), self.take(position, &request).await),
+            },
+        };
+        match result {
+            Ok(accepted) => received(&accepted),
+            Err(failure) => self.refuse(source, request, bytes, failure),
+        }
+    }
+
+    /// Verifies, limits, normalises, plans and accepts `request` for the source at `position`.
+    async fn take(&self, position: usize, request: &Raw) -> Result<Accepted, Failure> {
+        let source = self.sources.get(position).ok_or(Code::NotFound)?;
+        let verified = source.kind.verify(request, request.arrived_at)?;
+        if let Some(Some(rate)) = self.rates.get(position) {
+            rate.take(&()).map_err(Failure::Limited)?;
+        }
+        let facts = source.kind.normalise(verified)?;
+        let accepting = self.accept(source, facts, request, request.arrived_at);
+        // What commits after all is a duplicate when the sender tries again.
+        let in_time = tokio::time::timeout(STORE_TIMEOUT, accepting).await;
+        in_time.unwrap_or_else(|_| Err(store::Error::Backend("it took too long".into()))).map_err(Failure::Store)
+    }
+
+    /// Plans and keeps the event that `facts` tell of. When the sender hangs up meanwhile, this is dropped; the store still commits
+    /// and hands over what it took, and the sender's next try is a duplicate.
+    async fn accept(&self, source: &Source, facts: Facts, request: &Raw, now: Timestamp) -> store::Result<Accepted> {
+        let dedupe = dedupe::key(&source.name, &facts.id, facts.replayed, &request.body, self.remember_ids, source.window);
+        let envelope = envelope(source, facts, request, now);
+        let plan = self.router.plan(&envelope);
+        let r#type = envelope.r#type.clone();
+        let accepted = self.store.accept(NewEvent { envelope, dedupe, deliveries: plan.deliveries, rules: plan.rules }).await?;
+        self.metrics.received(Some(&source.name), Some(&r#type), word(&accepted));
+        Ok(accepted)
+    }
+
+    fn refuse(&self, source: Option<usize>, request: Raw, bytes: u64, failure: Failure) -> Response {
+        let now = request.arrived_at;
+        let (rejection, limited) = match failure {
+            Failure::Limited(limited) => (Code::RateLimited.into(), Some(limited)),
+            Failure::Store(error) => {
+                warn!("an event is not taken in: {error}");
+                (Rejection::because(Code::Unavailable, error.to_string()), None)
+            }
+            Failure::Rejected(rejection) => match self.count_failure(source, &request) {
+                Ok(()) => (rejection, None),
+                Err(limited) => (Code::RateLimited.into(), Some(limited)),
+            },
+        };
+        let code = rejection.code;
+        self.metrics.received(quarantine::source_name(&self.sources, source), None, code.word());
+        self.quarantine.note(Refused { request, code, reason: rejection.reason, source, bytes });
+        limited.map_or_else(|| answer::error(code), |limited| answer::rate_limited(limited, now))
+    }
+
+    /// Counts a failing request of a client against `failure_limit`.
+    fn count_failure(&self, source: Option<usize>, request: &Raw) -> Result<(), Limited> {
+        let limit = self.failures.get(source.unwrap_or(self.sources.len()));
+        limit.map_or(Ok(()), |limit| limit.take(&Client::of(request.peer)))
     }
 }
+
+async fn handle(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    ingest.answer(request).await
+}
+
+fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn broken(code: Code) -> Rejection {
+    let reason = match code {
+        Code::PayloadTooLarge => "the body is larger than `server.max_body`",
+        Code::RequestTimeout => "the body did not arrive within 30 s",
+        _ => "the body broke off",
+    };
+    Rejection::because(code, reason)
+}
+
+fn received(accepted: &Accepted) -> Response {
+    match accepted {
+        Accepted::New { id, .. } => answer::received(id, false),
+        Accepted::Duplicate { id, .. } => answer::received(id, true),
+    }
+}
+
+/// The status under which what was accepted is counted.
+fn word(accepted: &Accepted) -> &'static str {
+    match accepted {
+        Accepted::New { .. } => "success",
+        Accepted::Duplicate { mismatch: false, .. } => "duplicate",
+        Accepted::Duplicate { mismatch: true, .. } => "duplicate_mismatch",
+    }
+}
+
+/// Longest media type that is kept, in bytes.
+const CONTENT_TYPE_MAX: usize = 256;
+
+/// The envelope of what `facts` tell, taken in at `now`.
+fn envelope(source: &Source, facts: Facts, request: &Raw, now: Timestamp) -> Envelope {
+    let (time, timestamp) = match facts.time {
+        Some((at, text)) => (at.to_string(), text),
+        None => (rfc3339_ms(now), rfc3339_ms(now)),
+    };
+    Envelope {
+        id: dedupe::event_id(&facts.id, &request.body),
+        source: source.name.clone(),
+        kind: source.kind(),
+        r#type: facts.r#type,
+        subject: facts.subject,
+        namespace: facts.namespace,
+        time,
+        timestamp,
+        received_at: now,
+        traceparent: traceparent(request),
+        replayed: facts.replayed,
+        body: request.body.clone(),
+        content_type: request.content_type().filter(|text| text.len() <= CONTENT_TYPE_MAX).map(str::to_owned),
+        data: facts.data,
+    }
+}
+
+/// The sender's trace context, or one begun here.
+fn traceparent(request: &Raw) -> Option<String> {
+    static TRACEPARENT: header::HeaderName = header::HeaderName::from_static("traceparent");
+    let sent = request.one(&TRACEPARENT).filter(|text| is_traceparent(text));
+    sent.map(str::to_owned).or_else(new_traceparent)
+}
+
+/// W3C Trace Context, level 1: version, trace id, parent id and flags in lowercase hex, neither id all zeros.
+fn is_traceparent(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let mut hex = |length: usize| {
+        let lower = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        parts.next().filter(|part| part.len() == length && part.bytes().all(lower))
+    };
+    let (version, trace, parent, flags) = (hex(2), hex(32), hex(16), hex(2));
+    let some = |part: Option<&str>| part.is_some_and(|part| part.bytes().any(|byte| byte != b'0'));
+    version == Some("00") && some(trace) && some(parent) && flags.is_some() && parts.next().is_none()
+}
+
+fn new_traceparent() -> Option<String> {
+    let mut ids = [0; 24];
+    SystemRandom::new().fill(&mut ids).ok()?;
+    let (trace, parent) = ids.split_at(16);
+    Some(format!("00-{}-{}-00", sign::hex(trace), sign::hex(parent)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,17 +3,48 @@
 //!
 //! Methods are steps of the work, not tables; `contract.rs` tests each promise on every back end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     envelope::{DeliveryId, Envelope, EventUid, Name},
+    secret::Secret,
 };
 
+#[cfg(test)]
+pub(crate) mod contract;
 pub mod sqlite;
+
+/// Opens the store at `url`, made where it is missing: `sqlite://<path>`, relative to `folder` or absolute
+/// (`sqlite:///var/lib/hookyard.db`).
+///
+/// # Errors
+/// [`Error::Unreadable`] for other schemes, another program's file and a newer schema; [`Error::Locked`] when another
+/// process works on it.
+pub async fn open(url: &Secret, folder: &Path, clock: Clock) -> Result<Arc<dyn Store>> {
+    let (scheme, place) = url.reveal().split_once("://").unwrap_or_default();
+    match scheme {
+        "sqlite" if !place.is_empty() => Ok(sqlite::open(&folder.join(place), clock).await?),
+        "sqlite" => Err(Error::Unreadable("`sqlite://` is followed by the path of a file, as in sqlite://hookyard.db".into())),
+        // The rest of the URL may hold a password.
+        _ => Err(Error::Unreadable("the store's URL begins with none of: sqlite://".into())),
+    }
+}
+
+/// Where the encryption key of the store at `url` is kept when `routes.yaml` names none: beside it, with `.key` behind its name.
+pub fn key_file(url: &Secret, folder: &Path) -> PathBuf {
+    let (_, place) = url.reveal().split_once("://").unwrap_or_default();
+    let mut path = folder.join(place).into_os_string();
+    path.push(".key");
+    path.into()
+}
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -310,14 +341,39 @@ pub enum Retried {
 }
 
 /// Which page of a list, and in which order.
+///
+/// A place is where a row stands in its list: the `seq` of an event, [`DeliveryId::place`], the `id` of a rejection.
+/// All are above 0, so that `After(0)` begins with the oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
     /// The newest, newest first.
     Newest,
     /// What is older than this place, newest first.
-    Before(i64, u32),
+    Before(i64),
     /// What was committed after this place, in commit order.
-    After(i64, u32),
+    After(i64),
+}
+
+/// Bits of a delivery's place that hold its `n`.
+const N_BITS: u32 = 16;
+/// Most deliveries that one event can have, replays included.
+pub const N_MAX: u32 = (1 << N_BITS) - 1;
+/// Largest `seq` of an event: at a million events in a second enough for four years.
+pub const SEQ_MAX: i64 = (i64::MAX >> N_BITS) - 1;
+
+impl DeliveryId {
+    /// Where the delivery stands among all deliveries of its store: by event, then by `n`.
+    /// An id that no store gives out stands behind them all.
+    pub fn place(self) -> i64 {
+        let given_out = (0..=SEQ_MAX).contains(&self.event.seq) && self.n <= N_MAX;
+        if given_out { self.event.seq << N_BITS | i64::from(self.n) } else { i64::MAX }
+    }
+
+    /// The delivery that stands at `place` in the store with this `salt`.
+    pub fn at(salt: u64, place: i64) -> Self {
+        let n = u32::try_from(place & i64::from(N_MAX)).unwrap_or_default();
+        Self { event: EventUid { salt, seq: place >> N_BITS }, n }
+    }
 }
 
 /// Which targets a list is about.
@@ -464,11 +520,13 @@ pub trait Store: Send + Sync {
     async fn accept(&self, event: NewEvent) -> Result<Accepted>;
 
     /// Records attempts and what they leave their deliveries as, in one commit. A delivery that is final stays as it is,
-    /// but the attempt is kept.
+    /// but the attempt is kept. An attempt recorded again (same number, same start) changes nothing; another one under a
+    /// number that is taken gets the next free one. Attempts of deliveries that are not held are dropped.
     async fn record(&self, attempts: Vec<Attempt>) -> Result<()>;
 
     /// Up to `limit` pending deliveries of `target` that are due at `now`, earliest due first (then by acceptance),
-    /// leaving out those in `except` (sorted), which the caller has in hand.
+    /// leaving out those in `except` (sorted), which the caller has in hand. Fewer come when their bodies are large:
+    /// [`Store::next_due`] tells whether there are more.
     async fn due(&self, target: &Name, now: Timestamp, limit: u32, except: Vec<DeliveryId>) -> Result<Vec<Due>>;
 
     /// When the next pending delivery of `target` falls due, `except` left out.
@@ -483,10 +541,10 @@ pub trait Store: Send + Sync {
     /// One event with its body.
     async fn event(&self, uid: EventUid) -> Result<Option<EventRow>>;
 
-    /// Deliveries. `Page` places are those of [`DeliveryId`]: the event's `seq` and `n`.
+    /// Deliveries, without their bodies.
     async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryRow>>;
 
-    /// The attempts of the deliveries of one event, in order.
+    /// The attempts of the deliveries of one event, by delivery and number; `rendered` is left empty.
     async fn attempts(&self, event: EventUid) -> Result<Vec<Attempt>>;
 
     /// Keeps rejections. Per source (paths of no source share one) at most `bound` sealed requests are held, and at most
@@ -496,7 +554,8 @@ pub trait Store: Send + Sync {
     /// Rejections; `sealed` is left empty.
     async fn rejections(&self, filter: Filter) -> Result<Vec<Rejection>>;
 
-    /// Rejections that are kept whole, with their bytes, in order of arrival after `after`.
+    /// Rejections that are kept whole, with their bytes, in order of arrival after `after`; `filter.page` is not looked at.
+    /// Fewer than `filter.limit` come when they are large: an empty answer is the end.
     async fn quarantined(&self, filter: Filter, after: i64) -> Result<Vec<Rejection>>;
 
     /// Notes what a retry came to.
@@ -518,4 +577,37 @@ pub trait Store: Send + Sync {
 
     /// Finishes what is queued, then closes. Later calls answer [`Error::Closed`].
     async fn close(&self);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn other_schemes_are_refused_without_telling_the_password() {
+        for url in ["postgres://user:hush@host/db", "hookyard.db", "sqlite://", ""] {
+            let Err(error) = open(&Secret::new(url), Path::new("."), Clock::system()).await else { panic!("{url}") };
+            assert!(matches!(error, Error::Unreadable(_)), "{url}: {error}");
+            assert!(error.to_string().contains("sqlite://") && !error.to_string().contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn ids_that_no_store_gives_out_have_no_place_of_another() {
+        let id = |seq, n| DeliveryId { event: EventUid { salt: 1, seq }, n };
+        for strange in [id(-1, 1), id(SEQ_MAX + 1, 1), id(i64::MAX, u32::MAX), id(1, N_MAX + 1)] {
+            assert_eq!(strange.place(), i64::MAX, "{strange:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn places_keep_the_order_and_are_read_back(a in (0..=SEQ_MAX, 0..=N_MAX), b in (0..=SEQ_MAX, 0..=N_MAX)) {
+            let id = |(seq, n)| DeliveryId { event: EventUid { salt: 7, seq }, n };
+            prop_assert_eq!(DeliveryId::at(7, id(a).place()), id(a));
+            prop_assert_eq!(id(a).place().cmp(&id(b).place()), a.cmp(&b));
+        }
+    }
 }

@@ -1,1 +1,167 @@
-//! The SQLite back end.
+//! The SQLite back end: one file, one process. Calls come in; those that write go as jobs to the one writer thread, which
+//! commits together what is queued ([`writer`]); those that read go to a few connections beside it ([`reader`]).
+//!
+//! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`]. The readers' side:
+//! [`query`] (due work, events, deliveries) and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use async_trait::async_trait;
+
+use self::{
+    connect::Lock,
+    reader::Readers,
+    rows::{Reading, Words},
+    session::Session,
+    writer::Writer,
+};
+use super::{
+    Accepted, Attempt, Backlog, DeliveryRow, Due, Error, EventRow, Filter, NewEvent, NewRejection, OnCommit, Pruned, Rejection,
+    Result, Retention, Retried, Store,
+};
+use crate::{
+    clock::{Clock, Timestamp, to_ms},
+    envelope::{DeliveryId, EventUid, Name},
+};
+
+mod accept;
+mod connect;
+mod prune;
+mod query;
+mod reader;
+mod record;
+mod reject;
+mod rows;
+mod schema;
+mod session;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+/// Opens the store in the file at `path`, made where it is missing; see [`super::open`].
+pub async fn open(path: &Path, clock: Clock) -> Result<Arc<Sqlite>> {
+    let path = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Sqlite::open(path, clock)).await;
+    opened.map_err(|error| Error::Backend(error.to_string().into()))?.map(Arc::new)
+}
+
+/// A store in one SQLite file.
+#[expect(missing_debug_implementations, reason = "handles")]
+pub struct Sqlite {
+    writer: Writer,
+    /// For the lanes, whose questions are short.
+    lanes: Readers,
+    /// For lists, which may take long: they must not hold up a delivery.
+    lists: Readers,
+    listener: Arc<OnceLock<Arc<dyn OnCommit>>>,
+}
+
+/// Connections that answer the lanes.
+const LANE_READERS: usize = 2;
+/// Connections that answer lists and details.
+const LIST_READERS: usize = 2;
+
+impl Sqlite {
+    fn open(path: PathBuf, clock: Clock) -> Result<Self> {
+        let lock = Lock::take(&path)?;
+        let session = Session::new(connect::writer(&path)?, lock, clock)?;
+        let reading = Reading { salt: session.salt, words: Arc::new(Words::default()) };
+        let listener = Arc::new(OnceLock::new());
+        Ok(Self {
+            writer: Writer::start(session, listener.clone())?,
+            lanes: Readers::new(path.clone(), LANE_READERS, reading.clone()),
+            lists: Readers::new(path, LIST_READERS, reading),
+            listener,
+        })
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    fn on_commit(&self, listener: Arc<dyn OnCommit>) {
+        if self.listener.set(listener).is_err() {
+            tracing::error!("the store was given a second listener, which hears nothing");
+        }
+    }
+
+    async fn accept(&self, event: NewEvent) -> Result<Accepted> {
+        self.writer.accept(event).await
+    }
+
+    async fn record(&self, attempts: Vec<Attempt>) -> Result<()> {
+        self.writer.run(move |session| record::record(session, &attempts)).await
+    }
+
+    async fn due(&self, target: &Name, now: Timestamp, limit: u32, except: Vec<DeliveryId>) -> Result<Vec<Due>> {
+        let target = target.clone();
+        self.lanes.ask(move |conn, reading| query::due(conn, reading, &target, to_ms(now), limit, &except)).await
+    }
+
+    async fn next_due(&self, target: &Name, except: Vec<DeliveryId>) -> Result<Option<Timestamp>> {
+        let target = target.clone();
+        self.lanes.ask(move |conn, reading| query::next_due(conn, reading, &target, &except)).await
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>> {
+        self.lists.ask(|conn, _| query::backlog(conn)).await
+    }
+
+    async fn events(&self, filter: Filter) -> Result<Vec<EventRow>> {
+        self.lists.ask(move |conn, reading| query::events(conn, reading, &filter)).await
+    }
+
+    async fn event(&self, uid: EventUid) -> Result<Option<EventRow>> {
+        self.lists.ask(move |conn, reading| query::event(conn, reading, uid)).await
+    }
+
+    async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryRow>> {
+        self.lists.ask(move |conn, reading| query::deliveries(conn, reading, &filter)).await
+    }
+
+    async fn attempts(&self, event: EventUid) -> Result<Vec<Attempt>> {
+        self.lists.ask(move |conn, reading| query::attempts(conn, reading, event)).await
+    }
+
+    async fn reject(&self, rejections: Vec<NewRejection>, bound: u32, bound_bytes: u64) -> Result<()> {
+        self.writer.run(move |session| reject::reject(&session.conn, &rejections, bound, bound_bytes)).await
+    }
+
+    async fn rejections(&self, filter: Filter) -> Result<Vec<Rejection>> {
+        self.lists.ask(move |conn, reading| reject::rejections(conn, reading, &filter)).await
+    }
+
+    async fn quarantined(&self, filter: Filter, after: i64) -> Result<Vec<Rejection>> {
+        self.lists.ask(move |conn, reading| reject::quarantined(conn, reading, &filter, after)).await
+    }
+
+    async fn settle_rejection(&self, id: i64, at: Timestamp, outcome: Retried) -> Result<()> {
+        self.writer.run(move |session| reject::settle(&session.conn, id, to_ms(at), &outcome)).await
+    }
+
+    async fn prune(&self, now: Timestamp, retention: Retention, gone: Vec<Name>) -> Result<Pruned> {
+        self.writer.run(move |session| prune::prune(session, now, &retention, &gone)).await
+    }
+
+    async fn setting(&self, key: &str) -> Result<Option<String>> {
+        let key = key.to_owned();
+        self.lists.ask(move |conn, _| query::setting(conn, &key)).await
+    }
+
+    async fn set_setting(&self, key: &str, value: String) -> Result<()> {
+        let key = key.to_owned();
+        self.writer.run(move |session| session.set_setting(&key, &value)).await
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.writer.probe().await
+    }
+
+    async fn close(&self) {
+        self.lanes.close();
+        self.lists.close();
+        self.writer.close().await;
+    }
+}

@@ -1,0 +1,107 @@
+//! `/api/v1/events`: what was taken in, and the whole story of one event.
+
+use axum::{
+    extract::{Path, RawQuery, State, rejection::PathRejection},
+    response::Response,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Api,
+    deliveries::{self, DeliveryStory},
+    error::ApiError,
+    list::{self, Params},
+};
+use crate::{
+    clock::rfc3339_ms,
+    envelope::{Envelope, EventUid},
+    json,
+    store::{EventRow, Filter, Page},
+};
+
+const PARAMS: [&str; 7] = ["source", "type", "target", "since", "until", "limit", "after"];
+
+/// A page of events.
+pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, place_of)?;
+    let (page, limit) = (filter.page, filter.limit);
+    let rows = api.store.events(Filter { limit: list::one_more(&filter), ..filter }).await?;
+    Ok(list::answer(rows, page, limit, |row| row.uid.seq, EventItem::new))
+}
+
+/// One event: its verdict, its envelope, the rules that matched, and each delivery with its attempts.
+pub(super) async fn one(State(api): State<Api>, uid: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let missing = ApiError::NotFound("event");
+    let Some(uid) = uid.ok().and_then(|Path(uid)| uid.parse().ok()) else { return Err(missing) };
+    let Some(row) = api.store.event(uid).await? else { return Err(missing) };
+    let mut deliveries = deliveries::of_event(&api, uid).await?;
+    deliveries.sort_unstable_by_key(DeliveryStory::number);
+    let story = EventStory { event: EventItem::new(&row), rules: &row.rules, envelope: raw(&row.envelope), deliveries };
+    Ok(list::one(&story))
+}
+
+fn place_of(id: &str) -> Option<i64> {
+    id.parse().ok().map(|uid: EventUid| uid.seq)
+}
+
+/// An event as lists show it.
+#[derive(Serialize)]
+struct EventItem {
+    uid: String,
+    id: String,
+    source: String,
+    r#type: String,
+    time: String,
+    namespace: Option<String>,
+    subject: Option<String>,
+    received_at: String,
+    verdict: &'static str,
+    duplicates: u32,
+    duplicate_mismatch: u32,
+    last_duplicate_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct EventStory<'r> {
+    #[serde(flatten)]
+    event: EventItem,
+    rules: &'r [String],
+    envelope: Box<RawValue>,
+    deliveries: Vec<DeliveryStory>,
+}
+
+impl EventItem {
+    fn new(row: &EventRow) -> Self {
+        let envelope = &row.envelope;
+        Self {
+            uid: row.uid.to_string(),
+            id: envelope.id.clone(),
+            source: envelope.source.to_string(),
+            r#type: envelope.r#type.clone(),
+            time: envelope.time.clone(),
+            namespace: envelope.namespace.clone(),
+            subject: envelope.subject.clone(),
+            received_at: rfc3339_ms(envelope.received_at),
+            verdict: if row.rules.is_empty() { "unmatched" } else { "accepted" },
+            duplicates: row.duplicates,
+            duplicate_mismatch: row.mismatches,
+            last_duplicate_at: row.last_duplicate_at.map(rfc3339_ms),
+        }
+    }
+}
+
+/// The envelope as targets receive it, the sender's bytes of `data` included.
+fn raw(envelope: &Envelope) -> Box<RawValue> {
+    let bytes = envelope.to_json();
+    let exact = std::str::from_utf8(&bytes).ok().and_then(|text| RawValue::from_string(text.to_owned()).ok());
+    exact.or_else(|| serde_json::value::to_raw_value(&json::lenient(&bytes)).ok()).unwrap_or_else(|| RawValue::NULL.to_owned())
+}
+
+/// Deliveries of one event at most shown in its story.
+pub(super) const STORY_MAX: u32 = 1000;
+
+/// The filter for everything that belongs to one event.
+pub(super) fn all_of(event: EventUid) -> Filter {
+    Filter { event: Some(event), page: Page::Newest, limit: STORY_MAX, ..Filter::default() }
+}

@@ -1,0 +1,97 @@
+//! `/healthz`: the process runs. `/readyz`: it can take events now.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+use super::Api;
+use crate::store::Store;
+
+/// How long the store's answer holds: whoever asks more often does not make it write more often.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long the store may take to answer before it counts as not taking writes.
+const PROBE_MAX: Duration = Duration::from_secs(3);
+
+/// 200 while the process runs.
+pub(super) async fn alive() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// 200 when an event would be taken now, else 503; says no more.
+pub(super) async fn ready(State(api): State<Api>) -> Response {
+    match verdict(&api).await {
+        Ok(()) => Json(json!({"status": "ready"})).into_response(),
+        Err(_) => {
+            let body = json!({"status": "unavailable", "error": "unavailable", "message": "the relay takes no events now"});
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+    }
+}
+
+/// [`ready`], and why not.
+pub(super) async fn ready_in_detail(State(api): State<Api>) -> Response {
+    let verdict = verdict(&api).await;
+    let config = json!({"hash": api.config.hash, "error": api.config.error.as_deref()});
+    match verdict {
+        Ok(()) => Json(json!({"status": "ready", "store": "ok", "config": config})).into_response(),
+        Err(reason) => {
+            let body = json!({"status": "unavailable", "error": "unavailable", "message": reason, "config": config});
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+    }
+}
+
+async fn verdict(api: &Api) -> Result<(), String> {
+    if api.stop.is_cancelled() {
+        return Err("the relay is stopping".to_owned());
+    }
+    api.ready.ask(&api.store).await
+}
+
+/// Asks the store whether it takes writes, one question at a time, and remembers the answer for a moment.
+#[derive(Default)]
+pub(super) struct Probe(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    last: Option<(Instant, Result<(), String>)>,
+    asking: bool,
+}
+
+impl Probe {
+    async fn ask(self: &Arc<Self>, store: &Arc<dyn Store>) -> Result<(), String> {
+        if let Some(known) = self.known() {
+            return known;
+        }
+        let (probe, store) = (self.clone(), store.clone());
+        // A task of its own, so that a caller who hangs up does not leave the question open.
+        let asked = tokio::spawn(async move {
+            let answer = match timeout(PROBE_MAX, store.ready()).await {
+                Ok(answer) => answer.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("the store did not answer within {} s", PROBE_MAX.as_secs())),
+            };
+            *probe.0.lock().unwrap_or_else(PoisonError::into_inner) =
+                Seen { last: Some((Instant::now(), answer.clone())), asking: false };
+            answer
+        });
+        asked.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// The last answer, while it is fresh or somebody else asks for a new one; else it is the caller's turn to ask.
+    fn known(&self) -> Option<Result<(), String>> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = seen.last.as_ref().filter(|(at, _)| seen.asking || at.elapsed() < FRESH).map(|(_, answer)| answer.clone());
+        seen.asking |= known.is_none();
+        known
+    }
+}

@@ -1,0 +1,146 @@
+//! `/api/v1/rejections`: requests that were not accepted, why, and another chance for them.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{RawQuery, State},
+    response::Response,
+};
+use jiff::SignedDuration;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    Api,
+    error::ApiError,
+    list::{self, Params, invalid},
+};
+use crate::{
+    clock::rfc3339_ms,
+    config::decode::duration,
+    store::{Filter, Rejection},
+};
+
+const PARAMS: [&str; 6] = ["source", "code", "since", "until", "limit", "after"];
+const RETRY_PARAMS: [&str; 5] = ["source", "code", "since", "until", "clock_offset"];
+/// Longest body with filters.
+const BODY_MAX: usize = 16 * 1024; // bytes
+/// How long such a body may take.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// A page of rejections.
+pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, |_| None)?;
+    let (page, limit) = (filter.page, filter.limit);
+    let rows = api.store.rejections(Filter { limit: list::one_more(&filter), ..filter }).await?;
+    Ok(list::answer(rows, page, limit, |row| row.id, RejectionItem::new))
+}
+
+/// Verifies quarantined requests again with today's configuration: all that the filters in query or JSON body let through.
+pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
+    let mut params = Params::from_query(query.as_deref(), &RETRY_PARAMS)?;
+    for (name, value) in read(body).await? {
+        if let Some(text) = text(&name, value)? {
+            params.add(&name, text, &RETRY_PARAMS)?;
+        }
+    }
+    let offset = params.take_as("clock_offset", "a signed duration such as -5m or 300s", offset)?.unwrap_or_default();
+    let filter = Filter { limit: u32::MAX, ..list::filter(&mut params, |_| None)? };
+    let report = api.running.retry_rejections(filter, offset).await?;
+    tracing::info!(report.tried, report.accepted, report.duplicates, report.failed, "rejections were retried");
+    Ok(list::one(&Retried {
+        tried: report.tried,
+        accepted: report.accepted,
+        duplicates: report.duplicates,
+        failed: report.failed,
+    }))
+}
+
+async fn read(body: Body) -> Result<Map<String, Value>, ApiError> {
+    let read = tokio::time::timeout(BODY_TIME, to_bytes(body, BODY_MAX)).await;
+    let bytes = read.map_err(|_| ApiError::Invalid("the body did not come in time".into()))?.map_err(|_| ApiError::TooLarge)?;
+    if bytes.trim_ascii().is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(&bytes).map_err(|_| ApiError::Invalid("the body is not a JSON object".into()))
+}
+
+/// The value of a filter in a JSON body; null stands for its absence.
+fn text(name: &str, value: Value) -> Result<Option<String>, ApiError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        Value::Number(number) => Ok(Some(number.to_string())),
+        _ => Err(invalid(&name.chars().take(64).collect::<String>(), "is not text")),
+    }
+}
+
+/// `5m`, `-300s`: what to add to a time of arrival.
+fn offset(text: &str) -> Option<SignedDuration> {
+    let (sign, length) = match text.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    SignedDuration::try_from(duration(length)?).ok()?.checked_mul(sign)
+}
+
+#[derive(Serialize)]
+struct Retried {
+    tried: u64,
+    accepted: u64,
+    duplicates: u64,
+    failed: u64,
+}
+
+/// A rejection as lists show it.
+#[derive(Serialize)]
+struct RejectionItem {
+    id: i64,
+    source: Option<String>,
+    at: String,
+    status: u16,
+    code: &'static str,
+    reason: String,
+    path: String,
+    remote: String,
+    bytes: u64,
+    kept: bool,
+    accepted_as: Option<String>,
+    retried_at: Option<String>,
+}
+
+impl RejectionItem {
+    fn new(row: &Rejection) -> Self {
+        let was = &row.rejection;
+        Self {
+            id: row.id,
+            source: was.source.as_ref().map(ToString::to_string),
+            at: rfc3339_ms(was.at),
+            status: was.status,
+            code: was.code,
+            reason: was.reason.clone(),
+            path: was.path.clone(),
+            remote: was.remote.clone(),
+            bytes: was.bytes,
+            kept: row.kept,
+            accepted_as: row.accepted_as.clone(),
+            retried_at: row.retried_at.map(rfc3339_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_have_a_sign() {
+        assert_eq!(offset("-5m"), Some(SignedDuration::from_secs(-300)));
+        assert_eq!(offset("300s"), Some(SignedDuration::from_secs(300)));
+        assert_eq!(offset("+1h"), Some(SignedDuration::from_hours(1)));
+        for bad in ["", "-", "5", "--5m", "m", "-99999999999d"] {
+            assert_eq!(offset(bad), None, "{bad}");
+        }
+    }
+}

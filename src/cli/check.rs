@@ -1,0 +1,110 @@
+//! `hookyard check`: is this file good, and if not, where and why?
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+};
+
+use serde_json::json;
+
+use crate::config::{self, Config, Loaded, System, report};
+
+/// Checks routes.yaml: every error with its line, in one run.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The file to check.
+    #[arg(long, env = "HOOKYARD_CONFIG", default_value = "routes.yaml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print the problems as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Exit status of a good file.
+const GOOD: u8 = 0;
+/// Exit status of a bad one.
+const BAD: u8 = 1;
+
+/// Checks the file and says what is wrong with it. Answers the exit status: 0 for a good file, 1 for a bad one.
+pub fn run(args: &Args) -> u8 {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let loaded = config::load(&args.config, &System);
+    let (data, diagnostics) = if args.json { (as_json(&loaded), String::new()) } else { as_text(&loaded, colour) };
+    // A reader that has gone away needs no answer.
+    let _ = io::stderr().write_all(diagnostics.as_bytes());
+    let _ = io::stdout().write_all(data.as_bytes());
+    if loaded.config.is_some() { GOOD } else { BAD }
+}
+
+/// What goes to stdout, and what to stderr.
+fn as_text(loaded: &Loaded, colour: bool) -> (String, String) {
+    let data = loaded.config.as_ref().map(|config| format!("{}: good: {}\n", loaded.file.path.display(), contents(config)));
+    (data.unwrap_or_default(), report::text(loaded, colour))
+}
+
+fn as_json(loaded: &Loaded) -> String {
+    let config = loaded.config.as_ref();
+    let answer = json!({
+        "ok": config.is_some(),
+        "file": loaded.file.path.display().to_string(),
+        "hash": config.map(|config| &config.hash),
+        "sources": config.map(|config| config.sources.len()),
+        "destinations": config.map(|config| config.destinations.len()),
+        "rules": config.map(|config| config.rules.len()),
+        "problems": report::diagnostics(loaded),
+        "left_off": loaded.left_off,
+    });
+    format!("{answer:#}\n")
+}
+
+/// `2 sources, 1 destination, 3 rules`.
+fn contents(config: &Config) -> String {
+    let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let counts = [(config.sources.len(), "source"), (config.destinations.len(), "destination"), (config.rules.len(), "rule")];
+    counts.map(|(count, what)| plural(count, what)).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    fn args(folder: &Path, text: &str, json: bool) -> Args {
+        let config = folder.join("routes.yaml");
+        fs::write(&config, text).unwrap();
+        Args { config, json }
+    }
+
+    fn loaded(text: &str) -> Loaded {
+        config::parse(config::File { path: "routes.yaml".into(), text: text.to_owned() }, &|_: &str| None)
+    }
+
+    #[test]
+    fn the_exit_status_tells_good_from_bad() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(run(&args(folder.path(), "version: 1", false)), GOOD);
+        assert_eq!(run(&args(folder.path(), "version: 1\nservr: {}", true)), BAD);
+        assert_eq!(run(&Args { config: folder.path().join("none.yaml"), json: false }), BAD);
+    }
+
+    #[test]
+    fn a_good_file_is_one_line_and_a_bad_one_none() {
+        assert_eq!(
+            as_text(&loaded("version: 1"), false),
+            ("routes.yaml: good: 0 sources, 0 destinations, 0 rules\n".to_owned(), String::new())
+        );
+        let (data, diagnostics) = as_text(&loaded("version: 2"), false);
+        assert!(data.is_empty() && diagnostics.contains("--> routes.yaml:1:10"), "{diagnostics}");
+    }
+
+    #[test]
+    fn json_is_one_object() {
+        let answer: serde_json::Value = serde_json::from_str(&as_json(&loaded("version: 1\nservr: {}"))).unwrap();
+        assert_eq!((&answer["ok"], &answer["rules"]), (&json!(false), &json!(null)));
+        assert_eq!(answer["problems"][0]["col"], 1);
+        assert_eq!(answer["problems"][0]["fix"], "server");
+        let answer: serde_json::Value = serde_json::from_str(&as_json(&loaded("version: 1"))).unwrap();
+        assert_eq!((&answer["ok"], &answer["rules"], &answer["problems"]), (&json!(true), &json!(0), &json!([])));
+    }
+}

@@ -1,0 +1,264 @@
+//! Asks a running relay: where it is, with which token, and what its answers mean for the exit status.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde_json::Value;
+use url::Url;
+
+use super::Failure;
+use crate::{config, secret::Secret};
+
+/// Where the API is when neither flag nor file says so.
+const URL: &str = "http://127.0.0.1:9080";
+/// How long the relay may take to answer. Retrying many rejections takes a while.
+const TIMEOUT: Duration = Duration::from_secs(300);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to reach the relay's API.
+#[derive(Debug, clap::Args)]
+pub(super) struct Access {
+    /// Base URL of the admin listener [default: server.admin_listen of the configuration, else http://127.0.0.1:9080]
+    #[arg(long, env = "HOOKYARD_URL", value_name = "URL")]
+    url: Option<Url>,
+    /// File with the token [default: $HOOKYARD_ADMIN_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The configuration, for the address of the admin listener
+    #[arg(long, env = "HOOKYARD_CONFIG", default_value = "routes.yaml", value_name = "FILE")]
+    config: PathBuf,
+    /// Print the API's JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// A relay to ask.
+pub(super) struct Relay {
+    url: Url,
+    token: Option<Secret>,
+    client: reqwest::Client,
+}
+
+impl Access {
+    /// The relay that the flags name.
+    pub(super) fn relay(&self) -> Result<Relay, Failure> {
+        let url = self.url.clone().map_or_else(|| self.configured(), Ok)?;
+        Ok(Relay { url, token: self.token()?, client: client()? })
+    }
+
+    fn configured(&self) -> Result<Url, Failure> {
+        let file = config::load(&self.config, &config::System);
+        let url = file.config.map_or(URL.to_owned(), |config| local(&config.server.admin_listen));
+        url.parse().map_err(|error| Failure::Usage(format!("the relay's URL cannot be made of {url}: {error}")))
+    }
+
+    fn token(&self) -> Result<Option<Secret>, Failure> {
+        let Some(file) = &self.token_file else {
+            return Ok(std::env::var("HOOKYARD_ADMIN_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new));
+        };
+        let text = std::fs::read_to_string(file);
+        let text = text.map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", file.display())))?;
+        Ok(Some(Secret::new(text.trim())))
+    }
+}
+
+/// The URL under which this machine reaches a listener at `address`.
+pub(super) fn local(address: &str) -> String {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "80"));
+    let host = match host {
+        "0.0.0.0" | "" => "127.0.0.1",
+        "[::]" => "[::1]",
+        host => host,
+    };
+    format!("http://{host}:{port}")
+}
+
+/// An HTTP client that trusts the usual authorities and obeys no proxy: the relay is near.
+pub(super) fn client() -> Result<reqwest::Client, Failure> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+    let failed = |error: String| Failure::Bad(format!("the HTTP client cannot be made: {error}"));
+    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let builder =
+        reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().redirect(reqwest::redirect::Policy::none());
+    builder.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT).build().map_err(|error| failed(error.to_string()))
+}
+
+/// An answer of the API: its text, for machines, and what it says.
+pub(super) struct Answer {
+    pub(super) text: String,
+    pub(super) json: Value,
+}
+
+impl Answer {
+    /// What stands under `data`, as a list.
+    pub(super) fn list(&self) -> &[Value] {
+        self.json["data"].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+impl Relay {
+    /// `GET path?query`.
+    pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
+        self.ask(self.client.get(self.at(path, query)?)).await
+    }
+
+    /// `POST path?query`.
+    pub(super) async fn post(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
+        self.ask(self.client.post(self.at(path, query)?)).await
+    }
+
+    fn at(&self, path: &str, query: &[(&str, String)]) -> Result<Url, Failure> {
+        let base = self.url.as_str().trim_end_matches('/');
+        let mut url: Url =
+            format!("{base}{path}").parse().map_err(|error| Failure::Usage(format!("{base}{path} is not a URL: {error}")))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(url)
+    }
+
+    async fn ask(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        };
+        let unreachable = |error| {
+            Failure::Unreachable(format!(
+                "no answer from the relay at {}: {}",
+                self.url.origin().ascii_serialization(),
+                deepest(&error)
+            ))
+        };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let text = response.text().await.map_err(unreachable)?;
+        let json: Value = serde_json::from_str(&text).unwrap_or_default();
+        match status {
+            200..=299 => Ok(Answer { text, json }),
+            _ => Err(refused(status, &json, self.token.is_some())),
+        }
+    }
+}
+
+/// What an answer other than 2xx means for whoever asked.
+fn refused(status: u16, json: &Value, with_token: bool) -> Failure {
+    let message = json["message"].as_str().unwrap_or("it did not say why");
+    match status {
+        400 => Failure::Usage(message.to_owned()),
+        401 if with_token => Failure::Bad("the relay does not take this token".to_owned()),
+        401 => Failure::Bad("the relay wants a token: set HOOKYARD_ADMIN_TOKEN or give --token-file".to_owned()),
+        502..=504 => Failure::Unreachable(format!("the relay answered {status}: {message}")),
+        _ => Failure::Bad(format!("the relay answered {status}: {message}")),
+    }
+}
+
+/// What lies at the bottom of `error`: "connection refused" tells more than "error sending request".
+pub(super) fn deepest(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// Which part of a list is asked for.
+#[derive(Debug, clap::Args)]
+pub(super) struct Span {
+    /// Only from this time on: RFC 3339, or so long ago (30m, 24h, 7d)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+}
+
+impl Span {
+    /// The filters, as the API takes them.
+    pub(super) fn query(&self) -> Result<Vec<(&'static str, String)>, Failure> {
+        let now = crate::clock::Clock::system().now();
+        let read = |name, text: &Option<String>| text.as_deref().map(|text| Ok((name, instant(name, text, now)?))).transpose();
+        Ok([read("since", &self.since)?, read("until", &self.until)?].into_iter().flatten().collect())
+    }
+}
+
+fn instant(name: &str, text: &str, now: crate::clock::Timestamp) -> Result<String, Failure> {
+    if let Some(ago) = config::decode::duration(text) {
+        return Ok(crate::clock::rfc3339_ms(crate::clock::earlier(now, ago)));
+    }
+    let time: Result<crate::clock::Timestamp, _> = text.parse();
+    time.map(crate::clock::rfc3339_ms)
+        .map_err(|_| Failure::Usage(format!("--{name} takes a time such as 2026-01-20T12:00:00Z, or 30m, 24h, 7d ago")))
+}
+
+/// How much of a list is asked for, and from where.
+#[derive(Debug, clap::Args)]
+pub(super) struct Page {
+    /// How many at most
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Go on from this cursor; `0` or an id: in the order of arrival from there
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+}
+
+impl Page {
+    /// The page, as the API takes it.
+    pub(super) fn query(&self) -> Vec<(&'static str, String)> {
+        let mut query = vec![("limit", self.limit.to_string())];
+        query.extend(self.after.clone().map(|after| ("after", after)));
+        query
+    }
+}
+
+/// Prints a list: its JSON, or a table of `names` and where it goes on.
+pub(super) fn show(answer: &Answer, json: bool, names: &[&str]) {
+    if json {
+        return super::output::raw(&answer.text);
+    }
+    super::output::list(answer.list(), names);
+    if let Some(next) = answer.json["next"].as_str() {
+        super::output::note(&format!("go on with --after {next}"));
+    }
+}
+
+/// The filters of `given` that have a value.
+pub(super) fn given(pairs: &[(&'static str, &Option<String>)]) -> Vec<(&'static str, String)> {
+    pairs.iter().filter_map(|(name, value)| Some((*name, (*value).clone()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_reached_from_here() {
+        for (address, url) in [
+            ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+            ("[::]:8080", "http://[::1]:8080"),
+            ("127.0.0.1:9080", "http://127.0.0.1:9080"),
+            ("relay.local:80", "http://relay.local:80"),
+        ] {
+            assert_eq!(local(address), url);
+        }
+    }
+
+    #[test]
+    fn times_may_be_so_long_ago() {
+        let now = "2026-01-20T12:00:00Z".parse().unwrap();
+        assert_eq!(instant("since", "2h", now).unwrap(), "2026-01-20T10:00:00.000Z");
+        assert_eq!(instant("since", "2026-01-20T13:00:00+01:00", now).unwrap(), "2026-01-20T12:00:00.000Z");
+        assert!(matches!(instant("since", "yesterday", now), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn answers_have_their_exit_status() {
+        let json = serde_json::json!({"message": "parameter `limit` is wrong"});
+        assert!(matches!(refused(400, &json, true), Failure::Usage(_)));
+        assert!(matches!(refused(401, &json, true), Failure::Bad(_)) && matches!(refused(404, &json, true), Failure::Bad(_)));
+        assert!(matches!(refused(503, &json, true), Failure::Unreachable(_)));
+    }
+}

@@ -1,0 +1,55 @@
+//! From a source as `routes.yaml` declares it to the way its sender would take: where to, and how to prove itself.
+
+use super::{
+    send::Way,
+    sender::{Hmac, Scheme},
+};
+use crate::{
+    ingest::{
+        Source,
+        kinds::{self, HmacProof, Kind, Proof},
+    },
+    secret::Secret,
+    sign::outbound::{Content, Encoding},
+};
+
+impl Way {
+    /// The way to `source`, with the first of its secrets.
+    pub(super) fn of(source: &Source) -> Self {
+        let (scheme, secret) = match source.kind.proof() {
+            Proof::None => (Scheme::Nothing, None),
+            Proof::Static { header, values } => (Scheme::Static(header.to_string()), values.first()),
+            Proof::Hmac(proof) => (scheme(&source.kind, &proof), proof.secrets.first()),
+        };
+        Self { kind: source.kind(), path: path(source), scheme, secret: secret.cloned().unwrap_or_else(|| Secret::new("")) }
+    }
+}
+
+fn path(source: &Source) -> String {
+    match source.kind.path_secrets().first() {
+        Some(secret) => format!("{}/{}", source.path, secret.reveal()),
+        None => source.path.clone(),
+    }
+}
+
+fn scheme(kind: &Kind, proof: &HmacProof<'_>) -> Scheme {
+    match kind {
+        Kind::Interactor(_) if proof.unix => Scheme::Timestamped,
+        Kind::Interactor(_) => Scheme::Interactor,
+        Kind::Agent(_) => Scheme::Agent,
+        Kind::Standard(_) => Scheme::Standard,
+        Kind::Trigger(_) => Scheme::Nothing,
+        Kind::Hmac(it) => it.written().map_or(Scheme::Stripe, |(prefix, base64)| Scheme::Hmac(hmac(proof, prefix, base64))),
+    }
+}
+
+fn hmac(proof: &HmacProof<'_>, prefix: &str, base64: bool) -> Hmac {
+    Hmac {
+        header: proof.headers.first().map(ToString::to_string).unwrap_or_default(),
+        prefix: prefix.to_owned(),
+        encoding: if base64 { Encoding::Base64 } else { Encoding::Hex },
+        algorithm: proof.algorithm,
+        content: if proof.content == kinds::Content::Body { Content::Body } else { Content::TimestampBody },
+        timestamp_header: proof.timestamps.first().map(ToString::to_string),
+    }
+}

@@ -1,0 +1,270 @@
+//! The sections that belong to no other room: `server`, `store`, `security`, `templates`, `unmatched`.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use url::Url;
+
+use super::{
+    AllowTarget, Security, Server, StoreSettings,
+    decode::{Context, Decode, Fields, Located, Size},
+    references::Environment,
+    tree::{Node, Value},
+};
+use crate::{envelope::Name, seal::Sealer, secret::Secret, store::Retention};
+
+/// Where the store is when the file does not say.
+pub(super) const STORE_URL: &str = "sqlite://hookyard.db";
+/// Where the key is looked for when the file does not say.
+const ENCRYPTION_KEY: &str = "HOOKYARD_ENCRYPTION_KEY";
+/// Bounds of `server.max_body`, in bytes: every open request may hold as much.
+const BODY: std::ops::RangeInclusive<u64> = 1024..=64 * 1024 * 1024;
+/// Longest `server.shutdown_grace`.
+const GRACE_MAX: Duration = Duration::from_secs(3600);
+/// Smallest `store.max_bytes`: an empty store with its journal and room to work.
+const STORE_MIN: u64 = 16 * 1024 * 1024;
+/// Longest host name (RFC 1035), in bytes.
+const HOST_MAX: usize = 253;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Reads `server`.
+pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
+    let mut server = Server {
+        listen: "0.0.0.0:8080".to_owned(),
+        admin_listen: "127.0.0.1:9080".to_owned(),
+        public_url: None,
+        admin_url: None,
+        public_api: false,
+        max_body: 1024 * 1024,
+        shutdown_grace: Duration::from_secs(30),
+    };
+    let Some(mut fields) = node.and_then(|node| Fields::open(node, "`server`", cx)) else { return server };
+    server.listen = fields.optional("listen", cx).map_or(server.listen, |Listen(address)| address);
+    server.admin_listen = fields.optional("admin_listen", cx).map_or(server.admin_listen, |Listen(address)| address);
+    server.public_url = fields.optional("public_url", cx).map(|WebUrl(url)| url);
+    server.admin_url = fields.optional("admin_url", cx).map(|WebUrl(url)| url);
+    server.public_api = fields.or("public_api", false, cx);
+    if let Some(size) = fields.optional::<Located<Size>>("max_body", cx) {
+        server.max_body = max_body(&size, cx).unwrap_or(server.max_body);
+    }
+    if let Some(grace) = fields.optional::<Located<Duration>>("shutdown_grace", cx) {
+        if GRACE_MAX < grace.value {
+            cx.error("bad-value", grace.place, "`shutdown_grace` is at most 1h");
+        }
+        server.shutdown_grace = grace.value;
+    }
+    fields.finish(cx);
+    server
+}
+
+fn max_body(size: &Located<Size>, cx: &mut Context) -> Option<usize> {
+    if !BODY.contains(&size.value.0) {
+        cx.error("bad-value", size.place, "`max_body` is between 1KiB and 64MiB");
+        return None;
+    }
+    usize::try_from(size.value.0).ok()
+}
+
+/// An address to listen on: `0.0.0.0:8080`, `[::1]:9080`, `localhost:0`.
+struct Listen(String);
+
+impl Decode for Listen {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let text = String::decode(node, cx)?;
+        let named = || {
+            let (host, port) = text.rsplit_once(':')?;
+            (is_host(host) && port.parse::<u16>().is_ok()).then_some(())
+        };
+        if text.parse::<SocketAddr>().is_ok() || named().is_some() {
+            return Some(Self(text));
+        }
+        cx.expected("an address and port such as 0.0.0.0:8080", node)
+    }
+}
+
+/// A URL of the web, where people and senders reach the relay.
+struct WebUrl(Url);
+
+impl Decode for WebUrl {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let text = String::decode(node, cx)?;
+        let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let plain = |url: &Url| url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        url.filter(plain).map(Self).or_else(|| cx.expected("a URL such as https://relay.example.com", node))
+    }
+}
+
+/// Reads `store`.
+pub(super) fn store(node: Option<&Node>, cx: &mut Context) -> StoreSettings {
+    let mut settings = StoreSettings { url: Secret::new(STORE_URL), retention: default_retention() };
+    let Some(mut fields) = node.and_then(|node| Fields::open(node, "`store`", cx)) else { return settings };
+    if let Some(url) = fields.node("url").and_then(|node| store_url(node, cx)) {
+        settings.url = url;
+    }
+    if let Some(node) = fields.node("retention") {
+        retention(node, &mut settings.retention, cx);
+    }
+    if let Some(size) = fields.optional::<Located<Size>>("max_bytes", cx) {
+        if size.value.0 < STORE_MIN {
+            cx.error("bad-value", size.place, "`max_bytes` is at least 16MiB");
+        }
+        settings.retention.max_bytes = Some(size.value.0);
+    }
+    fields.finish(cx);
+    settings
+}
+
+fn default_retention() -> Retention {
+    Retention { events: 30 * DAY, dead_letters: 90 * DAY, rejections: 7 * DAY, max_bytes: None }
+}
+
+fn retention(node: &Node, retention: &mut Retention, cx: &mut Context) {
+    let Some(mut fields) = Fields::open(node, "`retention`", cx) else { return };
+    for (name, time) in [
+        ("events", &mut retention.events),
+        ("dead_letters", &mut retention.dead_letters),
+        ("rejections", &mut retention.rejections),
+    ] {
+        let Some(given) = fields.optional::<Located<Duration>>(name, cx) else { continue };
+        if given.value.is_zero() {
+            cx.error("bad-value", given.place, format!("`{name}` of 0 would keep nothing"));
+        }
+        *time = given.value;
+    }
+    fields.finish(cx);
+}
+
+/// Reads `store.url`. A URL may hold a password, so no message repeats it.
+pub(super) fn store_url(node: &Node, cx: &mut Context) -> Option<Secret> {
+    let text = String::decode(node, cx)?;
+    match text.split_once("://") {
+        Some(("sqlite", path)) if !path.is_empty() && !path.contains('\0') => Some(Secret::new(text)),
+        Some(("postgres" | "postgresql", _)) => {
+            cx.error("unsupported-store", node.place, "this version knows `sqlite://` stores only").help("sqlite://hookyard.db");
+            None
+        }
+        _ => {
+            cx.error("bad-value", node.place, "expected the URL of a store")
+                .help("sqlite://hookyard.db, or sqlite:///var/lib/hookyard.db");
+            None
+        }
+    }
+}
+
+/// Reads `security`. Without `encryption_key` there, it is taken from `$HOOKYARD_ENCRYPTION_KEY`.
+pub(super) fn security(node: Option<&Node>, env: &dyn Environment, cx: &mut Context) -> Security {
+    let mut security = Security { allow_targets: Vec::new(), require_https: true, encryption_key: None };
+    let mut fields = node.and_then(|node| Fields::open(node, "`security`", cx));
+    if let Some(fields) = &mut fields {
+        security.allow_targets = fields.optional("allow_targets", cx).unwrap_or_default();
+        security.require_https = fields.or("require_https", true, cx);
+    }
+    let place = fields.as_ref().map(|fields| fields.key_place("encryption_key")).unwrap_or_default();
+    security.encryption_key = match fields.as_mut().and_then(|fields| fields.node("encryption_key")) {
+        Some(node) => Secret::decode(node, cx).and_then(|key| encryption_key(key, "`encryption_key`", node.place, cx)),
+        None => env.var(ENCRYPTION_KEY).and_then(|key| encryption_key(Secret::new(key), ENCRYPTION_KEY, place, cx)),
+    };
+    if let Some(fields) = fields {
+        fields.finish(cx);
+    }
+    security
+}
+
+/// `key` when it serves; an empty one stands for none.
+fn encryption_key(key: Secret, what: &str, place: super::tree::Place, cx: &mut Context) -> Option<Secret> {
+    if key.is_empty() {
+        return None;
+    }
+    if Sealer::new(&key).is_err() {
+        cx.error("bad-encryption-key", place, format!("{what} must be 32 bytes in base64"))
+            .help("make one with `openssl rand -base64 32`");
+        return None;
+    }
+    Some(key)
+}
+
+impl Decode for AllowTarget {
+    /// A network (`10.0.0.0/8`), an address (`127.0.0.1`, `::1`) or a host name (`localhost`).
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let text = String::decode(node, cx)?;
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&text);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Some(Self::Net(IpNet::from(address)));
+        }
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Some(Self::Net(net.trunc()));
+        }
+        let host = text.strip_suffix('.').unwrap_or(&text);
+        // What ends in a number is an address to resolvers, and this one is none.
+        let numeric = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        if is_host(host) && !numeric {
+            return Some(Self::Host(host.to_ascii_lowercase()));
+        }
+        cx.expected("a network such as 10.0.0.0/8, an address or a host name, without scheme or port", node)
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        (1..=63).contains(&label.len()) && label.bytes().all(fits) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    text.len() <= HOST_MAX && text.split('.').all(label)
+}
+
+/// Reads `templates`: names and what they render.
+pub(super) fn templates(node: Option<&Node>, cx: &mut Context) -> BTreeMap<String, String> {
+    let mut templates = BTreeMap::new();
+    let Some(node) = node else { return templates };
+    let Value::Map(map) = &node.value else {
+        cx.expected::<()>("`templates` as a map of names and texts", node);
+        return templates;
+    };
+    for (key, node) in map {
+        if Name::parse(&key.name).is_none() {
+            bad_name("a template", &key.name, key.place, cx);
+        }
+        let Some(text) = String::decode(node, cx) else { continue };
+        check_template(&text, node, cx);
+        templates.insert(key.name.clone(), text);
+    }
+    templates
+}
+
+/// Notes what Jinja does not understand. What a template does with an event shows when it is rendered.
+fn check_template(text: &str, node: &Node, cx: &mut Context) {
+    if let Err(error) = minijinja::Environment::new().template_from_str(text) {
+        let reason = error.detail().filter(|_| !node.referenced).unwrap_or("it does not parse").to_owned();
+        let line = error.line().filter(|line| 1 < *line).map(|line| format!(" (its line {line})")).unwrap_or_default();
+        cx.error("bad-template", node.place, format!("this is not a Jinja template: {reason}{line}"));
+    }
+}
+
+/// Notes that `name` cannot be the name of `what`.
+pub(super) fn bad_name(what: &str, name: &str, place: super::tree::Place, cx: &mut Context) {
+    cx.error("bad-name", place, format!("`{name}` cannot be the name of {what}"))
+        .note(format!("a name is letters, digits, `.`, `_` and `-`, at most {}", Name::LEN_MAX));
+}
+
+/// Reads `unmatched`: `keep`, or destinations. Whether they are declared is checked with all others.
+pub(super) fn unmatched(node: Option<&Node>, cx: &mut Context) -> Vec<Name> {
+    match node.map(|node| (&node.value, node)) {
+        None => Vec::new(),
+        Some((Value::String(word), _)) if word == "keep" => Vec::new(),
+        Some((Value::List(items), _)) => items.iter().filter_map(|item| name(item, cx)).collect(),
+        Some((_, node)) => {
+            cx.expected::<()>("`keep` or a list of destinations", node);
+            Vec::new()
+        }
+    }
+}
+
+fn name(node: &Node, cx: &mut Context) -> Option<Name> {
+    let text = String::decode(node, cx)?;
+    Name::parse(&text).or_else(|| cx.expected("the name of a destination", node))
+}

@@ -1,0 +1,361 @@
+//! Whole files: what they say, and what one reads when they are bad.
+
+use std::{fs, path::PathBuf, time::Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The environment of the files in `tests/fixtures/config`.
+fn env(name: &str) -> Option<String> {
+    match name {
+        "AGENT_WEBHOOK_SECRET" | "INTERACTOR_WEBHOOK_SECRET" | "FORWARDING_KEY" | "HONEYFRAME_SECRET" => {
+            Some("hush-hush-hush".into())
+        }
+        "CRM_SECRET" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into()),
+        "WORD" => Some("swordfish".into()),
+        _ => None,
+    }
+}
+
+fn nothing(_: &str) -> Option<String> {
+    None
+}
+
+fn parsed(text: &str) -> Loaded {
+    parse(File { path: "routes.yaml".into(), text: text.to_owned() }, &env)
+}
+
+fn good(text: &str) -> Config {
+    let loaded = parsed(text);
+    loaded.config.clone().unwrap_or_else(|| panic!("{}", report::text(&loaded, false)))
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config")
+}
+
+#[test]
+fn a_file_says_what_is_wrong_with_it() {
+    let mut files: Vec<PathBuf> = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "yaml"));
+    files.sort();
+    assert!(!files.is_empty());
+    for path in files {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let file = File { path: format!("{name}.yaml").into(), text: fs::read_to_string(&path).unwrap() };
+        let loaded = parse(file, &env);
+        assert!(loaded.config.is_none(), "{name} is good");
+        let said = report::text(&loaded, false);
+        let json = serde_json::to_string(&report::diagnostics(&loaded)).unwrap();
+        for secret in ["hunter2", "swordfish", "12345678", "hush"] {
+            assert!(!said.contains(secret) && !json.contains(secret), "{name} shows {secret}: {said}{json}");
+        }
+        insta::with_settings!({ snapshot_path => fixtures().join("expected"), prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!(name, said);
+        });
+    }
+}
+
+#[test]
+fn a_problem_as_json_has_its_place_its_path_and_a_fix() {
+    let loaded = parsed(
+        "version: 1
+rules:
+  - {match: {namespace: \"é*\"}, name: all, to: [crn]}
+destinations:
+  crm: {kind: webhook, url: \"https://crm.example.com/in\", signing: {schemes: [interactor], secrets: [\"${CRM_SECRET}\"]}}
+servr: {}
+",
+    );
+    let problems = report::diagnostics(&loaded);
+    let json = |code: &str| serde_json::to_string(problems.iter().find(|problem| problem.code == code).unwrap()).unwrap();
+    insta::assert_snapshot!(json("unknown-destination"), @r##"{"code":"unknown-destination","severity":"error","file":"routes.yaml","line":3,"col":48,"end_col":51,"path":"rules[0].to[0]","message":"rule \"all\" sends to `crn`, which is not declared","help":"did you mean `crm` (line 5)?","note":"declared: crm","fix":"crm"}"##);
+    insta::assert_snapshot!(json("unknown-key"), @r##"{"code":"unknown-key","severity":"error","file":"routes.yaml","line":6,"col":1,"end_col":6,"path":"servr","message":"the file has no key `servr`","help":"did you mean `server`?","note":"keys here: defaults destinations rules security server sources store templates unmatched version","fix":"server"}"##);
+    insta::assert_snapshot!(report::headline(&loaded).unwrap(), @r##"routes.yaml:3:48: rule "all" sends to `crn`, which is not declared (and 1 more)"##);
+}
+
+#[test]
+fn secrets_in_what_is_dropped_are_not_shown() {
+    for text in [
+        "version: 1\nserver: {password: a, password: hunter2}",
+        "version: 1\nserver: {true: {secrets: [hunter2]}, x: 1}",
+        "version: 1\nserver: {1: {secrets: [hunter2]}, 1: {secrets: [hunter2]}}",
+        "version: 1\nserver:\n  password: #hunter2",
+        "version: 1\nserver: {password: hunter2",
+        "version: 1\nserver: {encryption_key: 5, encryption_key: \"hunter2",
+    ] {
+        let loaded = parsed(text);
+        let said = report::text(&loaded, false);
+        assert!(!loaded.problems.is_empty() && !said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn colour_is_for_terminals() {
+    let loaded = parsed("version: 2");
+    assert!(report::text(&loaded, true).contains("\u{1b}["));
+    assert!(!report::text(&loaded, false).contains('\u{1b}'));
+}
+
+#[test]
+fn what_the_file_leaves_out_has_a_default() {
+    let config = good("version: 1");
+    insta::assert_debug_snapshot!((&config.hash, &config.server, &config.store, &config.security, &config.unmatched), @r##"
+    (
+        "1a6ddd3533d9",
+        Server {
+            listen: "0.0.0.0:8080",
+            admin_listen: "127.0.0.1:9080",
+            public_url: None,
+            admin_url: None,
+            public_api: false,
+            max_body: 1048576,
+            shutdown_grace: 30s,
+        },
+        StoreSettings {
+            url: ***,
+            retention: Retention {
+                events: 2592000s,
+                dead_letters: 7776000s,
+                rejections: 604800s,
+                max_bytes: None,
+            },
+        },
+        Security {
+            allow_targets: [],
+            require_https: true,
+            encryption_key: None,
+        },
+        [],
+    )
+    "##);
+    assert_eq!(config.store.url.reveal(), "sqlite://hookyard.db");
+}
+
+#[test]
+fn what_the_file_says_is_what_one_gets() {
+    let text = "version: 1
+server: {listen: '[::1]:0', admin_listen: 'localhost:9', public_url: 'https://r.example.com', public_api: true, max_body: 64KiB, shutdown_grace: 0s}
+store: {url: 'sqlite:///var/x.db', retention: {events: 1d}, max_bytes: 1GiB}
+security: {allow_targets: [10.1.2.3/8, '::1', LocalHost.], require_https: false, encryption_key: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}
+templates: {t: '{{ event.type }}'}
+";
+    let config = good(text);
+    assert_eq!(config.store.url.reveal(), "sqlite:///var/x.db");
+    assert!(config.security.encryption_key.is_some());
+    insta::assert_debug_snapshot!((&config.server, &config.store, &config.security, &config.templates), @r##"
+    (
+        Server {
+            listen: "[::1]:0",
+            admin_listen: "localhost:9",
+            public_url: Some(
+                Url {
+                    scheme: "https",
+                    cannot_be_a_base: false,
+                    username: "",
+                    password: None,
+                    host: Some(
+                        Domain(
+                            "r.example.com",
+                        ),
+                    ),
+                    port: None,
+                    path: "/",
+                    query: None,
+                    fragment: None,
+                },
+            ),
+            admin_url: None,
+            public_api: true,
+            max_body: 65536,
+            shutdown_grace: 0ns,
+        },
+        StoreSettings {
+            url: ***,
+            retention: Retention {
+                events: 86400s,
+                dead_letters: 7776000s,
+                rejections: 604800s,
+                max_bytes: Some(
+                    1073741824,
+                ),
+            },
+        },
+        Security {
+            allow_targets: [
+                Net(
+                    10.0.0.0/8,
+                ),
+                Net(
+                    ::1/128,
+                ),
+                Host(
+                    "localhost",
+                ),
+            ],
+            require_https: false,
+            encryption_key: Some(
+                ***,
+            ),
+        },
+        {
+            "t": "{{ event.type }}",
+        },
+    )
+    "##);
+}
+
+#[test]
+fn the_key_may_come_from_the_environment() {
+    let key = |text: &str, value: &'static str| {
+        let env = move |name: &str| (name == "HOOKYARD_ENCRYPTION_KEY").then(|| value.to_owned());
+        let loaded = parse(File { path: "routes.yaml".into(), text: text.to_owned() }, &env);
+        loaded.config.map(|config| config.security.encryption_key.is_some())
+    };
+    let fits = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    assert_eq!(key("version: 1", fits), Some(true));
+    assert_eq!(key("version: 1\nsecurity: {encryption_key: ''}", fits), Some(false));
+    assert_eq!(key("version: 1", ""), Some(false));
+    assert_eq!(key("version: 1", "short"), None);
+}
+
+#[test]
+fn the_starter_is_good_in_an_empty_environment() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("routes.yaml")).unwrap();
+    let loaded = parse(File { path: "routes.yaml".into(), text: text.clone() }, &nothing);
+    assert!(loaded.config.is_some() && loaded.problems.is_empty(), "{}", report::text(&loaded, false));
+    let examples: String = text
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("#  ").map_or(line.to_owned(), |on| format!("  {on}"))))
+        .collect();
+    let examples = examples.replace("  ${", "# ${").replace("  $$", "# $$");
+    let loaded = parsed(&examples);
+    assert!(loaded.config.is_some() && loaded.problems.is_empty(), "{}", report::text(&loaded, false));
+}
+
+#[test]
+fn a_destination_nobody_uses_is_a_warning_only() {
+    let loaded = parsed("version: 1\ndestinations: {n8n: {kind: n8n, url: 'https://n8n.example.com/webhook/abc'}}");
+    assert!(loaded.config.is_some());
+    assert_eq!(loaded.problems.iter().map(|problem| problem.code).collect::<Vec<_>>(), ["unused-destination"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |name: &str, bytes: Option<&[u8]>| {
+        let path = folder.path().join(name);
+        bytes.inspect(|bytes| fs::write(&path, bytes).unwrap());
+        let loaded = load(&path, &nothing);
+        assert!(loaded.config.is_none());
+        (loaded.problems[0].message.replace(folder.path().to_str().unwrap(), ""), loaded.problems[0].place.start)
+    };
+    assert_eq!(said("none.yaml", None), ("/none.yaml cannot be read: No such file or directory (os error 2)".into(), 0));
+    assert_eq!(said("latin.yaml", Some(b"a: b\nc: \xe9\n")), ("this is not UTF-8".into(), 8));
+    assert_eq!(said("large.yaml", Some(&vec![0xff; 5 << 20])), ("the file is larger than 1 MiB".into(), 0));
+    fs::write(folder.path().join("bom.yaml"), "\u{feff}version: 1\n").unwrap();
+    assert!(load(&folder.path().join("bom.yaml"), &nothing).config.is_some());
+}
+
+#[test]
+fn many_problems_are_cut_errors_first() {
+    let mut text = "version: 1\ndestinations:\n".to_owned();
+    (0..60).for_each(|n| text.push_str(&format!("  d{n}: {{kind: n8n, url: 'https://n8n.example.com/{n}'}}\n")));
+    text.push_str("nope: 1\n");
+    let loaded = parsed(&text);
+    assert_eq!((loaded.problems.len(), loaded.left_off), (PROBLEMS_MAX, 11));
+    assert_eq!(loaded.problems.last().unwrap().code, "unknown-key");
+    assert!(report::text(&loaded, false).contains("… and 11 more"));
+}
+
+#[test]
+fn large_bad_files_are_answered_soon() {
+    let begun = Instant::now();
+    let mut unknown = "version: 1\n".to_owned();
+    (0..20_000).for_each(|n| unknown.push_str(&format!("k{n}: [x]\n")));
+    let mut links = "version: 1\ndestinations:\n".to_owned();
+    (0..10_000).for_each(|n| links.push_str(&format!("  d{n}: {{}}\n")));
+    links.push_str("rules:\n");
+    (0..10_000).for_each(|n| links.push_str(&format!("  - to: [e{n}]\n")));
+    let secrets = format!("version: 1\ntemplates: {{token: [{}]}}\n", "hushhush, ".repeat(30_000));
+    for text in [unknown, links, secrets] {
+        let loaded = parsed(&text);
+        assert!(loaded.config.is_none() && !report::text(&loaded, false).is_empty());
+        report::diagnostics(&loaded);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn the_store_of_a_bad_file_is_found() {
+    let url = |text: &str| store_url(text, &env).map(|url| url.reveal().to_owned());
+    let default = Some("sqlite://hookyard.db".to_owned());
+    assert_eq!(url("version: 7\nstore: {url: 'sqlite://a.db'}"), Some("sqlite://a.db".into()));
+    assert_eq!(
+        url("a: [\nstore:\n  # here\n  url: sqlite://${WORD}.db\n\n  max_bytes: 1\nb: 1"),
+        Some("sqlite://swordfish.db".into())
+    );
+    assert_eq!(url("store: {max_bytes: 1}"), default);
+    assert_eq!(url("a: [\nb: @x"), default);
+    assert_eq!(url(""), default);
+    assert_eq!(url("store: {url: '${NOT_SET}'}"), None);
+    assert_eq!(url("store: {url: 'postgres://x'}"), None);
+    assert_eq!(url("store: {url: [\n"), None);
+}
+
+fn line() -> impl Strategy<Value = String> {
+    let key = prop_oneof![
+        "version",
+        "server",
+        "store",
+        "security",
+        "sources",
+        "destinations",
+        "rules",
+        "templates",
+        "unmatched",
+        "url",
+        "secrets",
+        "to",
+        "name",
+        "listen",
+        "encryption_key",
+        "allow_targets",
+        "max_body",
+        "[a-z]{1,3}"
+    ];
+    let value = prop_oneof![
+        "1",
+        "",
+        "\\{",
+        "\\[",
+        "x",
+        "'\\$\\{A\\}'",
+        "\\$\\{WORD\\}",
+        "\\[a, b\\]",
+        "\\{a: 1\\}",
+        "é🞄",
+        "- a",
+        "\"",
+        "#x",
+        "sqlite://x"
+    ];
+    (0_usize..4, any::<bool>(), key, value)
+        .prop_map(|(indent, dash, key, value)| format!("{}{}{key}: {value}\n", "  ".repeat(indent), if dash { "- " } else { "" }))
+}
+
+proptest! {
+    #[test]
+    fn no_file_breaks_it(lines in proptest::collection::vec(line(), 0..12), bytes: Vec<u8>) {
+        for loaded in [parsed(&lines.concat()), parse_bytes(Path::new("x.yaml"), bytes, &env)] {
+            let said = report::text(&loaded, false);
+            prop_assert!(!said.contains("swordfish"), "{}", said);
+            prop_assert!(loaded.config.is_some() || !loaded.problems.is_empty());
+            for problem in report::diagnostics(&loaded) {
+                prop_assert!(1 <= problem.line && 1 <= problem.col && problem.col <= problem.end_col);
+            }
+            store_url(&loaded.file.text, &env);
+        }
+    }
+}

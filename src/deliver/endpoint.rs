@@ -1,0 +1,240 @@
+//! What every destination that speaks HTTP has: a URL, headers, a TLS profile, signatures; and how one attempt goes there.
+
+use std::fmt;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use url::Url;
+
+use super::{
+    attempt::Try,
+    client::{Answer, Failure, FailureKind, Post, TlsProfile},
+    policy::AddressPolicy,
+};
+use crate::{
+    config::{
+        decode::{Context, Decode, Fields, Located},
+        tree::{Node, Place, Value},
+    },
+    sign::outbound::{Message, Signing, webhook_id},
+};
+
+/// Where and how a destination is reached. Prints without the URL's path, which may carry a secret.
+#[derive(Clone)]
+pub struct Endpoint {
+    url: Url,
+    headers: HeaderMap,
+    pub(super) tls: TlsProfile,
+    signing: Option<Signing>,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("url", &self.masked_url())
+            .field("tls", &self.tls)
+            .field("signing", &self.signing)
+            .finish()
+    }
+}
+
+/// Headers that are the relay's own or the connection's. So is every `x-hookyard-*`.
+const RESERVED: [&str; 18] = [
+    "user-agent",
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+    "host",
+    "connection",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "http2-settings",
+];
+/// Headers of the signing schemes, which nothing else may set: a target must not take them for signatures.
+const SIGNATURES: [&str; 7] = [
+    "webhook-id",
+    "webhook-timestamp",
+    "webhook-signature",
+    "x-interactor-signature",
+    "x-interactor-timestamp",
+    "x-webhook-signature",
+    "x-honeyframe-signature",
+];
+/// Most custom headers of one destination.
+const HEADERS_MAX: usize = 50;
+
+/// The bytes of one delivery and their media type.
+#[derive(Debug, Clone)]
+pub(super) struct Body {
+    /// Media type.
+    pub(super) content_type: String,
+    /// The bytes.
+    pub(super) bytes: Bytes,
+}
+
+impl Endpoint {
+    /// Reads `url`, `headers`, `tls` and `signing` of a destination.
+    pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+        let url = fields.required::<Located<String>>("url", cx).and_then(|text| read_url(&text, cx));
+        let tls = fields.or("tls", TlsProfile::default(), cx);
+        let signing = fields.node("signing").map(|node| Signing::decode(node, cx));
+        let names = signing.iter().flatten().flat_map(Signing::header_names).collect::<Vec<_>>();
+        let headers = fields.node("headers").map_or(Some(HeaderMap::new()), |node| read_headers(node, &names, cx));
+        let signing = match signing {
+            Some(signing) => Some(signing?),
+            None => None,
+        };
+        Some(Self { url: url?, headers: headers?, tls, signing })
+    }
+
+    /// Whether anything is signed.
+    pub(super) fn signs(&self) -> bool {
+        self.signing.is_some()
+    }
+
+    /// Sets a header that the kind brings along, such as credentials.
+    pub(super) fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.headers.insert(name, value);
+    }
+
+    /// Whether custom headers or signatures use `name` already.
+    pub(super) fn has_header(&self, name: &HeaderName) -> bool {
+        self.headers.contains_key(name) || self.signing.iter().flat_map(Signing::header_names).any(|taken| taken == name.as_str())
+    }
+
+    /// Scheme, host and port; the path, which may carry a secret, as `***`.
+    pub fn masked_url(&self) -> String {
+        let port = self.url.port().map_or_else(String::new, |port| format!(":{port}"));
+        format!("{}://{}{port}/***", self.url.scheme(), self.url.host_str().unwrap_or_default())
+    }
+
+    /// Sends `body`. Where a scheme carries one signature and the target refuses it with 401 or 403, the same is sent
+    /// again at once under the next secret.
+    pub(super) async fn post(&self, attempt: &Try<'_>, body: &Body, answer_max: usize) -> Result<Answer, Failure> {
+        let rounds = self.signing.as_ref().map_or(1, Signing::rounds);
+        let mut round = 0;
+        loop {
+            let headers =
+                self.headers(attempt, body, round).map_err(|reason| Failure { kind: FailureKind::Request, detail: reason })?;
+            let post = Post { url: &self.url, headers, body: body.bytes.clone(), answer_max, deadline: attempt.deadline };
+            let answer = attempt.http.send(post).await?;
+            round += 1;
+            if rounds <= round || !matches!(answer.status, 401 | 403) {
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn headers(&self, attempt: &Try<'_>, body: &Body, round: usize) -> Result<HeaderMap, String> {
+        let mut headers = self.headers.clone();
+        let id = value(&attempt.delivery.id.to_string())?;
+        headers.insert(CONTENT_TYPE, value(&body.content_type)?);
+        headers.insert("idempotency-key", id.clone());
+        headers.insert("x-hookyard-delivery", id);
+        headers.insert("x-hookyard-attempt", HeaderValue::from(attempt.number));
+        headers.insert("traceparent", value(&attempt.traceparent)?);
+        if attempt.event.replayed {
+            headers.insert("x-hookyard-replayed", HeaderValue::from_static("true"));
+        }
+        if let Some(signing) = &self.signing {
+            let id = webhook_id(attempt.event);
+            for (name, text) in signing.headers(Message { id: &id, at: attempt.at, body: &body.bytes }, round) {
+                let name = HeaderName::try_from(name).map_err(|_| "a signature header has no valid name")?;
+                headers.insert(name, value(&text)?);
+            }
+        }
+        Ok(headers)
+    }
+}
+
+fn value(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|_| "a header cannot carry its value".to_owned())
+}
+
+fn read_url(text: &Located<String>, cx: &mut Context) -> Option<Url> {
+    let refused = |cx: &mut Context, code, message: &str| {
+        cx.error(code, text.place, message);
+        None
+    };
+    let Ok(mut url) = Url::parse(&text.value) else {
+        return refused(cx, "bad-url", "expected a URL such as https://example.com/hooks");
+    };
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return refused(cx, "bad-url", "expected a URL such as https://example.com/hooks");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return refused(cx, "bad-url", "a URL must not hold a user name or password");
+    }
+    let policy = AddressPolicy::new(&cx.allow_targets);
+    if url.scheme() == "http" && cx.require_https && !policy.lets_through(&url) {
+        let help = "use https, name the host under `security.allow_targets`, or set `security.require_https: false`";
+        cx.error("https-required", text.place, "a target must be https").help(help);
+        return None;
+    }
+    if policy.forbids_literal(&url) {
+        let help = "let it through under `security.allow_targets`";
+        cx.warning("address-forbidden", text.place, "no delivery will reach this address: it is not public").help(help);
+    }
+    url.set_fragment(None);
+    Some(url)
+}
+
+fn read_headers(node: &Node, signatures: &[String], cx: &mut Context) -> Option<HeaderMap> {
+    let Value::Map(entries) = &node.value else {
+        return cx.expected("a map of headers", node);
+    };
+    if HEADERS_MAX < entries.len() {
+        cx.error("bad-value", node.place, format!("more than {HEADERS_MAX} headers"));
+        return None;
+    }
+    let mut headers = HeaderMap::new();
+    let mut good = true;
+    for (key, node) in entries {
+        let name = own_header_name(&key.name, key.place, cx);
+        let value = read_value(node, cx);
+        let (Some(name), Some(value)) = (name, value) else {
+            good = false;
+            continue;
+        };
+        let signed = SIGNATURES.contains(&name.as_str()) || signatures.iter().any(|taken| taken == name.as_str());
+        if signed || headers.insert(&name, value).is_some() {
+            let why = if signed { "belongs to a signature" } else { "is set twice" };
+            cx.error("reserved-header", key.place, format!("header `{name}` {why}"));
+            good = false;
+        }
+    }
+    good.then_some(headers)
+}
+
+/// `text` as the name of a header that a destination may set.
+pub(super) fn own_header_name(text: &str, place: Place, cx: &mut Context) -> Option<HeaderName> {
+    let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
+        cx.error("bad-value", place, "this is not the name of a header");
+        return None;
+    };
+    if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("x-hookyard-") {
+        cx.error("reserved-header", place, format!("header `{name}` is the relay's own"));
+        return None;
+    }
+    Some(name)
+}
+
+/// A header's value, marked as a secret: it may carry one.
+pub(super) fn read_value(node: &Node, cx: &mut Context) -> Option<HeaderValue> {
+    let text = String::decode(node, cx)?;
+    let Ok(mut value) = HeaderValue::from_str(&text) else {
+        cx.error("bad-value", node.place, "a header cannot carry this value");
+        return None;
+    };
+    value.set_sensitive(true);
+    Some(value)
+}

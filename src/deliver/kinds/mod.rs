@@ -1,0 +1,129 @@
+//! The kinds of destinations, one file each.
+
+use super::{
+    answers::Answers,
+    attempt::{Tried, Try},
+    endpoint::Endpoint,
+};
+use crate::{
+    config::{
+        decode::{Context, Fields, nearest, one_of},
+        tree::{Node, Value},
+    },
+    render,
+};
+
+mod n8n;
+mod webhook;
+
+pub use n8n::N8n;
+pub use webhook::Webhook;
+
+/// What a destination is, and what only its kind has.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// Any HTTP endpoint.
+    Webhook(Webhook),
+    /// A workflow of n8n that begins with a webhook.
+    N8n(N8n),
+}
+
+/// What `kind` may say.
+#[derive(Clone, Copy)]
+pub(super) enum Word {
+    Webhook,
+    N8n,
+}
+
+const WORDS: [(&str, Word); 2] = [("webhook", Word::Webhook), ("n8n", Word::N8n)];
+
+impl Word {
+    /// Reads `kind`.
+    pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+        let Some(node) = fields.node("kind") else {
+            let message = format!("{} needs `kind`", fields.what());
+            cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n");
+            return None;
+        };
+        one_of(node, &WORDS, cx)
+    }
+}
+
+impl Kind {
+    /// Reads the keys of kind `word`, of the destination called `name`.
+    pub(super) fn decode(word: Word, name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+        match word {
+            Word::Webhook => Webhook::decode(name, fields, cx).map(Self::Webhook),
+            Word::N8n => N8n::decode(name, fields, cx).map(Self::N8n),
+        }
+    }
+
+    /// The kind's word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Webhook(_) => "webhook",
+            Self::N8n(_) => "n8n",
+        }
+    }
+
+    /// Where it is reached.
+    pub fn endpoint(&self) -> &Endpoint {
+        match self {
+            Self::Webhook(it) => it.endpoint(),
+            Self::N8n(it) => it.endpoint(),
+        }
+    }
+
+    /// The template its text is made with.
+    pub fn template(&self) -> Option<&TemplateRef> {
+        match self {
+            Self::Webhook(it) => it.template(),
+            Self::N8n(it) => it.template(),
+        }
+    }
+
+    /// Makes one attempt. No transaction is open and no lock is held while it runs.
+    pub(super) async fn send(&self, attempt: &Try<'_>, answers: Answers) -> Tried {
+        match self {
+            Self::Webhook(it) => it.send(attempt, answers).await,
+            Self::N8n(it) => it.send(attempt, answers).await,
+        }
+    }
+}
+
+/// The template a destination names, or brings along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateRef {
+    /// The name it is rendered by.
+    pub name: String,
+    /// Its text, where the destination brings it along.
+    pub inline: Option<String>,
+}
+
+impl TemplateRef {
+    /// Reads `template`: the name of an entry of `templates`, or a template itself where it holds `{{` or `{%`.
+    fn decode(destination: &str, node: &Node, cx: &mut Context) -> Option<Self> {
+        let Value::String(text) = &node.value else {
+            return cx.expected("the name of a template, or a template", node);
+        };
+        if text.contains("{{") || text.contains("{%") {
+            return Self::inline(destination, text, node, cx);
+        }
+        if !cx.templates.contains_key(text) {
+            let near = nearest(text, cx.templates.keys().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
+            cx.error("unknown-template", node.place, format!("there is no template `{text}`")).help = near;
+            return None;
+        }
+        Some(Self { name: text.clone(), inline: None })
+    }
+
+    fn inline(destination: &str, text: &str, node: &Node, cx: &mut Context) -> Option<Self> {
+        if let Err(error) = render::check(text) {
+            let line = error.line.map_or_else(String::new, |line| format!(" (line {line} of the template)"));
+            cx.error("bad-template", node.place, format!("this template cannot be used: {error}{line}"));
+            return None;
+        }
+        // No entry of `templates` has a space in its name.
+        Some(Self { name: format!("of {destination}"), inline: Some(text.to_owned()) })
+    }
+}

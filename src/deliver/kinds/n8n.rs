@@ -1,0 +1,160 @@
+//! `kind: n8n`: `{"message": …, "metadata": …}` to a workflow that begins with a webhook.
+//!
+//! Facts: Honeyframe's `n8n_webhook` connector (message and metadata, the answer goes back); n8n's Webhook node (basic and
+//! header credentials; 404 while a workflow is inactive or being edited).
+
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+
+use super::TemplateRef;
+use crate::{
+    config::{
+        decode::{Context, Decode, Fields, one_of},
+        tree::Node,
+    },
+    deliver::{
+        answers::{Answers, Meaning},
+        attempt::{Tried, Try},
+        endpoint::{Body, Endpoint, own_header_name, read_value},
+    },
+    envelope::JSON,
+    secret::Secret,
+    sign::base64,
+};
+
+/// How much of n8n's answer is kept, in bytes.
+const ANSWER_MAX: usize = 64 * 1024;
+
+/// An n8n destination.
+#[derive(Debug, Clone)]
+pub struct N8n {
+    endpoint: Endpoint,
+    template: Option<TemplateRef>,
+    metadata: Metadata,
+}
+
+/// What `metadata` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Metadata {
+    /// The envelope.
+    Envelope,
+    /// The sender's `data`.
+    Data,
+}
+
+impl N8n {
+    /// Reads the keys of an n8n destination.
+    pub(super) fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+        let endpoint = Endpoint::decode(fields, cx);
+        let template = fields.node("template").map(|node| TemplateRef::decode(name, node, cx));
+        let metadata = match fields.node("metadata") {
+            Some(node) => one_of(node, &[("envelope", Metadata::Envelope), ("data", Metadata::Data)], cx),
+            None => Some(Metadata::Envelope),
+        };
+        let auth = fields.node("auth").map(|node| Auth::decode(node, cx));
+        let mut endpoint = endpoint?;
+        if let Some(Auth { name, value }) = auth.flatten() {
+            if endpoint.has_header(&name) {
+                cx.error("reserved-header", fields.key_place("auth"), format!("header `{name}` is set elsewhere too"));
+            }
+            endpoint.set_header(name, value);
+        }
+        let template = match template {
+            Some(template) => Some(template?),
+            None => None,
+        };
+        Some(Self { endpoint, template, metadata: metadata? })
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn template(&self) -> Option<&TemplateRef> {
+        self.template.as_ref()
+    }
+
+    pub(super) async fn send(&self, attempt: &Try<'_>, answers: Answers) -> Tried {
+        if let Some(kept) = attempt.kept() {
+            return self.post(attempt, &kept, answers).await;
+        }
+        let text = attempt.text(self.template.as_ref().map(|template| template.name.as_str()));
+        let body = Body { content_type: JSON.to_owned(), bytes: self.body(attempt, &text.text).into() };
+        self.post(attempt, &body, answers).await.rendered(body, text.failed)
+    }
+
+    async fn post(&self, attempt: &Try<'_>, body: &Body, answers: Answers) -> Tried {
+        let answered = self.endpoint.post(attempt, body, ANSWER_MAX).await;
+        Tried::new(answered, attempt.at, |status| match status {
+            404 => Meaning::Transient,
+            other => answers.meaning(other),
+        })
+    }
+
+    fn body(&self, attempt: &Try<'_>, message: &str) -> Vec<u8> {
+        let mut out = br#"{"message":"#.to_vec();
+        // Writing a string into memory cannot fail.
+        let _ = serde_json::to_writer(&mut out, message);
+        out.extend_from_slice(br#","metadata":"#);
+        match self.metadata {
+            Metadata::Envelope => out.extend_from_slice(&attempt.event.to_json()),
+            Metadata::Data => out.extend_from_slice(attempt.event.data()),
+        }
+        out.push(b'}');
+        out
+    }
+}
+
+/// Credentials of n8n's Webhook node, as the header they become.
+struct Auth {
+    name: HeaderName,
+    value: HeaderValue,
+}
+
+impl Decode for Auth {
+    /// `{header: {name, value}}` or `{basic: {username, password}}`.
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let mut fields = Fields::open(node, "`auth`", cx)?;
+        let (header, basic) = (fields.node("header"), fields.node("basic"));
+        let auth = match (header, basic) {
+            (Some(header), None) => Self::header(header, cx),
+            (None, Some(basic)) => Self::basic(basic, cx),
+            _ => {
+                cx.error("bad-value", node.place, "`auth` needs either `header` or `basic`");
+                None
+            }
+        };
+        fields.finish(cx);
+        auth
+    }
+}
+
+impl Auth {
+    fn header(node: &Node, cx: &mut Context) -> Option<Self> {
+        let mut fields = Fields::open(node, "`header`", cx)?;
+        let name = fields.required::<String>("name", cx);
+        let name = name.and_then(|name| own_header_name(&name, fields.key_place("name"), cx));
+        let value = fields.node("value");
+        if value.is_none() {
+            cx.error("missing-key", fields.place(), "`header` needs `value`");
+        }
+        let value = value.and_then(|node| read_value(node, cx));
+        fields.finish(cx);
+        Some(Self { name: name?, value: value? })
+    }
+
+    fn basic(node: &Node, cx: &mut Context) -> Option<Self> {
+        let mut fields = Fields::open(node, "`basic`", cx)?;
+        let username = fields.required::<String>("username", cx);
+        let password = fields.required::<Secret>("password", cx);
+        fields.finish(cx);
+        let (username, password) = (username?, password?);
+        if username.contains(':') {
+            cx.error("bad-value", node.place, "a user name cannot hold a colon");
+            return None;
+        }
+        let token = base64(format!("{username}:{}", password.reveal()).as_bytes());
+        let mut value = HeaderValue::try_from(format!("Basic {token}")).ok()?;
+        value.set_sensitive(true);
+        Some(Self { name: AUTHORIZATION, value })
+    }
+}

@@ -1,0 +1,134 @@
+//! `kind: webhook`: the envelope, the received bytes or a template's text, to any HTTP endpoint.
+
+use super::TemplateRef;
+use crate::{
+    config::decode::{Context, Fields, one_of},
+    deliver::{
+        answers::Answers,
+        attempt::{Tried, Try},
+        endpoint::{Body, Endpoint},
+    },
+    envelope::{CLOUDEVENTS_JSON, JSON},
+};
+
+/// How much of an answer's body is kept, in bytes.
+const ANSWER_MAX: usize = 4 * 1024;
+/// Media type of a template's text that is no JSON.
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A webhook destination.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    endpoint: Endpoint,
+    payload: Payload,
+}
+
+/// What is sent.
+#[derive(Debug, Clone)]
+enum Payload {
+    /// The envelope, as this media type.
+    Envelope(&'static str),
+    /// The bytes received, with their content type.
+    Original,
+    /// A template's text.
+    Template(TemplateRef),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Word {
+    Envelope,
+    Original,
+    Template,
+}
+
+const PAYLOADS: [(&str, Word); 3] = [("envelope", Word::Envelope), ("original", Word::Original), ("template", Word::Template)];
+const CONTENT_TYPES: [(&str, &str); 2] = [("json", JSON), ("cloudevents", CLOUDEVENTS_JSON)];
+
+impl Webhook {
+    /// Reads the keys of a webhook destination.
+    pub(super) fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+        let endpoint = Endpoint::decode(fields, cx);
+        let payload = Payload::decode(name, fields, cx);
+        let endpoint = endpoint?;
+        if !endpoint.signs() {
+            let help = "give it `signing: {secrets: [...]}`, so that the target can tell the relay from anybody else";
+            cx.warning("unsigned", fields.place(), format!("{} is sent to without a signature", fields.what())).help(help);
+        }
+        Some(Self { endpoint, payload: payload? })
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn template(&self) -> Option<&TemplateRef> {
+        match &self.payload {
+            Payload::Template(template) => Some(template),
+            Payload::Envelope(_) | Payload::Original => None,
+        }
+    }
+
+    pub(super) async fn send(&self, attempt: &Try<'_>, answers: Answers) -> Tried {
+        if let Some(body) = self.plain(attempt) {
+            return self.post(attempt, &body, answers).await;
+        }
+        let text = attempt.text(self.template().map(|template| template.name.as_str()));
+        let body = Body { content_type: media_type(&text.text).to_owned(), bytes: text.text.into() };
+        self.post(attempt, &body, answers).await.rendered(body, text.failed)
+    }
+
+    async fn post(&self, attempt: &Try<'_>, body: &Body, answers: Answers) -> Tried {
+        let answered = self.endpoint.post(attempt, body, ANSWER_MAX).await;
+        Tried::new(answered, attempt.at, |status| answers.meaning(status))
+    }
+
+    /// The body, unless a template has to make it now: a rule that names one wants its text, whatever the payload.
+    fn plain(&self, attempt: &Try<'_>) -> Option<Body> {
+        if let Some(kept) = attempt.kept() {
+            return Some(kept);
+        }
+        let event = attempt.event;
+        match &self.payload {
+            _ if attempt.delivery.template.is_some() => None,
+            Payload::Template(_) => None,
+            Payload::Envelope(media_type) => Some(Body { content_type: (*media_type).to_owned(), bytes: event.to_json().into() }),
+            Payload::Original => {
+                let content_type = event.content_type.clone().unwrap_or_else(|| JSON.to_owned());
+                Some(Body { content_type, bytes: event.body.clone() })
+            }
+        }
+    }
+}
+
+impl Payload {
+    fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+        let word = match fields.node("payload") {
+            Some(node) => one_of(node, &PAYLOADS, cx),
+            None => Some(Word::Envelope),
+        };
+        let content_type = fields.node("content_type").map(|node| one_of(node, &CONTENT_TYPES, cx));
+        let template = fields.node("template").map(|node| TemplateRef::decode(name, node, cx));
+        let word = word?;
+        if content_type.is_some() && word != Word::Envelope {
+            cx.error("bad-value", fields.key_place("content_type"), "`content_type` is chosen for `payload: envelope` only");
+        }
+        if template.is_some() && word != Word::Template {
+            cx.error("bad-value", fields.key_place("template"), "`template` is used with `payload: template` only");
+        }
+        match (word, template) {
+            (Word::Envelope, _) => Some(Self::Envelope(content_type.unwrap_or(Some(JSON))?)),
+            (Word::Original, _) => Some(Self::Original),
+            (Word::Template, Some(template)) => template.map(Self::Template),
+            (Word::Template, None) => {
+                cx.error("missing-key", fields.key_place("payload"), "`payload: template` needs `template`");
+                None
+            }
+        }
+    }
+}
+
+/// JSON where the text is JSON, else plain text.
+fn media_type(text: &str) -> &'static str {
+    let json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    if json { JSON } else { TEXT }
+}

@@ -1,0 +1,350 @@
+//! The kinds of source: how each proves its sender and where it keeps an event's facts. A new kind is a file here, a variant of
+//! [`Kind`] and the arms the compiler asks for.
+
+use std::{ops::Range, time::Duration};
+
+use axum::http::HeaderName;
+use serde_json::Value;
+
+use super::{
+    answer::Rejection,
+    body::{TEXT_MAX, Token, fit},
+    mapping::{Keys, Mapped, Mapping},
+    request::Raw,
+    time,
+};
+use crate::{
+    clock::Timestamp,
+    config::decode::{Context, Fields},
+    envelope::Name,
+    json,
+    secret::Secret,
+    sign,
+};
+
+mod agent;
+mod hmac;
+mod interactor;
+mod standard;
+mod trigger;
+
+pub(crate) use agent::Agent;
+pub(crate) use hmac::Hmac;
+pub(crate) use interactor::Interactor;
+pub(crate) use standard::Standard;
+pub(crate) use trigger::Trigger;
+
+/// How far a signed timestamp may be off by default, before or after.
+const TOLERANCE: Duration = Duration::from_secs(300);
+
+/// What kind a source is, with what that kind is configured with.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// Interactor's webhooks.
+    Interactor(Interactor),
+    /// Interactor's agent webhooks.
+    Agent(Agent),
+    /// Interactor's trigger forwarding, or any sender that knows a static header or path only.
+    Trigger(Trigger),
+    /// Any other sender's HMAC.
+    Hmac(Hmac),
+    /// Standard Webhooks.
+    Standard(Standard),
+}
+
+/// The word of a kind, before its settings are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// `interactor`.
+    Interactor,
+    /// `agent`.
+    Agent,
+    /// `trigger`.
+    Trigger,
+    /// `hmac`.
+    Hmac,
+    /// `standard`.
+    Standard,
+}
+
+impl Word {
+    /// Every kind that `routes.yaml` may name.
+    pub(crate) const ALL: [(&'static str, Self); 5] = [
+        ("interactor", Self::Interactor),
+        ("agent", Self::Agent),
+        ("trigger", Self::Trigger),
+        ("hmac", Self::Hmac),
+        ("standard", Self::Standard),
+    ];
+}
+
+/// A request whose sender is proven. Only the verifiers of this folder make one, and [`Kind::normalise`] takes nothing else.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Verified<'r> {
+    request: &'r Raw,
+}
+
+impl<'r> Verified<'r> {
+    fn new(request: &'r Raw) -> Self {
+        Self { request }
+    }
+}
+
+/// How an event is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Id {
+    /// As its sender calls it.
+    Sender(String),
+    /// The sender calls it nothing: by the hash of its bytes.
+    Hash,
+}
+
+/// What a request says about its event.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Facts {
+    /// How it is called.
+    pub(crate) id: Id,
+    /// What happened.
+    pub(crate) r#type: String,
+    /// When, and as it was sent; `None` where that is missing or unreadable.
+    pub(crate) time: Option<(Timestamp, String)>,
+    /// Whose event it is.
+    pub(crate) namespace: Option<String>,
+    /// What it happened to.
+    pub(crate) subject: Option<String>,
+    /// Which bytes of the body are its data.
+    pub(crate) data: Option<Range<usize>>,
+    /// Whether its sender sends it again on purpose.
+    pub(crate) replayed: bool,
+}
+
+impl Kind {
+    /// Reads what a source of kind `word`, called `name`, is configured with.
+    pub(crate) fn decode(word: Word, fields: &mut Fields<'_>, name: &Name, cx: &mut Context) -> Option<Self> {
+        match word {
+            Word::Interactor => Interactor::decode(fields, cx).map(Self::Interactor),
+            Word::Agent => Agent::decode(fields, cx).map(Self::Agent),
+            Word::Trigger => Trigger::decode(fields, cx).map(Self::Trigger),
+            Word::Hmac => Hmac::decode(fields, name, cx).map(Self::Hmac),
+            Word::Standard => Standard::decode(fields, cx).map(Self::Standard),
+        }
+    }
+
+    /// Its word in `routes.yaml` and in the envelope's `sourcekind`.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Interactor(_) => "interactor",
+            Self::Agent(_) => "agent",
+            Self::Trigger(_) => "trigger",
+            Self::Hmac(_) => "hmac",
+            Self::Standard(_) => "standard",
+        }
+    }
+
+    /// Checks who sent `request`. Timestamps are held to `now`.
+    pub(crate) fn verify<'r>(&self, request: &'r Raw, now: Timestamp) -> Result<Verified<'r>, Rejection> {
+        match self {
+            Self::Interactor(it) => it.verify(request, now),
+            Self::Agent(it) => it.verify(request, now),
+            Self::Trigger(it) => it.verify(request),
+            Self::Hmac(it) => it.verify(request, now),
+            Self::Standard(it) => it.verify(request, now),
+        }
+    }
+
+    /// Checks media type, JSON and shape, and finds the event's facts.
+    pub(crate) fn normalise(&self, verified: Verified<'_>) -> Result<Facts, Rejection> {
+        match self {
+            Self::Interactor(it) => it.normalise(verified),
+            Self::Agent(it) => it.normalise(verified),
+            Self::Trigger(it) => it.normalise(verified),
+            Self::Hmac(it) => it.normalise(verified),
+            Self::Standard(it) => it.normalise(verified),
+        }
+    }
+
+    /// How it wants its sender proven, for the doctor and the quarantine.
+    pub(crate) fn proof(&self) -> Proof<'_> {
+        match self {
+            Self::Interactor(it) => it.proof(),
+            Self::Agent(it) => it.proof(),
+            Self::Trigger(it) => it.proof(),
+            Self::Hmac(it) => it.proof(),
+            Self::Standard(it) => it.proof(),
+        }
+    }
+
+    /// The secret last segments of its path, where it has them.
+    pub(crate) fn path_secrets(&self) -> &[Secret] {
+        match self {
+            Self::Trigger(it) => it.path_secrets(),
+            Self::Interactor(_) | Self::Agent(_) | Self::Hmac(_) | Self::Standard(_) => &[],
+        }
+    }
+
+    /// The headers that its `map` reads.
+    pub(crate) fn mapped_headers(&self) -> Vec<&HeaderName> {
+        match self {
+            Self::Trigger(it) => it.mapped_headers(),
+            Self::Hmac(it) => it.mapped_headers(),
+            Self::Interactor(_) | Self::Agent(_) | Self::Standard(_) => Vec::new(),
+        }
+    }
+}
+
+/// How a kind wants its sender proven.
+#[derive(Debug, Clone)]
+pub(crate) enum Proof<'s> {
+    /// By an HMAC.
+    Hmac(HmacProof<'s>),
+    /// By a header that always has the same value.
+    Static {
+        /// Which header.
+        header: &'s HeaderName,
+        /// Its values.
+        values: &'s [Secret],
+    },
+    /// By its path, or not at all.
+    None,
+}
+
+/// An HMAC that proves a sender.
+#[derive(Debug, Clone)]
+pub(crate) struct HmacProof<'s> {
+    /// The headers the signature may stand in.
+    pub(crate) headers: Vec<&'s HeaderName>,
+    /// How it is written, for people: "`sha256=` and 64 lowercase hex digits".
+    pub(crate) written: &'static str,
+    /// Which hash function.
+    pub(crate) algorithm: sign::Algorithm,
+    /// What is signed.
+    pub(crate) content: Content,
+    /// The headers the timestamp may stand in.
+    pub(crate) timestamps: Vec<&'s HeaderName>,
+    /// Whether the timestamp is Unix seconds rather than ISO 8601.
+    pub(crate) unix: bool,
+    /// How far it may be off.
+    pub(crate) tolerance: Option<Duration>,
+    /// The secrets.
+    pub(crate) secrets: &'s [Secret],
+    /// Whether the secrets are Standard Webhooks secrets.
+    pub(crate) standard: bool,
+}
+
+/// What an HMAC is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// The body.
+    Body,
+    /// The timestamp as sent, a dot, the body.
+    TimestampBody,
+    /// The id, a dot, the timestamp, a dot, the body.
+    IdTimestampBody,
+}
+
+/// What `map` says of a request, over what its kind says.
+fn mapped(mut facts: Facts, map: &Mapping, request: &Raw) -> Facts {
+    if map.is_empty() {
+        return facts;
+    }
+    let Mapped { r#type, time, namespace, subject, .. } = map.apply(request, &json::lenient(&request.body));
+    facts.r#type = r#type.unwrap_or(facts.r#type);
+    facts.time = time.and_then(told).or(facts.time);
+    facts.namespace = namespace.or(facts.namespace);
+    facts.subject = subject.or(facts.subject);
+    facts
+}
+
+/// The facts of a body of any shape, whose whole is the data: by `map`, and with type `fallback` where that finds none.
+fn all_mapped(map: &Mapping, request: &Raw, body: &Value, data: Range<usize>, fallback: &str) -> Facts {
+    let found = map.apply(request, body);
+    Facts {
+        id: found.id.map_or(Id::Hash, Id::Sender),
+        r#type: found.r#type.unwrap_or_else(|| fallback.to_owned()),
+        time: found.time.and_then(told),
+        namespace: found.namespace,
+        subject: found.subject,
+        data: Some(data),
+        replayed: false,
+    }
+}
+
+/// The time that `text` tells, with the text.
+fn told(text: String) -> Option<(Timestamp, String)> {
+    time::instant(&text).map(|at| (at, text))
+}
+
+/// The time that the first readable one of `tokens` tells.
+fn told_by(tokens: &[Option<Token<'_>>]) -> Option<(Timestamp, String)> {
+    tokens.iter().flatten().find_map(|token| token.text().and_then(told))
+}
+
+/// The text of the first of `tokens` that has one that fits.
+fn first_text(tokens: &[Option<Token<'_>>]) -> Option<String> {
+    tokens.iter().flatten().find_map(|token| token.text().and_then(fit))
+}
+
+/// Why a type is refused that is there.
+fn bad_type() -> String {
+    format!("the event's type is empty, longer than {TEXT_MAX} characters, or has control characters")
+}
+
+/// A `map` of a kind that settles the id itself.
+fn map_without_id(fields: &mut Fields<'_>, cx: &mut Context) -> Mapping {
+    fields.node("map").and_then(|node| Mapping::decode(node, Keys::NoId, cx)).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{
+        config::tree::{Key, Node, Place, Value as Yaml},
+        ingest::answer::Code,
+    };
+
+    /// The tree of a file that says `text`, which is JSON.
+    pub(crate) fn yaml(text: &str) -> Node {
+        node(&serde_json::from_str(text).unwrap())
+    }
+
+    fn node(value: &Value) -> Node {
+        let key = |name: &String| Key { name: name.clone(), place: Place::default() };
+        let value = match value {
+            Value::Null => Yaml::Null,
+            Value::Bool(yes) => Yaml::Bool(*yes),
+            Value::Number(number) => number.as_i64().map_or_else(|| Yaml::Float(number.as_f64().unwrap()), Yaml::Int),
+            Value::String(text) => Yaml::String(text.clone()),
+            Value::Array(items) => Yaml::List(items.iter().map(node).collect()),
+            Value::Object(map) => Yaml::Map(map.iter().map(|(name, value)| (key(name), node(value))).collect()),
+        };
+        Node { value, place: Place::default(), referenced: false }
+    }
+
+    /// The kind of a source that says `text` (kind-specific keys only), or the codes of what is wrong with it.
+    pub(crate) fn decoded(word: Word, text: &str) -> Result<Kind, Vec<&'static str>> {
+        let mut cx = Context::default();
+        let tree = yaml(text);
+        let mut fields = Fields::open(&tree, "a source", &mut cx).unwrap();
+        let kind = Kind::decode(word, &mut fields, &Name::from("shop"), &mut cx);
+        fields.finish(&mut cx);
+        match kind {
+            Some(kind) if cx.problems.is_empty() => Ok(kind),
+            _ => Err(cx.problems.iter().map(|problem| problem.code).collect()),
+        }
+    }
+
+    /// Noon, when every request of the tests arrives.
+    pub(crate) fn noon() -> Timestamp {
+        "2026-01-20T12:00:00Z".parse().unwrap()
+    }
+
+    /// What becomes of `request` at noon.
+    pub(crate) fn taken(kind: &Kind, request: &Raw) -> Result<Facts, Code> {
+        kind.verify(request, noon()).and_then(|verified| kind.normalise(verified)).map_err(|rejection| rejection.code)
+    }
+
+    /// Lowercase hex of HMAC-SHA-256 over `parts` with the literal `secret`.
+    pub(crate) fn hmac_hex(secret: &str, parts: &[&[u8]]) -> String {
+        sign::hex(sign::Key::literal(&Secret::new(secret)).sign(parts).as_ref())
+    }
+}

@@ -1,0 +1,238 @@
+//! `map` and `cases` of a source: where an event's id, type, time, namespace and subject stand in a body of any shape.
+
+use axum::http::HeaderName;
+use serde_json::Value;
+
+use super::{body::fit, request::Raw};
+use crate::{
+    config::{
+        decode::{Context, Decode, Fields},
+        tree::Node,
+    },
+    route::{path::Path, when::Condition},
+};
+
+/// Which keys a `map` may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// All five: the kind has no id of its own.
+    All,
+    /// All but `id`, which the kind settles.
+    NoId,
+}
+
+/// One value of a `map`.
+#[derive(Debug, Clone)]
+pub(crate) enum Expression {
+    /// The text itself.
+    Literal(String),
+    /// What a JSONPath finds first in the body, where it is text or a number.
+    Path(Path),
+    /// The value of a header (`header:X-Request-Id`). No signature covers headers: fit for ids and types of senders that have
+    /// them nowhere else.
+    Header(HeaderName),
+}
+
+/// A `map`. What it does not name, or does not find, the kind settles.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mapping {
+    /// The event's id.
+    pub(crate) id: Vec<Expression>,
+    /// Its type.
+    pub(crate) r#type: Vec<Expression>,
+    /// Its time.
+    pub(crate) time: Vec<Expression>,
+    /// Its namespace.
+    pub(crate) namespace: Vec<Expression>,
+    /// Its subject.
+    pub(crate) subject: Vec<Expression>,
+}
+
+/// What a mapping found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    /// The event's id, as it was found.
+    pub(crate) id: Option<String>,
+    /// Its type.
+    pub(crate) r#type: Option<String>,
+    /// Its time, as text.
+    pub(crate) time: Option<String>,
+    /// Its namespace.
+    pub(crate) namespace: Option<String>,
+    /// Its subject.
+    pub(crate) subject: Option<String>,
+}
+
+/// One entry of `cases`.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    when: Vec<Condition>,
+    /// What holds for bodies it takes.
+    pub(crate) map: Mapping,
+}
+
+impl Mapping {
+    /// Reads a `map` with the given `keys`.
+    pub(crate) fn decode(node: &Node, keys: Keys, cx: &mut Context) -> Option<Self> {
+        let mut fields = Fields::open(node, "`map`", cx)?;
+        let mut map = Self::default();
+        if keys == Keys::All {
+            map.id = expression(&mut fields, "id", true, cx);
+        }
+        map.r#type = expression(&mut fields, "type", true, cx);
+        map.time = expression(&mut fields, "time", false, cx);
+        map.namespace = expression(&mut fields, "namespace", false, cx);
+        map.subject = expression(&mut fields, "subject", false, cx);
+        fields.finish(cx);
+        Some(map)
+    }
+
+    /// True when it names nothing, so that no body need be read for it.
+    pub(crate) fn is_empty(&self) -> bool {
+        [&self.id, &self.r#type, &self.time, &self.namespace, &self.subject].iter().all(|list| list.is_empty())
+    }
+
+    /// This mapping, and where it finds nothing, `other`.
+    pub(crate) fn or(mut self, other: &Self) -> Self {
+        self.id.extend_from_slice(&other.id);
+        self.r#type.extend_from_slice(&other.r#type);
+        self.time.extend_from_slice(&other.time);
+        self.namespace.extend_from_slice(&other.namespace);
+        self.subject.extend_from_slice(&other.subject);
+        self
+    }
+
+    /// What it finds in `body`, which is the body of `request`.
+    pub(crate) fn apply(&self, request: &Raw, body: &Value) -> Mapped {
+        let first = |list: &[Expression]| list.iter().find_map(|expression| expression.find(request, body));
+        let fitting = |list: &[Expression]| list.iter().find_map(|expression| expression.find(request, body).and_then(fit));
+        Mapped {
+            id: first(&self.id),
+            r#type: fitting(&self.r#type),
+            time: first(&self.time),
+            namespace: fitting(&self.namespace),
+            subject: fitting(&self.subject),
+        }
+    }
+
+    /// The headers it reads.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.id.iter().chain(&self.r#type).filter_map(|expression| match expression {
+            Expression::Header(name) => Some(name),
+            _ => None,
+        })
+    }
+}
+
+fn expression(fields: &mut Fields<'_>, name: &'static str, header: bool, cx: &mut Context) -> Vec<Expression> {
+    fields.node(name).and_then(|node| Expression::decode(node, header, cx)).into_iter().collect()
+}
+
+impl Expression {
+    /// A path that is known to be one.
+    pub(crate) fn path(text: &str) -> Option<Self> {
+        Path::parse(text).ok().map(Self::Path)
+    }
+
+    fn decode(node: &Node, header: bool, cx: &mut Context) -> Option<Self> {
+        let text = String::decode(node, cx)?;
+        if text.starts_with('$') {
+            return Path::decode(node, cx).map(Self::Path);
+        }
+        match text.strip_prefix("header:") {
+            Some(name) if header => header_name(name, node, cx).map(Self::Header),
+            _ => literal(text, node, cx),
+        }
+    }
+
+    /// The text it stands for; nothing when that is empty.
+    fn find(&self, request: &Raw, body: &Value) -> Option<String> {
+        let found = match self {
+            Self::Literal(text) => Some(text.clone()),
+            Self::Path(path) => path.text_in(body),
+            Self::Header(name) => request.one(name).map(str::to_owned),
+        };
+        found.filter(|text| !text.is_empty())
+    }
+}
+
+fn literal(text: String, node: &Node, cx: &mut Context) -> Option<Expression> {
+    let literal = fit(text).map(Expression::Literal);
+    if literal.is_none() {
+        cx.error("bad-value", node.place, "a literal here has 1 to 256 characters, none of them control characters");
+    }
+    literal
+}
+
+/// `name` as the name of a header; anything else is an error at `node`.
+pub(crate) fn header_name(name: &str, node: &Node, cx: &mut Context) -> Option<HeaderName> {
+    let parsed = HeaderName::try_from(name).ok();
+    parsed.or_else(|| cx.expected("the name of a header such as X-Request-Id", node))
+}
+
+impl Case {
+    /// Whether it takes `body`.
+    pub(crate) fn takes(&self, body: &Value) -> bool {
+        self.when.iter().all(|condition| condition.holds(body))
+    }
+}
+
+impl Decode for Case {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let mut fields = Fields::open(node, "a case", cx)?;
+        let when: Option<Vec<Condition>> = fields.required("when", cx);
+        if when.as_ref().is_some_and(Vec::is_empty) {
+            cx.error("bad-value", fields.key_place("when"), "a case needs at least one condition");
+        }
+        let map = match fields.node("map") {
+            Some(map) => Mapping::decode(map, Keys::All, cx),
+            None => Some(Mapping::default()),
+        };
+        fields.finish(cx);
+        Some(Self { when: when?, map: map? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::ingest::{kinds::tests::yaml, request::tests::request};
+
+    fn decode(text: &str) -> (Option<Mapping>, Vec<&'static str>) {
+        let mut cx = Context::default();
+        let map = Mapping::decode(&yaml(text), Keys::All, &mut cx);
+        (map, cx.problems.iter().map(|problem| problem.code).collect())
+    }
+
+    #[test]
+    fn values_are_literals_paths_or_headers() {
+        let (map, problems) =
+            decode(r#"{"id": "header:X-Id", "type": "a.b", "time": "$.t", "namespace": "$.account", "subject": "$.m[0]"}"#);
+        assert!(problems.is_empty());
+        let found = map.unwrap().apply(&request("/", &[("x-id", "r1")], b""), &json!({"t": 5, "account": "a\nb", "m": [7]}));
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(found, Mapped { id: text("r1"), r#type: text("a.b"), time: text("5"), namespace: None, subject: text("7") });
+    }
+
+    #[test]
+    fn what_is_no_map_is_refused() {
+        for (text, code) in [
+            (r#"{"typ": "a"}"#, "unknown-key"),
+            (r#"{"type": 5}"#, "bad-type"),
+            (r#"{"type": "$["}"#, "bad-jsonpath"),
+            (r#"{"type": ""}"#, "bad-value"),
+            (r#"{"id": "header:a b"}"#, "bad-type"),
+        ] {
+            assert_eq!(decode(text).1, [code], "{text}");
+        }
+    }
+
+    #[test]
+    fn the_first_that_finds_something_counts() {
+        let map = decode(r#"{"type": "$.a"}"#).0.unwrap().or(&decode(r#"{"type": "fallback"}"#).0.unwrap());
+        let typed = |body| map.apply(&request("/", &[], b""), &body).r#type.unwrap();
+        assert_eq!((typed(json!({"a": "x"})), typed(json!({"a": {}}))), ("x".to_owned(), "fallback".to_owned()));
+    }
+}

@@ -1,0 +1,231 @@
+//! Where rejected requests go: a log row for each that is worth one, whole requests sealed. Written behind the answer's back, through a
+//! bounded queue, so that a flood of bad requests slows nobody down.
+
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
+
+use axum::http::HeaderName;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::warn;
+
+use super::{
+    answer::Code,
+    doctor::{self, is_signature},
+    kinds::Proof,
+    limits::Keyed,
+    request::Raw,
+    sealed,
+    source::Source,
+};
+use crate::{
+    clock::Clock,
+    config::decode::Rate,
+    envelope::Name,
+    seal::Sealer,
+    store::{NewRejection, Store},
+};
+
+/// Whole requests kept per source.
+const KEPT_MAX: u32 = 10_000;
+/// Bytes of whole requests kept per source.
+const KEPT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Rejections that wait to be written.
+const QUEUE_MAX: usize = 4_096;
+/// KiB of whole requests that wait to be written; what finds no room loses its body, not its row.
+const QUEUE_KIB_MAX: usize = 32 * 1024;
+/// Rejections written in one go.
+const BATCH_MAX: usize = 256;
+/// Rows of requests that are not kept, per source and code.
+const SAMPLES: Rate = Rate::per_second(1, 10);
+/// Longest path a row shows, in characters.
+const PATH_MAX: usize = 200;
+/// Longest reason a row shows, in characters.
+const REASON_MAX: usize = 400;
+
+/// A request that was not accepted.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// The request; without its body where that was not read.
+    pub(crate) request: Raw,
+    /// What its sender was told.
+    pub(crate) code: Code,
+    /// Why, where that is known already.
+    pub(crate) reason: Option<Cow<'static, str>>,
+    /// The position of the source it was meant for.
+    pub(crate) source: Option<usize>,
+    /// How many bytes its body has, as far as is known.
+    pub(crate) bytes: u64,
+}
+
+/// The way into the rejection log.
+pub(crate) struct Quarantine {
+    queue: mpsc::Sender<Message>,
+    room: Arc<Semaphore>,
+    samples: Keyed<(Option<usize>, Code)>,
+    sources: Arc<[Source]>,
+    /// The headers by which the senders of all sources are proven.
+    proofs: HashSet<HeaderName>,
+}
+
+enum Message {
+    Refused { refused: Box<Refused>, kept: Option<OwnedSemaphorePermit> },
+    Flush(oneshot::Sender<()>),
+}
+
+impl Quarantine {
+    /// Opens the log; its writer runs until this is dropped. Must be called on a runtime.
+    pub(crate) fn start(sources: Arc<[Source]>, sealer: Sealer, store: Arc<dyn Store>, clock: &Clock) -> Self {
+        let (queue, inbox) = mpsc::channel(QUEUE_MAX);
+        let records = Arc::new(Records { sources: sources.clone(), sealer });
+        tokio::spawn(write(inbox, records, store));
+        Self {
+            queue,
+            room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)),
+            samples: Keyed::new(SAMPLES, clock),
+            proofs: proofs(&sources),
+            sources,
+        }
+    }
+
+    /// Takes note of `refused`: kept whole where it can be retried and bears a proof, else a row if there have not been too many.
+    pub(crate) fn note(&self, mut refused: Refused) {
+        let worth = is_retriable(refused.code) && self.has_proof(&refused);
+        let kept = worth.then(|| self.make_room(refused.request.body.len())).flatten();
+        if kept.is_none() {
+            refused.request.body.clear();
+            if self.samples.take(&(refused.source, refused.code)).is_err() {
+                return;
+            }
+        }
+        if self.queue.try_send(Message::Refused { refused: Box::new(refused), kept }).is_err() {
+            warn!("a rejection is not written: too many wait already");
+        }
+    }
+
+    /// Waits until everything noted so far is written.
+    pub(crate) async fn flush(&self) {
+        let (done, written) = oneshot::channel();
+        if self.queue.send(Message::Flush(done)).await.is_ok() {
+            // The writer only goes when this does.
+            let _ = written.await;
+        }
+    }
+
+    fn make_room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes / 1024 + 1).ok()?;
+        self.room.clone().try_acquire_many_owned(kib).ok()
+    }
+
+    /// Whether the request bears any proof of its sender: a header that looks like a signature, one that a source is proven by, or a
+    /// secret in its path.
+    fn has_proof(&self, refused: &Refused) -> bool {
+        let secret_path = refused.source.and_then(|source| self.sources.get(source)).is_some_and(Source::has_path_secret);
+        secret_path || refused.request.headers.keys().any(|name| is_signature(name) || self.proofs.contains(name))
+    }
+}
+
+fn proofs(sources: &[Source]) -> HashSet<HeaderName> {
+    let headers = sources.iter().flat_map(|source| match source.kind.proof() {
+        Proof::Hmac(proof) => proof.headers,
+        Proof::Static { header, .. } => vec![header],
+        Proof::None => Vec::new(),
+    });
+    headers.cloned().collect()
+}
+
+/// Whether another configuration could take in what was refused with `code`.
+fn is_retriable(code: Code) -> bool {
+    match code {
+        Code::NotFound
+        | Code::InvalidTimestamp
+        | Code::InvalidSignature
+        | Code::InvalidHeader
+        | Code::UnsupportedMediaType
+        | Code::InvalidJson
+        | Code::InvalidEvent => true,
+        Code::MethodNotAllowed | Code::PayloadTooLarge | Code::RequestTimeout | Code::RateLimited | Code::Unavailable => false,
+    }
+}
+
+/// Writes what comes in, batch by batch.
+async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store: Arc<dyn Store>) {
+    let mut messages = Vec::with_capacity(BATCH_MAX);
+    while inbox.recv_many(&mut messages, BATCH_MAX).await > 0 {
+        let mut refused = Vec::new();
+        let mut flushed = Vec::new();
+        for message in messages.drain(..) {
+            match message {
+                Message::Refused { refused: one, kept } => refused.push((one, kept)),
+                Message::Flush(done) => flushed.push(done),
+            }
+        }
+        if !refused.is_empty() {
+            write_batch(refused, records.clone(), &*store).await;
+        }
+        // Nobody may be waiting any more.
+        flushed.into_iter().for_each(|done| _ = done.send(()));
+    }
+}
+
+async fn write_batch(refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>, records: Arc<Records>, store: &dyn Store) {
+    // Diagnosing and sealing is work for the processor, not for the runtime.
+    let made = tokio::task::spawn_blocking(move || {
+        let rows: Vec<_> = refused.iter().map(|(refused, kept)| records.row(refused, kept.is_some())).collect();
+        (rows, refused)
+    });
+    let Ok((rows, refused)) = made.await else {
+        warn!("rejections are not written: making their rows failed");
+        return;
+    };
+    if let Err(error) = store.reject(rows, KEPT_MAX, KEPT_BYTES_MAX).await {
+        warn!(count = refused.len(), "rejections are not written: {error}");
+    }
+}
+
+/// Makes rows of rejections.
+struct Records {
+    sources: Arc<[Source]>,
+    sealer: Sealer,
+}
+
+impl Records {
+    fn row(&self, refused: &Refused, keep: bool) -> NewRejection {
+        let source = refused.source.and_then(|source| self.sources.get(source));
+        let case = doctor::Case { request: &refused.request, code: refused.code, source, sources: &self.sources };
+        let reason = match &refused.reason {
+            Some(reason) => reason.to_string(),
+            None => doctor::diagnose(case),
+        };
+        NewRejection {
+            source: source.map(|source| source.name.clone()),
+            at: refused.request.arrived_at,
+            status: refused.code.status().as_u16(),
+            code: refused.code.word(),
+            reason: cut(&reason, REASON_MAX),
+            path: cut(&self.shown_path(&refused.request.path, source), PATH_MAX),
+            remote: refused.request.peer.to_string(),
+            bytes: refused.bytes,
+            sealed: keep.then(|| sealed::seal(&refused.request, &self.sources, &self.sealer).ok()).flatten(),
+        }
+    }
+
+    /// The path as it may be shown: what follows the path of a source with a path secret is masked.
+    fn shown_path(&self, path: &str, source: Option<&Source>) -> String {
+        if let Some(source) = source {
+            return source.masked_path();
+        }
+        let triggers = self.sources.iter().filter(|source| source.has_path_secret());
+        let mut near = triggers.filter(|source| path.strip_prefix(&source.path).is_some_and(|rest| rest.starts_with('/')));
+        near.next().map_or_else(|| path.to_owned(), Source::masked_path)
+    }
+}
+
+/// The beginning of `text`, control characters replaced.
+fn cut(text: &str, max: usize) -> String {
+    let shown: String = text.chars().take(max).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(max).is_some() { shown + "…" } else { shown }
+}
+
+/// The name under which rejections of `source` are listed.
+pub(crate) fn source_name(sources: &[Source], source: Option<usize>) -> Option<&Name> {
+    source.and_then(|source| sources.get(source)).map(|source| &source.name)
+}

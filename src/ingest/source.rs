@@ -1,0 +1,167 @@
+//! A source as `routes.yaml` declares it: what all kinds share.
+
+use std::time::Duration;
+
+use super::{
+    dedupe::WINDOW,
+    kinds::{Kind, Word},
+    limits::FAILURES,
+};
+use crate::{
+    config::{
+        decode::{Context, Decode, Fields, Located, Rate, one_of},
+        tree::{Key, Node, Place, Value},
+    },
+    envelope::Name,
+};
+
+/// Longest path, in bytes.
+const PATH_MAX: usize = 512;
+/// Paths that the listener answers itself.
+const TAKEN: [&str; 2] = ["/healthz", "/readyz"];
+
+/// A named way in, as `routes.yaml` declares it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Its name.
+    pub name: Name,
+    /// The path of the public listener that it answers on: `/webhooks/interactor`. Where the source has a secret last segment,
+    /// the path without it.
+    pub path: String,
+    /// Where the path stands in the file.
+    pub place: Place,
+    pub(crate) kind: Kind,
+    pub(crate) rate_limit: Option<Rate>,
+    pub(crate) failure_limit: Rate,
+    pub(crate) window: Duration,
+}
+
+impl Source {
+    /// Reads one entry of `sources`. That names and paths do not repeat is checked when the whole file is read.
+    pub fn decode(key: &Key, node: &Node, cx: &mut Context) -> Option<Self> {
+        let name = Name::parse(&key.name);
+        if name.is_none() {
+            let problem = cx.error("bad-name", key.place, format!("`{}` cannot name a source", key.name));
+            problem.help("a letter or digit, then letters, digits, `.`, `_` and `-`; at most 64");
+        }
+        let mut fields = Fields::open(node, format!("source `{}`", key.name), cx)?;
+        let Some(kind) = fields.required::<KindWord>("kind", cx) else {
+            return None; // Which keys are legal depends on the kind.
+        };
+        let path: Option<Located<SourcePath>> = fields.required("path", cx);
+        let kind = Kind::decode(kind.0, &mut fields, name.as_ref().unwrap_or(&Name::from("source")), cx);
+        let rate_limit = fields.optional("rate_limit", cx);
+        let failure_limit = fields.or("failure_limit", FAILURES, cx);
+        let window = fields.node("dedupe").and_then(|node| window(node, cx)).unwrap_or(WINDOW);
+        fields.finish(cx);
+        let path = path?;
+        Some(Self { name: name?, path: path.value.0, place: path.place, kind: kind?, rate_limit, failure_limit, window })
+    }
+
+    /// Its kind's word: `interactor`.
+    pub fn kind(&self) -> &'static str {
+        self.kind.word()
+    }
+
+    /// Its path as it may be shown: a secret last segment is masked.
+    pub fn masked_path(&self) -> String {
+        if self.has_path_secret() { format!("{}/***", self.path) } else { self.path.clone() }
+    }
+
+    /// Whether the last segment of its path is a secret.
+    pub(crate) fn has_path_secret(&self) -> bool {
+        !self.kind.path_secrets().is_empty()
+    }
+}
+
+struct KindWord(Word);
+
+impl Decode for KindWord {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        one_of(node, &Word::ALL, cx).map(Self)
+    }
+}
+
+/// `dedupe: {window: 24h}`; `off` stands for no time at all.
+fn window(node: &Node, cx: &mut Context) -> Option<Duration> {
+    let mut fields = Fields::open(node, "`dedupe`", cx)?;
+    let window = match fields.node("window") {
+        Some(Node { value: Value::String(text), .. }) if text == "off" => Some(Duration::ZERO),
+        Some(node) => Duration::decode(node, cx),
+        None => None,
+    };
+    fields.finish(cx);
+    window
+}
+
+/// The path of a source: absolute, without empty, `.` or `..` segments, query or escapes, so that it has one form only.
+struct SourcePath(String);
+
+impl Decode for SourcePath {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let text = String::decode(node, cx)?;
+        if !is_plain(&text) {
+            let problem = cx.error("bad-path", node.place, "this is not the path of a source");
+            problem.help("a path such as /webhooks/interactor: no query, no empty segments, no slash at its end");
+            return None;
+        }
+        if TAKEN.contains(&text.as_str()) || text.starts_with("/api/") {
+            cx.error("bad-path", node.place, "the relay itself answers on this path");
+            return None;
+        }
+        Some(Self(text))
+    }
+}
+
+fn is_plain(path: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte);
+    let segment = |text: &str| !matches!(text, "" | "." | "..") && text.bytes().all(fits);
+    path.len() <= PATH_MAX && path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ingest::kinds::tests::yaml;
+
+    /// The source `name` that says `text`, which is JSON, or the codes of what is wrong with it.
+    pub(crate) fn source(name: &str, text: &str) -> Result<Source, Vec<&'static str>> {
+        let mut cx = Context::default();
+        let key = Key { name: name.to_owned(), place: Place::default() };
+        let source = Source::decode(&key, &yaml(text), &mut cx);
+        source.filter(|_| cx.problems.is_empty()).ok_or_else(|| cx.problems.iter().map(|problem| problem.code).collect())
+    }
+
+    #[test]
+    fn a_source_is_read_whole() {
+        let source = source(
+            "connectors",
+            r#"{"kind": "trigger", "path": "/triggers/a", "path_secret": "s3", "rate_limit": {"rate": "50/s", "burst": 100}, "dedupe": {"window": "off"}, "failure_limit": "5/s"}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (source.kind(), source.path.as_str(), source.masked_path().as_str()),
+            ("trigger", "/triggers/a", "/triggers/a/***")
+        );
+        assert_eq!((source.rate_limit, source.failure_limit), (Some(Rate::per_second(50, 100)), Rate::per_second(5, 5)));
+        assert_eq!(source.window, Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, code) in [
+            (r#"{"path": "/a"}"#, "missing-key"),
+            (r#"{"kind": "interacter", "path": "/a"}"#, "bad-value"),
+            (r#"{"kind": "agent", "path": "/a", "secrets": "s", "preset": "github"}"#, "unknown-key"),
+            (r#"{"kind": "agent", "path": "/a", "secrets": "s", "dedupe": {"window": "5"}}"#, "bad-type"),
+            (r#"{"kind": "agent", "secrets": "s"}"#, "missing-key"),
+        ] {
+            assert_eq!(source("a", text).unwrap_err(), [code], "{text}");
+        }
+        assert_eq!(source("a b", r#"{"kind": "agent", "path": "/a", "secrets": "s"}"#).unwrap_err(), ["bad-name"]);
+        for bad in ["", "/", "a", "/a/", "//a", "/a?b", "/a/../b", "/a b", "/%41", "/é", "/healthz", "/api/v1"] {
+            let text = format!(r#"{{"kind": "agent", "path": "{bad}", "secrets": "s"}}"#);
+            assert_eq!(source("a", &text).unwrap_err(), ["bad-path"], "{bad}");
+        }
+    }
+}

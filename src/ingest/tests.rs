@@ -1,0 +1,396 @@
+//! The room as a whole: requests in, answers out, a store in memory behind it.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use async_trait::async_trait;
+use axum::{
+    body::Body,
+    extract::ConnectInfo,
+    http::{Request as HttpRequest, StatusCode},
+};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use super::{kinds::tests::hmac_hex, source::tests::source, *};
+use crate::{
+    envelope::{DeliveryId, EventUid, Name},
+    secret::Secret,
+    store::{
+        Attempt, Backlog, DedupeKey, DeliveryRow, Due, Error, EventRow, NewRejection, OnCommit, Pruned, Rejection, Remember,
+        Result, Retention, Retried,
+    },
+};
+
+/// What the room needs of a store, in memory.
+#[derive(Default)]
+struct Memory {
+    full: Mutex<bool>,
+    events: Mutex<Vec<NewEvent>>,
+    rejections: Mutex<BTreeMap<i64, Rejection>>,
+}
+
+impl Memory {
+    fn held(&self, key: &DedupeKey) -> Option<Accepted> {
+        let events = self.events.lock().unwrap();
+        let held = events.iter().find(|event| event.dedupe.key == key.key && key.remember != Remember::Hash(Duration::ZERO))?;
+        Some(Accepted::Duplicate { id: held.envelope.id.clone(), mismatch: held.dedupe.body != key.body })
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    fn on_commit(&self, _: Arc<dyn OnCommit>) {}
+
+    async fn accept(&self, event: NewEvent) -> Result<Accepted> {
+        if *self.full.lock().unwrap() {
+            return Err(Error::Full("no space".into()));
+        }
+        if let Some(duplicate) = self.held(&event.dedupe) {
+            return Ok(duplicate);
+        }
+        let id = event.envelope.id.clone();
+        let mut events = self.events.lock().unwrap();
+        events.push(event);
+        Ok(Accepted::New { uid: EventUid { salt: 1, seq: i64::try_from(events.len()).unwrap() }, id })
+    }
+
+    async fn reject(&self, rejections: Vec<NewRejection>, _: u32, _: u64) -> Result<()> {
+        let mut rows = self.rejections.lock().unwrap();
+        for rejection in rejections {
+            let id = i64::try_from(rows.len()).unwrap() + 1;
+            rows.insert(id, Rejection { id, kept: rejection.sealed.is_some(), rejection, accepted_as: None, retried_at: None });
+        }
+        Ok(())
+    }
+
+    async fn quarantined(&self, filter: Filter, after: i64) -> Result<Vec<Rejection>> {
+        let rows = self.rejections.lock().unwrap();
+        Ok(rows.range(after + 1..).map(|(_, row)| row).filter(|row| row.kept).take(filter.limit as usize).cloned().collect())
+    }
+
+    async fn settle_rejection(&self, id: i64, at: Timestamp, outcome: Retried) -> Result<()> {
+        let mut rows = self.rejections.lock().unwrap();
+        let row = rows.get_mut(&id).unwrap();
+        row.retried_at = Some(at);
+        if let Retried::Accepted(event) = outcome {
+            row.kept = false;
+            row.accepted_as = Some(event);
+        }
+        Ok(())
+    }
+
+    async fn record(&self, _: Vec<Attempt>) -> Result<()> {
+        Err(Error::Closed)
+    }
+    async fn due(&self, _: &Name, _: Timestamp, _: u32, _: Vec<DeliveryId>) -> Result<Vec<Due>> {
+        Err(Error::Closed)
+    }
+    async fn next_due(&self, _: &Name, _: Vec<DeliveryId>) -> Result<Option<Timestamp>> {
+        Err(Error::Closed)
+    }
+    async fn backlog(&self) -> Result<Vec<Backlog>> {
+        Err(Error::Closed)
+    }
+    async fn events(&self, _: Filter) -> Result<Vec<EventRow>> {
+        Err(Error::Closed)
+    }
+    async fn event(&self, _: EventUid) -> Result<Option<EventRow>> {
+        Err(Error::Closed)
+    }
+    async fn deliveries(&self, _: Filter) -> Result<Vec<DeliveryRow>> {
+        Err(Error::Closed)
+    }
+    async fn attempts(&self, _: EventUid) -> Result<Vec<Attempt>> {
+        Err(Error::Closed)
+    }
+    async fn rejections(&self, _: Filter) -> Result<Vec<Rejection>> {
+        Err(Error::Closed)
+    }
+    async fn prune(&self, _: Timestamp, _: Retention, _: Vec<Name>) -> Result<Pruned> {
+        Err(Error::Closed)
+    }
+    async fn setting(&self, _: &str) -> Result<Option<String>> {
+        Err(Error::Closed)
+    }
+    async fn set_setting(&self, _: &str, _: String) -> Result<()> {
+        Err(Error::Closed)
+    }
+    async fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+    async fn close(&self) {}
+}
+
+struct Relay {
+    ingest: Arc<Ingest>,
+    store: Arc<Memory>,
+    clock: Clock,
+}
+
+const INTERACTOR: &str = r#"{"kind": "interactor", "path": "/webhooks/interactor", "secrets": "whsec_s", "failure_limit": {"rate": "5/s", "burst": 5}}"#;
+const TRIGGER: &str =
+    r#"{"kind": "trigger", "path": "/triggers/a", "path_secret": "p4th", "rate_limit": {"rate": "1/s", "burst": 2}}"#;
+const KEYED: &str = r#"{"kind": "trigger", "path": "/triggers/b", "header": {"name": "X-Key", "value": "k3y"}}"#;
+
+fn relay(sources: &[(&str, &str)]) -> Relay {
+    over(Arc::default(), Clock::manual("2026-01-20T12:00:00Z"), sources)
+}
+
+fn over(store: Arc<Memory>, clock: Clock, sources: &[(&str, &str)]) -> Relay {
+    let parts = Parts {
+        sources: sources.iter().map(|(name, text)| source(name, text).unwrap()).collect(),
+        router: Arc::new(Router::new(Vec::new(), Vec::new())),
+        store: store.clone(),
+        clock: clock.clone(),
+        metrics: Metrics::default(),
+        sealer: Sealer::new(&Secret::new(sign::base64(&[7; 32]))).unwrap(),
+        max_body: 1024,
+        retention_events: Duration::from_secs(30 * 86_400),
+    };
+    Relay { ingest: Arc::new(Ingest::new(parts)), store, clock }
+}
+
+impl Relay {
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let mut request = HttpRequest::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(Body::from(body.to_vec())).unwrap();
+        request.extensions_mut().insert(ConnectInfo(std::net::SocketAddr::from(([192, 0, 2, 7], 5000))));
+        self.ingest.answer(request).await
+    }
+
+    async fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (StatusCode, Value) {
+        let (head, body) = self.send("POST", path, headers, body).await.into_parts();
+        (head.status, serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap())
+    }
+
+    async fn signed(&self, secret: &str, body: &[u8]) -> (StatusCode, Value) {
+        let signature = format!("sha256={}", hmac_hex(secret, &[body]));
+        let at = crate::clock::rfc3339_s(self.clock.now());
+        self.post("/webhooks/interactor", &[("x-interactor-timestamp", &at), ("x-interactor-signature", &signature)], body).await
+    }
+
+    /// The rejection log, a line each.
+    async fn log(&self) -> String {
+        self.ingest.flush().await;
+        let rows = self.store.rejections.lock().unwrap();
+        let line = |row: &Rejection| {
+            let NewRejection { source, code, reason, path, .. } = &row.rejection;
+            let source = source.as_ref().map_or("-", Name::as_str);
+            format!("{source} {path} {code}{}: {reason}", if row.kept { " (kept)" } else { "" })
+        };
+        rows.values().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn event(id: &str) -> Vec<u8> {
+    format!(r#"{{"id":"{id}","type":"credential.expired","timestamp":"2026-01-20T11:59:58Z","data":{{"credential_id":"cred_abc","namespace":"user_123"}},"more":1}}"#).into_bytes()
+}
+
+#[tokio::test]
+async fn a_signed_event_is_kept_and_a_repeat_is_a_duplicate() {
+    let relay = relay(&[("interactor", INTERACTOR)]);
+    let (status, body) = relay.signed("whsec_s", &event("evt_1")).await;
+    assert_eq!((status, body), (StatusCode::OK, json!({"received": true, "id": "evt_1"})));
+    let (status, body) = relay.signed("whsec_s", &event("evt_1")).await;
+    assert_eq!((status, body), (StatusCode::OK, json!({"received": true, "id": "evt_1", "duplicate": true})));
+    let events = relay.store.events.lock().unwrap();
+    let mut envelope: Value = serde_json::from_slice(&events[0].envelope.to_json()).unwrap();
+    let traceparent = envelope.as_object_mut().unwrap().shift_remove("traceparent").unwrap();
+    assert!(is_traceparent(traceparent.as_str().unwrap()));
+    assert_eq!(events[0].dedupe.remember, Remember::Id(Duration::from_secs(30 * 86_400)));
+    insta::assert_snapshot!(envelope, @r#"{"specversion":"1.0","id":"evt_1","source":"/sources/interactor","type":"credential.expired","subject":"cred_abc","time":"2026-01-20T11:59:58Z","timestamp":"2026-01-20T11:59:58Z","datacontenttype":"application/json","namespace":"user_123","sourcekind":"interactor","receivedat":"2026-01-20T12:00:00.000Z","data":{"credential_id":"cred_abc","namespace":"user_123"}}"#);
+}
+
+#[tokio::test]
+async fn a_replay_asked_for_by_its_sender_stands_beside_its_first_self() {
+    let relay = relay(&[("interactor", INTERACTOR)]);
+    let replay = br#"{"id":"evt_1","type":"t","_replayed":true}"#;
+    for (body, duplicate) in [(&br#"{"id":"evt_1","type":"t"}"#[..], false), (replay, false), (replay, true)] {
+        let (status, answer) = relay.signed("whsec_s", body).await;
+        assert_eq!((status, answer.get("duplicate").is_some()), (StatusCode::OK, duplicate));
+    }
+    assert!(relay.store.events.lock().unwrap()[1].envelope.replayed);
+}
+
+#[tokio::test]
+async fn checks_come_in_order() {
+    let relay = relay(&[("interactor", INTERACTOR), ("t", TRIGGER)]);
+    let at = [("x-interactor-timestamp", "2026-01-20T12:00:00Z")];
+    let large = vec![b' '; 1025];
+    for (method, path, headers, body, code) in [
+        ("GET", "/nowhere", &at[..], &large[..], "not_found"),
+        ("GET", "/webhooks/interactor", &[], &large, "method_not_allowed"),
+        ("POST", "/webhooks/interactor", &[], &large, "payload_too_large"),
+        ("POST", "/webhooks/interactor", &[], b"{", "invalid_timestamp"),
+        ("POST", "/webhooks/interactor", &at, b"{", "invalid_signature"),
+        ("POST", "/triggers/a/p4th", &[("content-type", "text/plain")], b"{", "unsupported_media_type"),
+        ("POST", "/triggers/a/p4th", &[], b"{", "invalid_json"),
+    ] {
+        let response = relay.send(method, path, headers, body).await;
+        let allow = response.headers().get("allow").is_some();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((answer["error"].as_str().unwrap(), allow), (code, code == "method_not_allowed"), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn path_secrets_are_part_of_the_path_and_shown_to_nobody() {
+    let relay = relay(&[("t", TRIGGER)]);
+    assert_eq!(relay.post("/triggers/a/p4th", &[], b"{}").await.0, StatusCode::OK);
+    for path in ["/triggers/a", "/triggers/a/", "/triggers/a/wrong", "/triggers/a/p4th/x", "/triggers/a/p4th/"] {
+        assert_eq!(relay.post(path, &[], b"{}").await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    insta::assert_snapshot!(relay.log().await, @r"
+    - /triggers/a not_found: no source has this path; that of `t` ends in a path secret, which is missing
+    t /triggers/a/*** not_found (kept): the last segment of the path is not the path secret
+    t /triggers/a/*** not_found (kept): the last segment of the path is not the path secret
+    - /triggers/a/*** not_found: no source has this path
+    - /triggers/a/*** not_found: no source has this path
+    ");
+}
+
+#[tokio::test]
+async fn limits_are_told() {
+    let relay = relay(&[("t", TRIGGER)]);
+    for _ in 0..2 {
+        relay.post("/triggers/a/p4th", &[], b"{}").await;
+    }
+    let response = relay.send("POST", "/triggers/a/p4th", &[], b"{}").await;
+    let headers = ["retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
+    let told = headers.map(|name| response.headers()[name].to_str().unwrap().to_owned());
+    assert_eq!((response.status(), told), (StatusCode::TOO_MANY_REQUESTS, ["2", "2", "0", "1768910402"].map(str::to_owned)));
+    relay.clock.advance(Duration::from_secs(1));
+    assert_eq!(relay.post("/triggers/a/p4th", &[], b"{}").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn failures_are_limited_and_verified_requests_are_not() {
+    let relay = relay(&[("interactor", INTERACTOR)]);
+    let mut codes = Vec::new();
+    for number in 0..8 {
+        codes.push(relay.signed("wrong", &event(&number.to_string())).await.0.as_u16());
+    }
+    assert_eq!(codes, [401, 401, 401, 401, 401, 429, 429, 429]);
+    assert_eq!(relay.signed("whsec_s", &event("evt_1")).await.0, StatusCode::OK);
+    relay.ingest.flush().await;
+    assert_eq!(relay.store.rejections.lock().unwrap().values().filter(|row| row.kept).count(), 5);
+}
+
+#[tokio::test]
+async fn a_full_store_is_told() {
+    let relay = relay(&[("interactor", INTERACTOR)]);
+    *relay.store.full.lock().unwrap() = true;
+    let (status, body) = relay.signed("whsec_s", &event("evt_1")).await;
+    assert_eq!((status, body["error"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("unavailable")));
+    assert!(relay.store.events.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_wrong_secret_or_path_costs_nothing() {
+    let first = relay(&[("interactor", &INTERACTOR.replace("whsec_s", "whsec_wrong")), ("b", &KEYED.replace("k3y", "wrong"))]);
+    assert_eq!(first.signed("whsec_s", &event("evt_1")).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(first.post("/triggers/b", &[("x-key", "k3y")], br#"{"n":1}"#).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(first.post("/old", &[("x-key", "k3y")], br#"{"n":2}"#).await.0, StatusCode::NOT_FOUND);
+    let none = first.ingest.retry_rejections(Filter::default(), SignedDuration::ZERO).await.unwrap();
+    assert_eq!(none, RetryReport { tried: 3, failed: 3, ..RetryReport::default() });
+    first.clock.advance(Duration::from_secs(86_400));
+    let sources = [("interactor", INTERACTOR), ("b", &KEYED.replace("/triggers/b", "/old")), ("c", KEYED)];
+    let sources = sources.map(|(name, text)| (name, text.to_string()));
+    let sources: Vec<(&str, &str)> = sources.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let second = over(first.store.clone(), first.clock.clone(), &sources);
+    let all = second.ingest.retry_rejections(Filter::default(), SignedDuration::ZERO).await.unwrap();
+    assert_eq!(all, RetryReport { tried: 3, accepted: 3, ..RetryReport::default() });
+    let events = second.store.events.lock().unwrap();
+    assert!(events.iter().all(|event| event.envelope.received_at == second.clock.now()));
+}
+
+#[tokio::test]
+async fn a_wrong_clock_can_be_offset() {
+    let relay = relay(&[("interactor", INTERACTOR)]);
+    let body = event("evt_1");
+    let signature = format!("sha256={}", hmac_hex("whsec_s", &[&body]));
+    let headers = [("x-interactor-timestamp", "2026-01-20T13:00:00Z"), ("x-interactor-signature", signature.as_str())];
+    assert_eq!(relay.post("/webhooks/interactor", &headers, &body).await.1["error"], "invalid_timestamp");
+    insta::assert_snapshot!(relay.log().await, @"interactor /webhooks/interactor invalid_timestamp (kept): the clock is off by 3600 s: sent at 2026-01-20T13:00:00Z, after our clock (tolerance 300 s); the signature is right");
+    let report = relay.ingest.retry_rejections(Filter::default(), SignedDuration::from_hours(1)).await.unwrap();
+    assert_eq!(report.accepted, 1);
+}
+
+#[tokio::test]
+async fn requests_without_proof_are_sampled() {
+    let relay = relay(&[("interactor", INTERACTOR)]);
+    for _ in 0..50 {
+        relay.post("/nowhere", &[], b"{}").await;
+    }
+    relay.ingest.flush().await;
+    let rows = relay.store.rejections.lock().unwrap();
+    assert_eq!((rows.len(), rows.values().filter(|row| row.kept).count()), (10, 0));
+}
+
+#[tokio::test]
+async fn the_doctor_names_the_likely_cause() {
+    let agents = r#"{"kind": "agent", "path": "/webhooks/agent", "secrets": "agent-secret"}"#;
+    let relay =
+        relay(&[("interactor", &INTERACTOR.replace("\"5/s\", \"burst\": 5", "\"500/s\", \"burst\": 500")), ("agents", agents)]);
+    let body = br#"{ "id": "e", "type": "t" }"#;
+    let compact = br#"{"id":"e","type":"t"}"#;
+    let at = "2026-01-20T12:00:00Z";
+    let good = hmac_hex("whsec_s", &[body]);
+    for signature in [
+        good.clone(),
+        format!("sha256={}", good.to_uppercase()),
+        format!("sha256={}", sign::base64(&sign::hex32(good.as_bytes()).unwrap())),
+        format!("sha256={}", hmac_hex("s", &[body])),
+        format!("sha256={}", hmac_hex("agent-secret", &[body])),
+        format!("sha256={}", hmac_hex("whsec_s", &[compact])),
+        format!("sha256={}", hmac_hex("whsec_s", &[body, b"\n"])),
+        hmac_hex("whsec_s", &[at.as_bytes(), b".", body]),
+        format!("sha256={}", hmac_hex("nobody's", &[body])),
+        "nonsense".to_owned(),
+    ] {
+        relay.post("/webhooks/interactor", &[("x-interactor-timestamp", at), ("x-interactor-signature", &signature)], body).await;
+    }
+    relay.post("/webhooks/interactor", &[("x-interactor-timestamp", "1768910400"), ("x-interactor-signature", "a")], body).await;
+    relay.post("/webhooks/interactor", &[("x-interactor-timestamp", at), ("x-webhook-signature", "a")], body).await;
+    relay.post("/old", &[("x-webhook-signature", &hmac_hex("agent-secret", &[body]))], body).await;
+    let log = relay.log().await;
+    let reasons: Vec<_> = log.lines().map(|line| line.split_once(": ").unwrap().1).collect();
+    insta::assert_snapshot!(reasons.join("\n"), @r"
+    the HMAC is right, but not written as `sha256=` and 64 lowercase hex digits
+    the HMAC is right, but not written as `sha256=` and 64 lowercase hex digits
+    the HMAC is right, but not written as `sha256=` and 64 lowercase hex digits
+    the signature fits when `whsec_` is taken off the secret
+    the signature fits with a secret of source `agents`
+    the signature fits: the body was re-serialised on the way
+    the signature fits: the body lost its last line break on the way
+    the signature fits over timestamp, dot and body: the other `dialect` fits
+    no known secret fits: another secret, or the body was changed on the way
+    the signature is not written as `sha256=` and 64 lowercase hex digits, nor is it an HMAC in hex or base64
+    the timestamp is Unix seconds, not ISO 8601: the other `dialect` would fit
+    header `x-interactor-signature` is missing; there is `x-webhook-signature`, as a source of kind `agent` expects
+    no source has this path; the proof of the sender fits source `agents`
+    ");
+    for secret in ["whsec_s", "agent-secret"] {
+        assert!(!log.contains(secret));
+    }
+}
+
+#[test]
+fn trace_contexts_are_taken_when_they_are_valid() {
+    assert!(is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+    assert!(is_traceparent(&new_traceparent().unwrap()));
+    for bad in [
+        "",
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+        "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+    ] {
+        assert!(!is_traceparent(bad), "{bad}");
+    }
+}

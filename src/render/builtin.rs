@@ -1,0 +1,275 @@
+//! One plain line per event type, so that a rule needs no template. Missing fields never break a line; event text is
+//! stripped of control characters and held to a length.
+//!
+//! Facts: Interactor webhooks guide, "Event-Specific Payloads"; Interactor's integration guide (the `timestamped` dialect);
+//! agent webhooks guide, "Event Types"; trigger forwarding.
+
+use serde_json::Value;
+
+use crate::envelope::Envelope;
+
+/// Longest text taken from one field, in characters.
+const FIELD_MAX: usize = 200;
+/// Longest line, in characters.
+const LINE_MAX: usize = 600;
+
+/// Where the platforms put a room's name or id.
+const ROOM: [&str; 4] = ["room.name", "room.id", "room", "room_id"];
+
+/// The line for `event`, whose `data` is given parsed.
+pub fn line(event: &Envelope, data: &Value) -> String {
+    let it = Fields { event, data };
+    let text = match event.r#type.as_str() {
+        "credential.created" | "credential.ready" => format!("{} connected{}", it.service(), it.whose()),
+        "credential.refreshed" => {
+            format!("{} credential refreshed{}{}", it.service(), it.whose(), it.put(", valid until ", &["expires_at"]))
+        }
+        "credential.refresh_failed" => format!("{} credential could not be refreshed{}{}", it.service(), it.whose(), it.reason()),
+        "credential.expired" => format!("{} connection expired{}{}. Reconnect it.", it.service(), it.whose(), it.reason()),
+        "credential.revoked" => format!("{} access was revoked{}{}. Reconnect it.", it.service(), it.whose(), it.reason()),
+        "workflow.instance.created" | "workflow.started" => format!("Workflow {} started{}", it.workflow(), it.whose()),
+        "workflow.state_changed" => format!("Workflow {} moved on{}{}", it.workflow(), it.state(), it.whose()),
+        "workflow.instance.halted" | "workflow.halted" => {
+            format!(
+                "Workflow {} waits for input{}{}{}",
+                it.workflow(),
+                it.state(),
+                it.whose(),
+                it.put(": ", &["halting_presentation.title"])
+            )
+        }
+        "workflow.instance.completed" | "workflow.completed" => {
+            format!("Workflow {} completed{}{}", it.workflow(), it.state(), it.whose())
+        }
+        "workflow.instance.failed" | "workflow.failed" => {
+            format!(
+                "Workflow {} failed{}{}{}",
+                it.workflow(),
+                it.state(),
+                it.whose(),
+                it.put(": ", &["error.message", "error.code", "error"])
+            )
+        }
+        "agent.room.message" | "agent.message" | "agent.response_sent" => format!("{} in {}{}", it.agent(), it.room(), it.said()),
+        "agent.room.closed" => format!("Chat{} closed{}{}", it.chat(), it.reason(), it.put(", messages: ", &["message_count"])),
+        "agent.room_created" => format!("Chat{} opened{}", it.chat(), it.whose()),
+        "user.message" | "agent.message_received" => format!("{} in {}{}", it.user(), it.room(), it.said()),
+        "agent.action" | "agent.action_executed" => {
+            format!("{} ran {} in {}", it.agent(), it.or(&["action", "action_name"], "an action"), it.room())
+        }
+        "agent.error" => {
+            format!("{} failed in {}{}", it.agent(), it.room(), it.put(": ", &["error.message", "message", "error"]))
+        }
+        "test" => format!("Test event {}", clean(&event.id, FIELD_MAX)),
+        "trigger.unmapped" => format!("Trigger from {} that no case describes{}", event.source, it.whose()),
+        name => match name.strip_prefix("connector.").and_then(|rest| rest.split_once('.')) {
+            Some((connector, what)) => format!("{}: {}{}{}", words(connector), words(what), it.about(), it.whose()),
+            None => format!("{}{}{}", clean(name, FIELD_MAX), it.about(), it.whose()),
+        },
+    };
+    clean(&text, LINE_MAX)
+}
+
+/// Looks fields up, by dotted paths into `data`.
+struct Fields<'a> {
+    event: &'a Envelope,
+    data: &'a Value,
+}
+
+impl Fields<'_> {
+    /// The first of `paths` that holds text, a number or a truth value.
+    fn get(&self, paths: &[&str]) -> Option<String> {
+        paths.iter().find_map(|path| {
+            let found = path.split('.').try_fold(self.data, |value, key| value.get(key))?;
+            let text = match found {
+                Value::String(text) => clean(text, FIELD_MAX),
+                Value::Number(_) | Value::Bool(_) => found.to_string(),
+                _ => return None,
+            };
+            (!text.is_empty()).then_some(text)
+        })
+    }
+
+    fn or(&self, paths: &[&str], otherwise: &str) -> String {
+        self.get(paths).unwrap_or_else(|| otherwise.to_owned())
+    }
+
+    fn put(&self, before: &str, paths: &[&str]) -> String {
+        self.get(paths).map_or_else(String::new, |text| format!("{before}{text}"))
+    }
+
+    fn service(&self) -> String {
+        self.or(&["service_name", "service_id", "service", "provider", "connector", "credential_id"], "A service")
+    }
+
+    fn workflow(&self) -> String {
+        self.or(&["workflow_name", "workflow_id", "instance_id"], "(unnamed)")
+    }
+
+    fn state(&self) -> String {
+        self.put(" in state ", &["failed_state", "current_state", "final_state", "to_state", "state"])
+    }
+
+    fn agent(&self) -> String {
+        self.or(&["agent.name", "agent.id", "assistant_id"], "The agent")
+    }
+
+    fn user(&self) -> String {
+        self.or(&["user.name", "user.id", "external_user_id"], "A user")
+    }
+
+    fn room(&self) -> String {
+        self.or(&ROOM, "a room")
+    }
+
+    fn chat(&self) -> String {
+        self.put(" ", &ROOM)
+    }
+
+    fn said(&self) -> String {
+        self.put(": ", &["content", "message", "text"])
+    }
+
+    fn reason(&self) -> String {
+        self.get(&["reason", "error.message", "error"]).map_or_else(String::new, |text| format!(" ({text})"))
+    }
+
+    fn whose(&self) -> String {
+        self.event.namespace.as_deref().map_or_else(String::new, |namespace| format!(" for {}", clean(namespace, FIELD_MAX)))
+    }
+
+    fn about(&self) -> String {
+        let subject = self.event.subject.as_deref().map(|subject| clean(subject, FIELD_MAX));
+        subject.filter(|subject| !subject.is_empty()).map_or_else(String::new, |subject| format!(" {subject}"))
+    }
+}
+
+/// `email_sent` as people read it: `email sent`.
+fn words(name: &str) -> String {
+    clean(name, FIELD_MAX).replace(['_', '.', '-'], " ")
+}
+
+/// `text` on one line, without control and invisible formatting characters, at most `max` characters long.
+fn clean(text: &str, max: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(max * 4));
+    for (taken, character) in text.trim().chars().filter_map(visible).enumerate() {
+        if taken == max {
+            out.push('…');
+            break;
+        }
+        out.push(character);
+    }
+    out
+}
+
+/// Line breaks and tabs become spaces; what shows nothing, or turns the direction of what follows, is dropped.
+fn visible(character: char) -> Option<char> {
+    match character {
+        '\n' | '\r' | '\t' | '\u{85}' | '\u{2028}' | '\u{2029}' => Some(' '),
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => None,
+        other if other.is_control() => None,
+        other => Some(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::envelope::tests::sample;
+
+    fn of(name: &str, data: &Value) -> String {
+        line(&Envelope { r#type: name.into(), subject: None, ..sample() }, data)
+    }
+
+    #[test]
+    fn every_event_of_the_seeds_has_its_line() {
+        let google = json!({"credential_id": "cred_abc", "service_id": "google_calendar", "service_name": "Google Calendar", "reason": "refresh_token_invalid", "expires_at": "2026-01-20T13:00:00Z"});
+        let workflow = json!({"instance_id": "inst_xyz", "workflow_name": "approval_workflow", "halting_presentation": {"title": "Approval Required"}});
+        let failed = json!({"workflow_name": "approval_workflow", "failed_state": "process_payment", "error": {"code": "payment_declined", "message": "Card was declined by issuer"}});
+        let room = json!({"room_id": "room_xyz", "assistant_id": "asst_abc", "content": "Here's what I found", "reason": "user_closed", "message_count": 15});
+        let agent = json!({"agent": {"id": "a", "name": "My Agent"}, "user": {"id": "u", "name": "John Doe"}, "room": {"id": "r", "name": "Room Name"}, "content": "Hello", "action": "WARP_EXECUTE"});
+        let lines = [
+            of("credential.created", &google),
+            of("credential.refreshed", &google),
+            of("credential.expired", &google),
+            of("credential.revoked", &google),
+            of("workflow.instance.created", &workflow),
+            of("workflow.instance.halted", &workflow),
+            of("workflow.instance.completed", &json!({"workflow_name": "approval_workflow", "final_state": "approved"})),
+            of("workflow.instance.failed", &failed),
+            of("agent.room.message", &room),
+            of("agent.room.closed", &room),
+            of("agent.action", &agent),
+            of("agent.message", &agent),
+            of("user.message", &agent),
+            of("connector.gmail.email_sent", &json!({})),
+            of("trigger.unmapped", &json!([])),
+            of("some.thing.else", &json!(null)),
+        ];
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        Google Calendar connected for user_123
+        Google Calendar credential refreshed for user_123, valid until 2026-01-20T13:00:00Z
+        Google Calendar connection expired for user_123 (refresh_token_invalid). Reconnect it.
+        Google Calendar access was revoked for user_123 (refresh_token_invalid). Reconnect it.
+        Workflow approval_workflow started for user_123
+        Workflow approval_workflow waits for input for user_123: Approval Required
+        Workflow approval_workflow completed in state approved for user_123
+        Workflow approval_workflow failed in state process_payment for user_123: Card was declined by issuer
+        asst_abc in room_xyz: Here's what I found
+        Chat room_xyz closed (user_closed), messages: 15
+        My Agent ran WARP_EXECUTE in Room Name
+        My Agent in Room Name: Hello
+        John Doe in Room Name: Hello
+        gmail: email sent for user_123
+        Trigger from interactor that no case describes for user_123
+        some.thing.else for user_123
+        ");
+    }
+
+    #[test]
+    fn the_integration_guides_events_have_theirs() {
+        let names = [
+            "credential.ready",
+            "credential.refresh_failed",
+            "workflow.started",
+            "workflow.state_changed",
+            "workflow.halted",
+            "workflow.completed",
+            "workflow.failed",
+            "agent.room_created",
+            "agent.message_received",
+            "agent.response_sent",
+            "agent.action_executed",
+            "agent.error",
+            "test",
+        ];
+        insta::assert_snapshot!(names.map(|name| of(name, &json!({}))).join("\n"), @r"
+        A service connected for user_123
+        A service credential could not be refreshed for user_123
+        Workflow (unnamed) started for user_123
+        Workflow (unnamed) moved on for user_123
+        Workflow (unnamed) waits for input for user_123
+        Workflow (unnamed) completed for user_123
+        Workflow (unnamed) failed for user_123
+        Chat opened for user_123
+        A user in a room
+        The agent in a room
+        The agent ran an action in a room
+        The agent failed in a room
+        Test event evt_003
+        ");
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_short_and_clean(name: String, service: String, which in 0usize..4) {
+            let name = ["credential.expired", "workflow.failed", "connector.a.b", &name][which];
+            let line = of(name, &json!({"service_name": service, "workflow_name": service, "error": {"message": service}}));
+            prop_assert!(line.chars().count() <= LINE_MAX + 1);
+            prop_assert!(!line.chars().any(char::is_control));
+        }
+    }
+}

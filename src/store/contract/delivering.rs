@@ -1,0 +1,165 @@
+//! Promises about what is due, and about attempts.
+
+use super::*;
+
+pub(crate) async fn due_comes_earliest_first(bench: Bench) {
+    let first = bench.planned("evt_1", "crm").await;
+    let same_time = bench.planned("evt_2", "crm").await;
+    bench.planned("evt_3", "n8n").await;
+    bench.clock.advance(seconds(1));
+    let third = bench.planned("evt_4", "crm").await;
+    assert_eq!(bench.due("crm").await, [first, same_time, third]);
+    // The one that is retried is now the last.
+    bench.recorded(first, 1, Next::Retry(clock_in(&bench, 1))).await;
+    bench.clock.advance(seconds(1));
+    assert_eq!(bench.due("crm").await, [same_time, third, first]);
+    let two = bench.store.due(&"crm".into(), bench.clock.now(), 2, Vec::new()).await.unwrap();
+    assert_eq!(two.iter().map(|due| due.delivery.id).collect::<Vec<_>>(), [same_time, third]);
+    assert_eq!(two[0].envelope.id, "evt_2");
+    assert_eq!(two[0].envelope.data(), br#"{"n":1}"#);
+    assert_eq!(bench.due("nobody").await, []);
+}
+
+fn clock_in(bench: &Bench, s: u64) -> Timestamp {
+    crate::clock::later(bench.clock.now(), seconds(s))
+}
+
+pub(crate) async fn what_the_caller_has_in_hand_is_left_out(bench: Bench) {
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        ids.push(bench.planned(&format!("evt_{n}"), "crm").await);
+    }
+    let (crm, now) = (Name::from("crm"), bench.clock.now());
+    let due = bench.store.due(&crm, now, 3, ids[..5].to_vec()).await.unwrap();
+    assert_eq!(due.iter().map(|due| due.delivery.id).collect::<Vec<_>>(), ids[5..8]);
+    assert_eq!(bench.store.next_due(&crm, ids[..9].to_vec()).await.unwrap(), Some(now));
+    assert_eq!(bench.store.next_due(&crm, ids).await.unwrap(), None);
+}
+
+pub(crate) async fn a_retry_is_due_at_its_time(bench: Bench) {
+    let id = bench.planned("evt_1", "crm").await;
+    let (began, at) = (bench.clock.now(), clock_in(&bench, 60));
+    bench.recorded(id, 1, Next::Retry(at)).await;
+    assert_eq!(bench.due("crm").await, []);
+    assert_eq!(bench.store.next_due(&"crm".into(), Vec::new()).await.unwrap(), Some(at));
+    bench.clock.advance(seconds(60));
+    assert_eq!(bench.due("crm").await, [id]);
+    bench.recorded(id, 2, Next::Retry(clock_in(&bench, 60))).await;
+    let row = bench.delivery(id).await.unwrap();
+    assert_eq!((row.state, row.attempts, row.first_attempt_at), (State::Pending, 2, Some(began)));
+    assert_eq!((row.error.as_deref(), row.due_at), (Some("http_503"), Some(clock_in(&bench, 60))));
+    bench.recorded(id, 3, Next::Delivered).await;
+    let row = bench.delivery(id).await.unwrap();
+    assert_eq!((row.state, row.attempts, row.error, row.due_at), (State::Delivered, 3, None, None));
+    assert_eq!(bench.store.next_due(&"crm".into(), Vec::new()).await.unwrap(), None);
+}
+
+pub(crate) async fn the_body_stays_the_same_bytes(bench: Bench) {
+    let id = bench.planned("evt_1", "n8n").await;
+    let made = |text: &'static str| {
+        Some(Rendered { content_type: "application/json".into(), body: Bytes::from_static(text.as_bytes()) })
+    };
+    let retry = Next::Retry(bench.clock.now());
+    let first = Attempt { rendered: made("first"), ..bench.attempt(id, 1, retry) };
+    let second = Attempt { rendered: made("second"), ..bench.attempt(id, 2, retry) };
+    bench.store.record(vec![first, second]).await.unwrap();
+    let bench = bench.restart().await;
+    let due = bench.store.due(&"n8n".into(), bench.clock.now(), 1, Vec::new()).await.unwrap();
+    assert_eq!(due[0].delivery.body, made("first"));
+    assert_eq!(due[0].delivery.attempts, 2);
+}
+
+pub(crate) async fn a_final_delivery_stays_final(bench: Bench) {
+    let delivered = bench.planned("evt_1", "crm").await;
+    let dead = bench.planned("evt_2", "crm").await;
+    bench.recorded(delivered, 1, Next::Delivered).await;
+    bench.recorded(dead, 1, Next::Dead(Cause::Config)).await;
+    let late = vec![
+        bench.attempt(delivered, 2, Next::Retry(bench.clock.now())),
+        bench.attempt(delivered, 3, Next::Dead(Cause::Receiver)),
+        bench.attempt(dead, 2, Next::Delivered),
+    ];
+    bench.store.record(late).await.unwrap();
+    let (first, second) = (bench.delivery(delivered).await.unwrap(), bench.delivery(dead).await.unwrap());
+    assert_eq!((first.state, first.attempts, first.cause, first.error), (State::Delivered, 1, None, None));
+    assert_eq!((second.state, second.attempts, second.cause), (State::Dead, 1, Some(Cause::Config)));
+    assert_eq!(bench.due("crm").await, []);
+    assert_eq!(bench.store.attempts(delivered.event).await.unwrap().len(), 3);
+    assert_eq!(bench.store.attempts(dead.event).await.unwrap().len(), 2);
+}
+
+pub(crate) async fn an_attempt_recorded_twice_is_one(bench: Bench) {
+    let id = bench.planned("evt_1", "crm").await;
+    let attempt = bench.attempt(id, 1, Next::Retry(bench.clock.now()));
+    bench.store.record(vec![attempt.clone(), attempt.clone()]).await.unwrap();
+    assert_eq!(bench.store.attempts(id.event).await.unwrap(), [attempt]);
+    // Another attempt that took itself for the first is kept beside it.
+    bench.clock.advance(seconds(1));
+    bench.recorded(id, 1, Next::Delivered).await;
+    let kept = bench.store.attempts(id.event).await.unwrap();
+    assert_eq!(kept.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(kept[1].next, Next::Delivered);
+}
+
+pub(crate) async fn attempts_of_unknown_deliveries_are_dropped(bench: Bench) {
+    let id = bench.planned("evt_1", "crm").await;
+    let strange = [
+        DeliveryId { n: 2, ..id },
+        DeliveryId { n: u32::MAX, ..id },
+        DeliveryId { event: EventUid { salt: !id.event.salt, ..id.event }, ..id },
+        DeliveryId { event: EventUid { seq: i64::MIN, ..id.event }, ..id },
+    ];
+    let mut attempts: Vec<_> = strange.iter().map(|id| bench.attempt(*id, 1, Next::Delivered)).collect();
+    attempts.push(bench.attempt(id, 1, Next::Retry(bench.clock.now())));
+    bench.store.record(attempts).await.unwrap();
+    assert_eq!(bench.store.attempts(id.event).await.unwrap().len(), 1);
+    assert_eq!(bench.delivery(id).await.unwrap().attempts, 1);
+}
+
+pub(crate) async fn attempts_are_read_back_in_order(bench: Bench) {
+    let event = bench.accept(bench.event("evt_1").to(&["crm", "n8n"])).await;
+    let (crm, n8n) = (DeliveryId { event, n: 1 }, DeliveryId { event, n: 2 });
+    let told = Attempt {
+        status: None,
+        error: Some("timeout".into()),
+        detail: Some("no answer within 30 s".into()),
+        response: Bytes::new(),
+        ..bench.attempt(crm, 2, Next::Dead(Cause::Internal))
+    };
+    let first = bench.attempt(crm, 1, Next::Retry(clock_in(&bench, 5)));
+    let other = bench.attempt(n8n, 1, Next::Delivered);
+    bench.store.record(vec![other.clone(), first.clone(), told.clone()]).await.unwrap();
+    assert_eq!(bench.store.attempts(event).await.unwrap(), [first, told, other]);
+}
+
+pub(crate) async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench) {
+    assert_eq!(bench.store.backlog().await.unwrap(), []);
+    let oldest_at = bench.clock.now();
+    let retried = bench.planned("evt_1", "crm").await;
+    bench.clock.advance(seconds(10));
+    bench.planned("evt_2", "crm").await;
+    let dead = bench.planned("evt_3", "n8n").await;
+    let done = bench.planned("evt_4", "mail").await;
+    bench.recorded(retried, 1, Next::Retry(clock_in(&bench, 3600))).await;
+    bench.recorded(dead, 1, Next::Dead(Cause::Receiver)).await;
+    bench.recorded(done, 1, Next::Delivered).await;
+    let mut backlog = bench.store.backlog().await.unwrap();
+    backlog.sort_by(|a, b| a.target.cmp(&b.target));
+    let crm = Backlog { target: "crm".into(), waiting: 2, oldest_at: Some(oldest_at), dead: 0 };
+    let n8n = Backlog { target: "n8n".into(), waiting: 0, oldest_at: None, dead: 1 };
+    assert_eq!(backlog, [crm, n8n]);
+}
+
+pub(crate) async fn large_bodies_come_in_portions(bench: Bench) {
+    let large = 3 * 1024 * 1024;
+    for n in 0..10 {
+        bench.accept(bench.event(&format!("evt_{n}")).with_body(vec![b'x'; large]).to(&["crm"])).await;
+    }
+    let mut taken: Vec<DeliveryId> = Vec::new();
+    while bench.store.next_due(&"crm".into(), taken.clone()).await.unwrap().is_some() {
+        let due = bench.store.due(&"crm".into(), bench.clock.now(), 100, taken.clone()).await.unwrap();
+        assert!(!due.is_empty() && due.len() < 10, "{} at once", due.len());
+        taken.extend(due.iter().map(|due| due.delivery.id));
+    }
+    assert_eq!(taken.len(), 10);
+}

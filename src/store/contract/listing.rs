@@ -1,0 +1,115 @@
+//! Promises about lists.
+
+use super::*;
+
+pub(crate) async fn events_are_paged_both_ways(bench: Bench) {
+    for n in 0..5 {
+        bench.accept(bench.event(&format!("evt_{n}"))).await;
+    }
+    let page = async |page| {
+        let rows = bench.store.events(Filter { page, limit: 2, ..Filter::default() }).await.unwrap();
+        let ids: Vec<_> = rows.iter().map(|row| row.envelope.id.clone()).collect();
+        (ids, rows.last().map_or(0, |row| row.uid.seq))
+    };
+    let (ids, last) = page(Page::Newest).await;
+    assert_eq!(ids, ["evt_4", "evt_3"]);
+    let (ids, last) = page(Page::Before(last)).await;
+    assert_eq!(ids, ["evt_2", "evt_1"]);
+    assert_eq!(page(Page::Before(last)).await.0, ["evt_0"]);
+    let (ids, last) = page(Page::After(0)).await;
+    assert_eq!(ids, ["evt_0", "evt_1"]);
+    let (ids, last) = page(Page::After(last)).await;
+    assert_eq!(ids, ["evt_2", "evt_3"]);
+    let (ids, last) = page(Page::After(last)).await;
+    assert_eq!(ids, ["evt_4"]);
+    assert_eq!(page(Page::After(last)).await.0, Vec::<String>::new());
+}
+
+pub(crate) async fn events_are_filtered(bench: Bench) {
+    let begin = bench.clock.now();
+    bench.accept(bench.event("evt_1").to(&["crm"])).await;
+    bench.clock.advance(seconds(10));
+    let middle = bench.clock.now();
+    let mut other = bench.event("evt_2").to(&["n8n", "mail"]);
+    other.envelope.source = "agents".into();
+    other.envelope.r#type = "agent.message".into();
+    bench.accept(other).await;
+    let filter = Filter::default();
+    let ids = async |filter| {
+        let rows = bench.store.events(filter).await.unwrap();
+        rows.into_iter().map(|row| row.envelope.id).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(ids(Filter { source: Some("agents".into()), ..filter.clone() }).await, "evt_2");
+    assert_eq!(ids(Filter { source: Some("agent".into()), ..filter.clone() }).await, "");
+    assert_eq!(ids(Filter { r#type: Some("credential.expired".into()), ..filter.clone() }).await, "evt_1");
+    assert_eq!(ids(Filter { target: Some("mail".into()), ..filter.clone() }).await, "evt_2");
+    assert_eq!(ids(Filter { target: Some("nobody".into()), ..filter.clone() }).await, "");
+    assert_eq!(ids(Filter { since: Some(middle), ..filter.clone() }).await, "evt_2");
+    assert_eq!(ids(Filter { until: Some(middle), ..filter.clone() }).await, "evt_1");
+    assert_eq!(ids(Filter { since: Some(begin), until: Some(begin), ..filter.clone() }).await, "");
+    let hostile = "'; DROP TABLE events; --".to_owned();
+    assert_eq!(ids(Filter { source: Some(hostile.clone()), target: Some(hostile), ..filter.clone() }).await, "");
+    assert_eq!(ids(filter).await, "evt_2 evt_1");
+}
+
+pub(crate) async fn deliveries_are_paged_both_ways(bench: Bench) {
+    let first = bench.accept(bench.event("evt_1").to(&["a", "b", "c"])).await;
+    let second = bench.accept(bench.event("evt_2").to(&["a", "b"])).await;
+    let page = async |page| {
+        let rows = bench.store.deliveries(Filter { page, limit: 2, ..Filter::default() }).await.unwrap();
+        rows.iter().map(|row| row.delivery.id).collect::<Vec<_>>()
+    };
+    let id = |event, n| DeliveryId { event, n };
+    assert_eq!(page(Page::Newest).await, [id(second, 2), id(second, 1)]);
+    assert_eq!(page(Page::Before(id(second, 1).place())).await, [id(first, 3), id(first, 2)]);
+    assert_eq!(page(Page::Before(id(first, 2).place())).await, [id(first, 1)]);
+    assert_eq!(page(Page::After(0)).await, [id(first, 1), id(first, 2)]);
+    assert_eq!(page(Page::After(id(first, 2).place())).await, [id(first, 3), id(second, 1)]);
+    assert_eq!(page(Page::After(id(second, 2).place())).await, []);
+}
+
+pub(crate) async fn deliveries_are_filtered(bench: Bench) {
+    let first = bench.accept(bench.event("evt_1").to(&["crm", "n8n"])).await;
+    bench.clock.advance(seconds(10));
+    let mut other = bench.event("evt_2").to(&["crm", "mail"]);
+    other.envelope.source = "agents".into();
+    let second = bench.accept(other).await;
+    bench.recorded(DeliveryId { event: first, n: 1 }, 1, Next::Delivered).await;
+    bench.recorded(DeliveryId { event: second, n: 2 }, 1, Next::Dead(Cause::Receiver)).await;
+    let filter = Filter::default();
+    let found = async |filter| {
+        let rows = bench.store.deliveries(filter).await.unwrap();
+        rows.into_iter().map(|row| format!("{}>{}", row.event_id, row.delivery.target)).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(found(Filter { source: Some("agents".into()), ..filter.clone() }).await, "evt_2>mail evt_2>crm");
+    assert_eq!(found(Filter { r#type: Some("credential.expired".into()), limit: 1, ..filter.clone() }).await, "evt_2>mail");
+    assert_eq!(found(Filter { target: Some("crm".into()), ..filter.clone() }).await, "evt_2>crm evt_1>crm");
+    assert_eq!(found(Filter { event: Some(first), ..filter.clone() }).await, "evt_1>n8n evt_1>crm");
+    assert_eq!(found(Filter { since: Some(bench.clock.now()), ..filter.clone() }).await, "evt_2>mail evt_2>crm");
+    assert_eq!(found(Filter { until: Some(bench.clock.now()), ..filter.clone() }).await, "evt_1>n8n evt_1>crm");
+    let state = |state| Filter { state: Some(state), ..filter.clone() };
+    assert_eq!(found(state(State::Pending)).await, "evt_2>crm evt_1>n8n");
+    assert_eq!(found(state(State::Delivered)).await, "evt_1>crm");
+    assert_eq!(found(state(State::Dead)).await, "evt_2>mail");
+    assert_eq!(found(state(State::Held)).await, "", "a state that is never written");
+    let pending_to = |targets| Filter { targets: Some(targets), ..state(State::Pending) };
+    assert_eq!(found(pending_to(Targets::Among(vec!["n8n".into(), "mail".into()]))).await, "evt_1>n8n");
+    assert_eq!(found(pending_to(Targets::NotAmong(vec!["n8n".into()]))).await, "evt_2>crm");
+    assert_eq!(found(pending_to(Targets::Among(Vec::new()))).await, "");
+    assert_eq!(found(Filter { event: Some(first), ..state(State::Pending) }).await, "evt_1>n8n");
+    assert_eq!(found(Filter { event: Some(first), ..state(State::Dead) }).await, "");
+    assert_eq!(found(Filter { page: Page::After(0), limit: 1, ..state(State::Pending) }).await, "evt_1>n8n");
+}
+
+pub(crate) async fn lists_leave_bodies_out(bench: Bench) {
+    let id = bench.planned("evt_1", "n8n").await;
+    let made = Rendered { content_type: "text/plain".into(), body: Bytes::from_static(b"made") };
+    let attempt = Attempt { rendered: Some(made), ..bench.attempt(id, 1, Next::Retry(bench.clock.now())) };
+    bench.store.record(vec![attempt]).await.unwrap();
+    let rows = bench.store.events(Filter::default()).await.unwrap();
+    assert!(rows[0].envelope.body.is_empty());
+    assert_eq!(rows[0].deliveries, 1);
+    let rows = bench.store.deliveries(Filter::default()).await.unwrap();
+    assert_eq!(rows[0].delivery.body, None);
+    assert_eq!((rows[0].source.as_str(), rows[0].r#type.as_str()), ("interactor", "credential.expired"));
+}

@@ -1,0 +1,238 @@
+//! What every back end promises: one function per promise, each on a store of its own. A back end runs them all by writing
+//! `contract!(open)` in its tests, with an [`Open`] of its own.
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{clock::Clock, envelope::tests::sample, sign::sha256};
+
+pub(crate) mod accepting;
+pub(crate) mod delivering;
+pub(crate) mod listing;
+pub(crate) mod pruning;
+pub(crate) mod rejecting;
+
+/// A store on its way to being open.
+pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Arc<dyn Store>>> + Send>>;
+/// Opens the store that `place` stands for, made where it is missing.
+pub(crate) type Open = fn(PathBuf, Clock) -> Opening;
+
+/// Runs every promise as a test against the stores that the given [`Open`] opens.
+macro_rules! contract {
+    ($open:path) => {
+        contract!(@ $open, accepting:
+            an_event_is_read_back_as_it_came
+            any_text_is_kept_as_it_is
+            an_accepted_event_outlives_a_restart
+            a_repeat_is_a_duplicate_and_is_counted
+            fifty_simultaneous_copies_are_one_event
+            many_simultaneous_events_are_each_told_of_once
+            the_listener_hears_what_was_committed
+            an_id_is_new_again_after_its_time
+            a_hash_id_gets_a_suffix_after_its_window
+            a_window_of_zero_makes_every_repeat_new
+            one_bad_event_does_not_fail_the_others
+            ids_of_another_store_are_not_found
+            settings_are_kept
+            a_closed_store_says_so
+            a_store_is_ready_until_it_is_closed
+        );
+        contract!(@ $open, delivering:
+            due_comes_earliest_first
+            what_the_caller_has_in_hand_is_left_out
+            a_retry_is_due_at_its_time
+            the_body_stays_the_same_bytes
+            a_final_delivery_stays_final
+            an_attempt_recorded_twice_is_one
+            attempts_of_unknown_deliveries_are_dropped
+            attempts_are_read_back_in_order
+            the_backlog_counts_what_waits_and_what_is_dead
+            large_bodies_come_in_portions
+        );
+        contract!(@ $open, listing:
+            events_are_paged_both_ways
+            events_are_filtered
+            deliveries_are_paged_both_ways
+            deliveries_are_filtered
+            lists_leave_bodies_out
+        );
+        contract!(@ $open, pruning:
+            finished_events_go_after_their_time
+            what_waits_keeps_its_event
+            dead_letters_go_after_their_own_time
+            a_seq_is_never_given_out_twice
+            keys_outlive_their_events
+            deliveries_of_targets_that_are_gone_are_given_up
+            a_hash_key_stays_while_its_event_is_held
+            slices_say_when_more_is_left
+            a_full_store_drops_finished_events_first
+            a_store_full_of_waiting_events_refuses_new_ones
+        );
+        contract!(@ $open, rejecting:
+            rejections_are_read_back
+            rejections_are_filtered_and_paged
+            the_quarantine_is_bounded_by_source
+            paths_of_no_source_share_one_bound
+            a_retried_rejection_is_settled
+            rejections_go_after_their_time
+        );
+    };
+    (@ $open:path, $group:ident: $($promise:ident)*) => {
+        mod $group {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    use $crate::store::contract::{Bench, $group};
+                    $group::$promise(Bench::new($open).await).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use contract;
+
+/// A store of its own for one promise, with a clock that stands still.
+pub(crate) struct Bench {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Clock,
+    open: Open,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) async fn new(open: Open) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual("2026-01-20T12:00:00Z");
+        let store = open(folder.path().join("store"), clock.clone()).await.unwrap();
+        Self { store, clock, open, folder }
+    }
+
+    /// Closes the store and opens it again, as a restart does.
+    async fn restart(mut self) -> Self {
+        self.store.close().await;
+        self.store = (self.open)(self.folder.path().join("store"), self.clock.clone()).await.unwrap();
+        self
+    }
+
+    /// A second store, which knows nothing of the first.
+    async fn another(&self) -> Arc<dyn Store> {
+        (self.open)(self.folder.path().join("another"), self.clock.clone()).await.unwrap()
+    }
+
+    /// Takes in `event`, which is new.
+    async fn accept(&self, event: NewEvent) -> EventUid {
+        match self.store.accept(event).await.unwrap() {
+            Accepted::New { uid, .. } => uid,
+            repeat => panic!("{repeat:?}"),
+        }
+    }
+
+    /// Takes in an event for `target`; gives its delivery.
+    async fn planned(&self, id: &str, target: &str) -> DeliveryId {
+        DeliveryId { event: self.accept(self.event(id).to(&[target])).await, n: 1 }
+    }
+
+    /// An event named `id` of which the body is a few bytes, for nobody.
+    fn event(&self, id: &str) -> NewEvent {
+        let body = Bytes::from(format!(r#"{{"id":"{id}","data":{{"n":1}}}}"#));
+        let start = body.len() - r#"{"n":1}}"#.len();
+        let data = Some(start..body.len() - 1);
+        let envelope = Envelope { id: id.into(), received_at: self.clock.now(), data, body, ..sample() };
+        let dedupe = DedupeKey { key: first_16(id.as_bytes()), body: first_16(&envelope.body), remember: Remember::Id(days(7)) };
+        NewEvent { envelope, dedupe, deliveries: Vec::new(), rules: Vec::new() }
+    }
+
+    /// An event without an id of its own.
+    fn hashed(&self, body: &str, window: Duration) -> NewEvent {
+        let event = self.event(body);
+        NewEvent { dedupe: DedupeKey { remember: Remember::Hash(window), ..event.dedupe }, ..event }
+    }
+
+    /// An attempt of `delivery` that began now and came to `next`.
+    fn attempt(&self, delivery: DeliveryId, number: u32, next: Next) -> Attempt {
+        let delivered = next == Next::Delivered;
+        Attempt {
+            delivery,
+            number,
+            started_at: self.clock.now(),
+            duration: Duration::from_millis(25),
+            status: Some(if delivered { 200 } else { 503 }),
+            error: (!delivered).then(|| "http_503".into()),
+            detail: None,
+            response: Bytes::from_static(b"answer"),
+            next,
+            rendered: None,
+        }
+    }
+
+    async fn recorded(&self, delivery: DeliveryId, number: u32, next: Next) {
+        self.store.record(vec![self.attempt(delivery, number, next)]).await.unwrap();
+    }
+
+    /// Ids of what is due now for `target`.
+    async fn due(&self, target: &str) -> Vec<DeliveryId> {
+        let due = self.store.due(&target.into(), self.clock.now(), 100, Vec::new()).await.unwrap();
+        due.into_iter().map(|due| due.delivery.id).collect()
+    }
+
+    /// The delivery `id` as lists show it.
+    async fn delivery(&self, id: DeliveryId) -> Option<Delivery> {
+        let rows = self.store.deliveries(Filter { event: Some(id.event), ..Filter::default() }).await.unwrap();
+        rows.into_iter().map(|row| row.delivery).find(|delivery| delivery.id == id)
+    }
+
+    async fn holds(&self, uid: EventUid) -> bool {
+        self.store.event(uid).await.unwrap().is_some()
+    }
+}
+
+impl NewEvent {
+    /// The same event with a delivery to each of `targets`.
+    fn to(self, targets: &[&str]) -> Self {
+        let delivery = |target: &&str| NewDelivery { target: (*target).into(), rule: Some("all".into()), template: None };
+        Self { deliveries: targets.iter().map(delivery).collect(), rules: vec!["all".into()], ..self }
+    }
+
+    fn with_body(mut self, body: Vec<u8>) -> Self {
+        self.dedupe.body = first_16(&body);
+        self.envelope = Envelope { body: body.into(), data: None, ..self.envelope };
+        self
+    }
+}
+
+fn first_16(bytes: &[u8]) -> [u8; 16] {
+    sha256(&[bytes])[..16].try_into().unwrap()
+}
+
+fn days(n: u64) -> Duration {
+    Duration::from_hours(24 * n)
+}
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Remembers what it is told.
+#[derive(Default)]
+struct Heard {
+    events: Mutex<Vec<Committed>>,
+    requests: Mutex<usize>,
+}
+
+impl OnCommit for Heard {
+    fn committed(&self, events: Vec<Committed>) {
+        self.events.lock().unwrap().extend(events);
+    }
+
+    fn batch(&self, count: usize, _took: Duration) {
+        *self.requests.lock().unwrap() += count;
+    }
+}

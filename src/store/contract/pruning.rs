@@ -1,0 +1,199 @@
+//! Promises about what is removed, and when.
+
+use super::*;
+
+const KEEP: Retention = Retention {
+    events: days_30(),
+    dead_letters: Duration::from_hours(24 * 90),
+    rejections: Duration::from_hours(24 * 7),
+    max_bytes: None,
+};
+
+const fn days_30() -> Duration {
+    Duration::from_hours(24 * 30)
+}
+
+impl Bench {
+    /// Prunes until nothing more is left to do; gives the sum.
+    async fn prune(&self, retention: Retention, gone: &[&str]) -> Pruned {
+        let mut sum = Pruned::default();
+        loop {
+            let gone = gone.iter().map(|name| Name::from(*name)).collect();
+            let one = self.store.prune(self.clock.now(), retention, gone).await.unwrap();
+            sum.events += one.events;
+            sum.dead_letters += one.dead_letters;
+            sum.rejections += one.rejections;
+            sum.keys += one.keys;
+            sum.given_up += one.given_up;
+            sum.used = one.used;
+            if !one.more {
+                return sum;
+            }
+        }
+    }
+}
+
+pub(crate) async fn finished_events_go_after_their_time(bench: Bench) {
+    let unmatched = bench.accept(bench.event("evt_1")).await;
+    let delivered = bench.planned("evt_2", "crm").await;
+    bench.recorded(delivered, 1, Next::Delivered).await;
+    bench.clock.advance(days(30));
+    let young = bench.accept(bench.event("evt_3")).await;
+    assert_eq!(bench.prune(KEEP, &[]).await.events, 0, "not before its time");
+    bench.clock.advance(seconds(1));
+    assert_eq!(bench.prune(KEEP, &[]).await.events, 2);
+    assert!(!bench.holds(unmatched).await && !bench.holds(delivered.event).await && bench.holds(young).await);
+    assert_eq!(bench.store.attempts(delivered.event).await.unwrap(), []);
+    assert_eq!(bench.delivery(delivered).await, None);
+}
+
+pub(crate) async fn what_waits_keeps_its_event(bench: Bench) {
+    let waiting = bench.planned("evt_1", "crm").await;
+    let half = bench.accept(bench.event("evt_2").to(&["crm", "n8n"])).await;
+    bench.recorded(DeliveryId { event: half, n: 1 }, 1, Next::Delivered).await;
+    bench.clock.advance(days(365));
+    assert_eq!(bench.prune(KEEP, &[]).await.events, 0);
+    assert_eq!(bench.due("crm").await, [waiting]);
+    bench.recorded(waiting, 1, Next::Delivered).await;
+    bench.recorded(DeliveryId { event: half, n: 2 }, 1, Next::Delivered).await;
+    assert_eq!(bench.prune(KEEP, &[]).await.events, 2);
+}
+
+pub(crate) async fn dead_letters_go_after_their_own_time(bench: Bench) {
+    let id = bench.accept(bench.event("evt_1").to(&["crm", "n8n"])).await;
+    let (dead, other) = (DeliveryId { event: id, n: 1 }, DeliveryId { event: id, n: 2 });
+    bench.recorded(other, 1, Next::Delivered).await;
+    bench.clock.advance(days(40));
+    bench.recorded(dead, 1, Next::Dead(Cause::Receiver)).await;
+    bench.clock.advance(days(90));
+    assert_eq!(bench.prune(KEEP, &[]).await.dead_letters, 0, "counted from death");
+    assert!(bench.holds(id).await);
+    bench.clock.advance(seconds(1));
+    let pruned = bench.prune(KEEP, &[]).await;
+    assert_eq!((pruned.dead_letters, pruned.events), (1, 1));
+    assert!(!bench.holds(id).await);
+    assert_eq!(bench.store.backlog().await.unwrap(), []);
+}
+
+pub(crate) async fn a_seq_is_never_given_out_twice(bench: Bench) {
+    let last = bench.accept(bench.event("evt_1")).await;
+    bench.clock.advance(days(31));
+    assert_eq!(bench.prune(KEEP, &[]).await.events, 1);
+    let bench = bench.restart().await;
+    let next = bench.accept(bench.event("evt_2")).await;
+    assert!(last < next, "{last} {next}");
+}
+
+pub(crate) async fn keys_outlive_their_events(bench: Bench) {
+    let short = Retention { events: seconds(60), ..KEEP };
+    bench.accept(bench.event("evt_1")).await;
+    bench.clock.advance(seconds(61));
+    let pruned = bench.prune(short, &[]).await;
+    assert_eq!((pruned.events, pruned.keys), (1, 0));
+    let repeat = bench.store.accept(bench.event("evt_1")).await.unwrap();
+    assert_eq!(repeat, Accepted::Duplicate { id: "evt_1".into(), mismatch: false });
+    bench.clock.advance(days(7));
+    assert_eq!(bench.prune(short, &[]).await.keys, 1);
+    assert_eq!(bench.prune(short, &[]).await, Pruned { used: bench.prune(short, &[]).await.used, ..Pruned::default() });
+}
+
+pub(crate) async fn deliveries_of_targets_that_are_gone_are_given_up(bench: Bench) {
+    let gone = bench.planned("evt_1", "gone").await;
+    let known = bench.planned("evt_2", "crm").await;
+    bench.clock.advance(days(30));
+    assert_eq!(bench.prune(KEEP, &["gone", "unheard-of"]).await.given_up, 0);
+    bench.clock.advance(seconds(1));
+    assert_eq!(bench.prune(KEEP, &["gone", "unheard-of"]).await.given_up, 1);
+    let row = bench.delivery(gone).await.unwrap();
+    assert_eq!((row.state, row.cause, row.due_at), (State::Dead, Some(Cause::Config), None));
+    assert_eq!(bench.delivery(known).await.unwrap().state, State::Pending);
+    // A dead letter like any other from now on.
+    bench.clock.advance(days(90) + seconds(1));
+    let pruned = bench.prune(KEEP, &["gone"]).await;
+    assert_eq!((pruned.dead_letters, pruned.events), (1, 1));
+}
+
+pub(crate) async fn a_hash_key_stays_while_its_event_is_held(bench: Bench) {
+    let id = bench.accept(bench.hashed("sha256:ab", seconds(60)).to(&["crm"])).await;
+    bench.clock.advance(days(20));
+    assert_eq!(bench.prune(KEEP, &[]).await.keys, 0);
+    let Accepted::New { id: again, .. } = bench.store.accept(bench.hashed("sha256:ab", seconds(60))).await.unwrap() else {
+        panic!("a duplicate");
+    };
+    assert_eq!(again, format!("sha256:ab-{}", bench.clock.now().as_second()));
+    bench.recorded(DeliveryId { event: id, n: 1 }, 1, Next::Delivered).await;
+    bench.clock.advance(days(31));
+    let pruned = bench.prune(KEEP, &[]).await;
+    assert_eq!(pruned.events, 2);
+    bench.clock.advance(days(2));
+    assert_eq!(bench.prune(KEEP, &[]).await.keys + pruned.keys, 1);
+}
+
+pub(crate) async fn slices_say_when_more_is_left(bench: Bench) {
+    let mut accepts = tokio::task::JoinSet::new();
+    for n in 0..1200 {
+        let (store, event) = (bench.store.clone(), bench.event(&format!("evt_{n}")));
+        accepts.spawn(async move { store.accept(event).await.unwrap() });
+    }
+    accepts.join_all().await;
+    let stays = bench.planned("last", "crm").await;
+    bench.clock.advance(days(31));
+    let first = bench.store.prune(bench.clock.now(), KEEP, Vec::new()).await.unwrap();
+    assert!(first.more && first.events < 1200 && first.keys < 1200, "{first:?}");
+    let rest = bench.prune(KEEP, &[]).await;
+    assert_eq!((first.events + rest.events, first.keys + rest.keys), (1200, 1201));
+    assert!(rest.used < first.used);
+    assert!(bench.holds(stays.event).await);
+}
+
+/// Room for about 150 events of [`LARGE`] bytes.
+const LIMIT: u64 = 4 * 1024 * 1024;
+const LARGE: usize = 25_000;
+
+pub(crate) async fn a_full_store_drops_finished_events_first(bench: Bench) {
+    let limited = Retention { max_bytes: Some(LIMIT), ..KEEP };
+    let waiting = bench.accept(bench.event("waits").with_body(vec![b'x'; LARGE]).to(&["crm"])).await;
+    let mut uids = Vec::new();
+    for n in 0..300 {
+        uids.push(bench.accept(bench.event(&format!("evt_{n}")).with_body(vec![b'x'; LARGE])).await);
+    }
+    let pruned = bench.prune(limited, &[]).await;
+    assert!(pruned.used < LIMIT, "{pruned:?}");
+    assert!(LIMIT / 2 < pruned.used, "more than needed was removed: {pruned:?}");
+    assert!(!bench.holds(uids[0]).await && bench.holds(uids[299]).await && bench.holds(waiting).await);
+    // From now on the oldest make room for new ones without being asked to.
+    for n in 300..600 {
+        uids.push(bench.accept(bench.event(&format!("evt_{n}")).with_body(vec![b'x'; LARGE])).await);
+    }
+    assert!(!bench.holds(uids[299]).await && bench.holds(uids[599]).await && bench.holds(waiting).await);
+    let used = bench.store.prune(bench.clock.now(), Retention { max_bytes: None, ..KEEP }, Vec::new()).await.unwrap().used;
+    assert!(used < LIMIT + LIMIT / 8, "{used}");
+}
+
+pub(crate) async fn a_store_full_of_waiting_events_refuses_new_ones(bench: Bench) {
+    let limited = Retention { max_bytes: Some(LIMIT), ..KEEP };
+    bench.prune(limited, &[]).await;
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let event = bench.event(&format!("evt_{}", waiting.len())).with_body(vec![b'x'; LARGE]).to(&["crm"]);
+        match bench.store.accept(event).await {
+            Ok(Accepted::New { uid, .. }) => waiting.push(DeliveryId { event: uid, n: 1 }),
+            Ok(repeat) => panic!("{repeat:?}"),
+            Err(error) => break error,
+        }
+        assert!(waiting.len() < 400, "no end");
+    };
+    assert!(matches!(refused, Error::Full(_)), "{refused}");
+    assert!(matches!(bench.store.ready().await, Err(Error::Full(_))));
+    // Repeats are still known, attempts still recorded, and nothing is lost.
+    let repeat = bench.event("evt_0").with_body(vec![b'x'; LARGE]);
+    assert!(matches!(bench.store.accept(repeat).await, Ok(Accepted::Duplicate { mismatch: false, .. })));
+    assert_eq!(bench.store.backlog().await.unwrap()[0].waiting, waiting.len() as u64);
+    for id in &waiting[..50] {
+        bench.recorded(*id, 1, Next::Delivered).await;
+    }
+    let event = bench.event("afterwards").with_body(vec![b'x'; LARGE]).to(&["crm"]);
+    assert!(matches!(bench.store.accept(event).await, Ok(Accepted::New { .. })));
+    bench.store.ready().await.unwrap();
+    assert!(!bench.holds(waiting[0].event).await && bench.holds(waiting[50].event).await);
+}

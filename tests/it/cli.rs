@@ -1,0 +1,265 @@
+//! The command line: exit statuses, diagnostics with their place, and every verb against a running relay.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Home, Receiver, Relay, Request, routes,
+    seeds::bodies,
+    signed::{INTERACTOR, event, hex_mac, interactor},
+};
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn wrong_usage_is_2_and_help_is_0() {
+    let home = Home::new();
+    for arguments in [&["nonsense"][..], &["check", "--nonsense"], &["events", "--limit", "many"], &[]] {
+        let output = home.run(arguments).await;
+        assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(2), true), "{arguments:?}");
+    }
+    for verb in ["serve", "check", "sign", "send", "demo", "events", "deliveries", "rejections"] {
+        let output = home.run(&[verb, "--help"]).await;
+        assert!(output.status.success() && out(&output).contains("Usage"), "{verb}");
+    }
+    assert!(out(&home.run(&["--version"]).await).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn without_a_relay_it_is_3() {
+    let home = Home::new();
+    let gone = { Receiver::ok().await.addr };
+    home.write("routes.yaml", &routes().interactor().on("127.0.0.1:0", &gone.to_string()).text());
+    for arguments in [&["events"][..], &["deliveries"], &["rejections"], &["rejections", "retry"]] {
+        let output = home.run(arguments).await;
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {}", err(&output));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_good_file_is_good_and_the_starter_is_one() {
+    let home = Home::new();
+    home.write("routes.yaml", &routes().seeds().text());
+    let output = home.run(&["check"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+
+    let starter = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("routes.yaml");
+    let output = home.run(&["check", "--config", starter.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn one_run_shows_every_mistake_with_file_line_column_and_the_line() {
+    let home = Home::new();
+    let text = "\
+version: 1
+sources:
+  interactor:
+    kind: interactor
+    path: /webhooks/interactor
+    secrets: [\"${NO_SUCH_VARIABLE_AT_ALL}\"]
+    tolerence: 5m
+destinations:
+  crm:
+    kind: webhook
+    url: ftp://crm.example.com
+    timeout: soon
+rules:
+  - name: a
+    match: {type: \"**\"}
+    to: [crm, nowhere]
+    when: [{path: \"$.[\", eq: 1}]
+";
+    home.write("routes.yaml", text);
+    let output = home.run(&["check"]).await;
+    assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{}", err(&output));
+    let diagnostics = err(&output);
+    let expected = [
+        ("6:", "NO_SUCH_VARIABLE_AT_ALL"),
+        ("7:", "tolerence"),
+        ("11:", "ftp"),
+        ("12:", "soon"),
+        ("16:", "nowhere"),
+        ("17:", "$.["),
+    ];
+    for (line, word) in expected {
+        assert!(diagnostics.contains(&format!("routes.yaml:{line}")), "line {line} for {word}:\n{diagnostics}");
+        assert!(diagnostics.contains(word), "{word}:\n{diagnostics}");
+    }
+    assert!(diagnostics.contains("did you mean `tolerance`?"), "{diagnostics}");
+    assert!(diagnostics.contains("    tolerence: 5m"), "the offending line is shown:\n{diagnostics}");
+
+    let output = home.run(&["check", "--json"]).await;
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &json["ok"]), (Some(1), &json!(false)));
+    assert!(6 <= json["problems"].as_array().unwrap().len(), "{json}");
+}
+
+#[tokio::test]
+async fn repeated_keys_and_keys_of_later_parts_are_errors() {
+    let home = Home::new();
+    let good = routes().interactor().text();
+    for (text, word) in [
+        (format!("{good}\nversion: 1\n"), "version"),
+        (format!("{good}\nschedules: {{}}\n"), "schedules"),
+        (format!("{good}\nreconnect: {{}}\n"), "reconnect"),
+        (good.replace("version: 1", "version: 7"), "version"),
+        (good.replace("kind: interactor", "kind: carrier-pigeon"), "carrier-pigeon"),
+    ] {
+        home.write("routes.yaml", &text);
+        let output = home.run(&["check"]).await;
+        assert_eq!(output.status.code(), Some(1), "{word}");
+        assert!(err(&output).contains(word), "{word}: {}", err(&output));
+    }
+    let output = home.run(&["check", "--config", "no-such-file.yaml"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    assert!(err(&output).contains("no-such-file.yaml"));
+}
+
+#[tokio::test]
+async fn variables_and_files_are_read_and_never_shown() {
+    let home = Home::new();
+    let secret = home.write("secret.txt", "whsec_from_a_file\n");
+    let text = routes()
+        .source(
+            "a",
+            &format!("kind: interactor, path: /a, secrets: [\"${{file:{}}}\", \"${{NOT_SET_HERE:-}}\"]", secret.display()),
+        )
+        .source("b", "kind: agent, path: /b, secrets: [\"${FROM_ENV}\"]")
+        .text();
+    home.write("routes.yaml", &text);
+    let mut command = home.command(&["serve", "--config", "routes.yaml"]);
+    command.env("FROM_ENV", "agent-secret-of-the-environment");
+    let relay = Relay::from(&home, command).await;
+    relay.accepts(&crate::support::signed::interactor_by("whsec_from_a_file", event("evt_1")).to("/a")).await;
+    let body = r#"{"event":"e"}"#;
+    let signed =
+        Request::json("/b", body).header("X-Webhook-Signature", hex_mac("agent-secret-of-the-environment", &[body.as_bytes()]));
+    relay.accepts(&signed).await;
+}
+
+#[tokio::test]
+async fn the_demo_shows_every_event_delivered_to_two_receivers() {
+    let home = Home::new();
+    let output = home.run(&["demo", "--exit"]).await;
+    let text = out(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}\n{}", err(&output));
+    for body in ["interactor", "agent", "trigger"].into_iter().flat_map(bodies) {
+        let event: Value = serde_json::from_slice(&body).unwrap();
+        let kind = event["type"].as_str().or(event["event"].as_str()).unwrap_or("connector.gmail.email_sent");
+        assert!(text.contains(kind), "{kind}:\n{text}");
+    }
+    assert!(28 <= text.matches("delivered").count(), "14 events to 2 receivers:\n{text}");
+    let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().collect();
+    assert!(left.is_empty(), "it needs nothing and leaves nothing: {left:?}");
+}
+
+#[tokio::test]
+async fn sign_prints_headers_that_verify() {
+    let relay = Relay::start(&routes().interactor()).await;
+    let body = event("evt_signed");
+    relay.home.write("body.json", &body);
+    let mut command =
+        relay.home.command(&["sign", "--scheme", "interactor", "--secret-env", "SECRET", "--body", "body.json", "--json"]);
+    command.env("SECRET", INTERACTOR);
+    let output = crate::support::relay::finish(command).await;
+    assert!(output.status.success(), "{}", err(&output));
+    let headers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut request = Request::json("/webhooks/interactor", body);
+    for (name, value) in headers.as_object().unwrap() {
+        request = request.header(name, value.as_str().unwrap());
+    }
+    relay.accepts(&request).await;
+    assert!(!out(&output).contains(INTERACTOR));
+}
+
+#[tokio::test]
+async fn sign_agrees_with_the_vectors_of_standard_webhooks() {
+    let home = Home::new();
+    for (secret, id, at, body, signature) in [
+        (
+            "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+            "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk",
+            "1649367553",
+            r#"{"email":"test@example.com","username":"test_user"}"#,
+            "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=",
+        ),
+        (
+            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            "1614265330",
+            r#"{"test": 2432232314}"#,
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        ),
+    ] {
+        home.write("body.json", body);
+        let mut command = home.command(&[
+            "sign",
+            "--scheme",
+            "standard",
+            "--secret-env",
+            "SECRET",
+            "--id",
+            id,
+            "--timestamp",
+            at,
+            "--body",
+            "body.json",
+        ]);
+        command.env("SECRET", secret);
+        let output = crate::support::relay::finish(command).await;
+        assert!(output.status.success() && out(&output).contains(signature), "{}{}", out(&output), err(&output));
+    }
+}
+
+#[tokio::test]
+async fn send_signs_as_the_sources_sender_does() {
+    let crm = Receiver::ok().await;
+    let relay = Relay::start(&routes().seeds().standard().webhook("crm", &crm)).await;
+    relay.cli_ok(&["send", "--source", "interactor", "--sample", "credential.expired"]).await;
+    relay.cli_ok(&["send", "--source", "agents", "--type", "agent.message", "--data", r#"{"room":"r1"}"#]).await;
+    relay.cli_ok(&["send", "--source", "standard", "--type", "a.b", "--count", "3"]).await;
+    relay.home.write("gmail.json", std::str::from_utf8(&bodies("trigger")[0]).unwrap());
+    relay.cli_ok(&["send", "--source", "connectors", "--body", "gmail.json"]).await;
+    crm.wait_for(6).await;
+    assert_eq!(relay.cli(&["send", "--source", "nobody", "--type", "a"]).await.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn lists_are_tables_for_people_and_json_for_machines() {
+    let crm = Receiver::start([400]).await;
+    let relay = Relay::start(&routes().interactor().webhook("crm", &crm)).await;
+    relay.accepts(&interactor(event("evt_listed"))).await;
+    relay.send(&interactor(event("evt_bad")).header("X-Interactor-Signature", "sha256=0")).await;
+    relay.settled("state=dead", 1).await;
+    let table = relay.cli_ok(&["events"]).await;
+    assert!(table.contains("evt_listed") && table.contains("credential.expired"), "{table}");
+    let table = relay.cli_ok(&["deliveries", "--state", "dead"]).await;
+    assert!(table.contains("crm") && table.contains("http_400"), "{table}");
+    for verb in ["events", "deliveries", "rejections"] {
+        let json: Value = serde_json::from_str(&relay.cli_ok(&[verb, "--json"]).await).unwrap();
+        assert!(json["data"].is_array(), "{verb}: {json}");
+    }
+    crate::support::until("the rejection to be listed", crate::support::SOON, async || {
+        relay.cli_ok(&["rejections"]).await.contains("invalid_signature").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_said() {
+    let relay = Relay::start(&routes().interactor()).await;
+    let mut command = relay.home.command(&["events", "--config", "cli.yaml"]);
+    command.env("HOOKYARD_ADMIN_TOKEN", "hy_wrong");
+    let output = crate::support::relay::finish(command).await;
+    assert!(matches!(output.status.code(), Some(1..=3)), "{}", output.status);
+    assert!(err(&output).contains("token") && !err(&output).contains("hy_wrong"), "{}", err(&output));
+}

@@ -1,0 +1,28 @@
+//! Black-box tests: each starts the real binary on free ports of 127.0.0.1 in a folder of its own, speaks HTTP to it, and
+//! reads its API. One file per promise or resource; what they share stands in `support/`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that meets the unexpected fails there")]
+#![allow(clippy::disallowed_methods, reason = "the relay under test runs on the machine's clock")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a test measured, or why it skips, is for its reader")]
+
+mod support;
+
+mod api;
+mod cli;
+mod crash;
+mod delivery;
+mod envelope;
+mod inbound_agent;
+mod inbound_common;
+mod inbound_dedupe;
+mod inbound_hmac;
+mod inbound_interactor;
+mod inbound_limits;
+mod inbound_standard;
+mod inbound_trigger;
+mod metrics;
+mod outbound;
+mod policy;
+mod quarantine;
+mod secrets;
+mod seeds;
+mod store;

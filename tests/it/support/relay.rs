@@ -1,0 +1,333 @@
+//! The relay as a process: the real binary in a folder of its own, its log captured, killed when the test ends.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Answer, Request, Routes, SOON, until};
+
+/// The bearer token of every relay under test.
+pub(crate) const TOKEN: &str = "hy_bootstrap_token_of_the_tests_Qx71";
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_hookyard");
+
+/// Variables that would change what the relay does.
+const SURROUNDINGS: [&str; 8] = [
+    "HOOKYARD_CONFIG",
+    "HOOKYARD_ENCRYPTION_KEY",
+    "HOOKYARD_LOG",
+    "HOOKYARD_URL",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "RUST_LOG",
+    "http_proxy",
+];
+
+/// The folder a relay lives in: `routes.yaml`, the store, the key. Outlives the processes that use it.
+#[derive(Debug, Clone)]
+pub(crate) struct Home(Arc<TempDir>);
+
+impl Home {
+    /// An empty folder.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(TempDir::new().unwrap()))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes a file into it.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// A command of the binary that runs here, without anything of the tests' own surroundings that could matter.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).current_dir(self.path()).env("HOOKYARD_ADMIN_TOKEN", TOKEN).stdin(Stdio::null());
+        for name in SURROUNDINGS {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs the binary here to its end.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
+        finish(self.command(arguments)).await
+    }
+}
+
+/// Runs `command` to its end, off the runtime's thread: the test's receivers go on meanwhile.
+pub(crate) async fn finish(mut command: Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// What a process wrote, line by line.
+pub(crate) type Log = Arc<Mutex<Vec<String>>>;
+
+/// Collects `stream` on a thread of its own.
+pub(crate) fn collect(stream: impl Read + Send + 'static, into: &Log) {
+    let log = Arc::clone(into);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            log.lock().unwrap().push(line);
+        }
+    });
+}
+
+/// A running `hookyard serve`.
+pub(crate) struct Relay {
+    /// Where senders reach it.
+    pub(crate) public: SocketAddr,
+    /// Where its API is.
+    pub(crate) admin: SocketAddr,
+    /// Its folder.
+    pub(crate) home: Home,
+    child: Child,
+    log: Log,
+    client: reqwest::Client,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the relay\n{}", self.log_text());
+        }
+    }
+}
+
+impl Relay {
+    /// Starts a relay in a new folder.
+    pub(crate) async fn start(routes: &Routes) -> Self {
+        Self::start_in(&Home::new(), routes).await
+    }
+
+    /// Starts a relay in `home`, where another may have been before.
+    pub(crate) async fn start_in(home: &Home, routes: &Routes) -> Self {
+        home.write("routes.yaml", &routes.text());
+        Self::resume(home).await
+    }
+
+    /// Starts a relay in `home` on the file as it stands.
+    pub(crate) async fn resume(home: &Home) -> Self {
+        Self::from(home, home.command(&["serve", "--config", "routes.yaml"])).await
+    }
+
+    /// Starts a relay by `command`, which runs `serve` in `home`.
+    pub(crate) async fn from(home: &Home, mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Log::default();
+        collect(child.stdout.take().unwrap(), &log);
+        collect(child.stderr.take().unwrap(), &log);
+        let (public, admin) = listening(&mut child, &log).await;
+        let relay = Self { public, admin, home: home.clone(), child, log, client: client() };
+        relay.write_config_for_the_command_line();
+        relay
+    }
+
+    /// The verbs find the relay through `server.admin_listen`, which for them must name the port it got.
+    fn write_config_for_the_command_line(&self) {
+        let text = std::fs::read_to_string(self.home.path().join("routes.yaml")).unwrap();
+        let text = text.replacen("listen: 127.0.0.1:0", &format!("listen: {}", self.public), 1);
+        self.home.write("cli.yaml", &text.replacen("admin_listen: 127.0.0.1:0", &format!("admin_listen: {}", self.admin), 1));
+    }
+
+    /// Runs a verb against this relay.
+    pub(crate) async fn cli(&self, arguments: &[&str]) -> Output {
+        self.home.run(&[arguments, &["--config", "cli.yaml"]].concat()).await
+    }
+
+    /// Runs a verb against this relay, which must succeed, and yields what it printed.
+    pub(crate) async fn cli_ok(&self, arguments: &[&str]) -> String {
+        let output = self.cli(arguments).await;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {}\n{out}\n{err}", output.status);
+        out.into_owned()
+    }
+
+    /// Everything it wrote so far.
+    pub(crate) fn log_text(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Sends `request` to the public listener.
+    pub(crate) async fn send(&self, request: &Request) -> Answer {
+        self.try_send(request).await.unwrap()
+    }
+
+    /// Sends `request` to the public listener, which may break off.
+    pub(crate) async fn try_send(&self, request: &Request) -> Result<Answer, reqwest::Error> {
+        send(&self.client, self.public, request).await
+    }
+
+    /// Sends `request`, which must become a new event, and yields the event's id.
+    pub(crate) async fn accepts(&self, request: &Request) -> String {
+        let answer = self.send(request).await;
+        let json = answer.json();
+        assert_eq!((answer.status, &json["received"]), (200, &Value::Bool(true)), "{}", answer.text());
+        assert!(json.get("duplicate").is_none(), "{json}");
+        json["id"].as_str().unwrap().to_owned()
+    }
+
+    /// `GET` of the admin listener with the token.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.get_as(path, Some(TOKEN)).await
+    }
+
+    /// `GET` of the admin listener with another token, or none.
+    pub(crate) async fn get_as(&self, path: &str, token: Option<&str>) -> Answer {
+        let mut request = self.client.get(format!("http://{}{path}", self.admin));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        Answer::read(request.send().await.unwrap()).await
+    }
+
+    /// `GET` of the public listener.
+    pub(crate) async fn get_public(&self, path: &str) -> Answer {
+        Answer::read(self.client.get(format!("http://{}{path}", self.public)).send().await.unwrap()).await
+    }
+
+    /// `POST` of JSON to the admin listener with the token.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        let request = self.client.post(format!("http://{}{path}", self.admin)).bearer_auth(TOKEN);
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        Answer::read(request.send().await.unwrap()).await
+    }
+
+    /// What `GET path` of the API holds under `data`.
+    pub(crate) async fn data(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.json()["data"].take()
+    }
+
+    /// Every row of a list, page by page.
+    pub(crate) async fn all(&self, path: &str) -> Vec<Value> {
+        let mut rows = Vec::new();
+        let mut page = format!("{path}{}limit=500", if path.contains('?') { '&' } else { '?' });
+        let first = page.clone();
+        loop {
+            let answer = self.get(&page).await;
+            assert_eq!(answer.status, 200, "{page}: {}", answer.text());
+            let mut json = answer.json();
+            rows.append(json["data"].as_array_mut().unwrap());
+            match json["next"].as_str() {
+                Some(next) => page = format!("{first}&after={next}"),
+                None => return rows,
+            }
+        }
+    }
+
+    /// The deliveries that fit `query` (`target=crm`), once there are `count` of them, all final.
+    pub(crate) async fn settled(&self, query: &str, count: usize) -> Vec<Value> {
+        let path = format!("/api/v1/deliveries?{query}");
+        let done = |row: &Value| matches!(row["state"].as_str(), Some("delivered" | "dead"));
+        until(&format!("{count} deliveries to settle ({query})"), SOON, async || {
+            let rows = self.all(&path).await;
+            (rows.len() == count && rows.iter().all(done)).then_some(rows)
+        })
+        .await
+    }
+
+    /// `/metrics`.
+    pub(crate) async fn metrics(&self) -> String {
+        self.get_as("/metrics", None).await.text()
+    }
+
+    /// The sum of all samples of metric `name` whose labels have every one of `labels` (`status="success"`).
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        sample(&self.metrics().await, name, labels)
+    }
+
+    /// Asks it to stop, as a service manager does, and waits for its end.
+    pub(crate) async fn stop(mut self) -> ExitStatus {
+        self.terminate().await;
+        self.ended().await
+    }
+
+    /// Asks it to stop.
+    pub(crate) async fn terminate(&self) {
+        let mut kill = Command::new("kill");
+        kill.args(["-TERM", &self.child.id().to_string()]);
+        assert!(finish(kill).await.status.success());
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        until("the relay to end", SOON, async || self.child.try_wait().unwrap()).await
+    }
+
+    /// SIGKILL, at once.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// The sum of all samples of metric `name` in `text` whose labels have every one of `labels`.
+pub(crate) fn sample(text: &str, name: &str, labels: &[&str]) -> f64 {
+    let rows = text.lines().filter(|line| {
+        let metric = line.split(['{', ' ']).next();
+        metric == Some(name) && labels.iter().all(|label| line.contains(label))
+    });
+    rows.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Sends `request` to `addr`.
+pub(crate) async fn send(client: &reqwest::Client, addr: SocketAddr, request: &Request) -> Result<Answer, reqwest::Error> {
+    let mut post = client.post(format!("http://{addr}{}", request.path)).body(request.body.clone());
+    for (name, value) in &request.headers {
+        post = post.header(name, value);
+    }
+    Ok(Answer::read(post.send().await?).await)
+}
+
+/// A client for one test: it must not outlive the test's runtime.
+pub(crate) fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().timeout(SOON).build().unwrap()
+}
+
+/// Waits until the log says where the relay listens.
+async fn listening(child: &mut Child, log: &Log) -> (SocketAddr, SocketAddr) {
+    until("the relay to listen", SOON, async || {
+        let lines = log.lock().unwrap().clone();
+        let found = lines.iter().find_map(|line| addresses(line));
+        if found.is_none()
+            && let Some(status) = child.try_wait().unwrap()
+        {
+            // What it wrote last may still be on its way through the pipe.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            panic!("the relay ended with {status}:\n{}", log.lock().unwrap().join("\n"));
+        }
+        found
+    })
+    .await
+}
+
+fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let json: Value = serde_json::from_str(line).ok()?;
+    let fields = if json["fields"].is_object() { &json["fields"] } else { &json };
+    let addr = |listener: &str| -> Option<SocketAddr> {
+        let flat = &fields[format!("{listener}.addr")];
+        let text = flat.as_str().or_else(|| fields[listener]["addr"].as_str())?;
+        text.parse().ok()
+    };
+    (fields["message"] == "listening").then_some(())?;
+    Some((addr("public")?, addr("admin")?))
+}
