@@ -100,6 +100,9 @@ fn conclude(bench: &mut Bench, minutes: &[Minute], keys_mb: Outcome<f64>) {
         ("soak_ingest_p99_growth", minutes.iter().map(|minute| minute.ingest_p99_ms).collect()),
         ("soak_lag_p99_growth", minutes.iter().map(|minute| minute.lag_p99_ms).collect()),
     ];
+    if minutes.len() < TAIL {
+        bench.results.note(format!("soak: growth is judged over the last {TAIL} minutes, and this run was shorter"));
+    }
     for (key, values) in figures {
         if let Some(growth) = growth(&values) {
             bench.results.record(key, growth);
@@ -116,9 +119,9 @@ fn without_keys(minutes: &[Minute], key_mb: f64) -> Vec<f64> {
     minutes.iter().map(size).collect()
 }
 
-/// The median of the last third of the tail over that of its first; `None` when it is too short to say, or there was nothing.
+/// The median of the last third of the tail over that of its first; `None` when the run was shorter than that, or there was nothing.
 fn growth(values: &[f64]) -> Option<f64> {
-    let tail = values.get(values.len().saturating_sub(TAIL)..)?;
+    let tail = values.get(values.len().checked_sub(TAIL)?..)?;
     let third = tail.len() / 3;
     let (first, last) = (median(tail.get(..third)?)?, median(tail.get(tail.len() - third..)?)?);
     (0.0 < first).then_some(last / first)
