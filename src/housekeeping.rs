@@ -78,12 +78,20 @@ fn report(total: Pruned, max_bytes: Option<u64>, warned: &mut bool) {
     }
     let filling = max_bytes.is_some_and(|max| max.saturating_sub(total.used) < share(max, 1.0 - FILLING));
     if filling && !*warned {
-        warn!(used_bytes = total.used, max_bytes, "the store is filling up: finished events will be pruned early, then new ones refused");
+        warn!(
+            used_bytes = total.used,
+            max_bytes, "the store is filling up: finished events will be pruned early, then new ones refused"
+        );
     }
     *warned = filling;
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a size needs no exactness")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a size needs no exactness"
+)]
 fn share(of: u64, share: f64) -> u64 {
     (of as f64 * share) as u64
 }

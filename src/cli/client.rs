@@ -53,7 +53,8 @@ impl Access {
 
     fn token(&self) -> Result<Option<Secret>, Failure> {
         let Some(file) = &self.token_file else {
-            return Ok(std::env::var("HOOKYARD_ADMIN_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new));
+            let text = std::env::var("HOOKYARD_ADMIN_TOKEN").unwrap_or_default();
+            return Ok(Some(text.trim()).filter(|token| !token.is_empty()).map(Secret::new));
         };
         let text = std::fs::read_to_string(file);
         let text = text.map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", file.display())))?;

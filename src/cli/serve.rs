@@ -91,7 +91,8 @@ fn refused(loaded: &Loaded) -> Failure {
 }
 
 fn admin_token() -> Option<Secret> {
-    let token = std::env::var("HOOKYARD_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
+    let text = std::env::var("HOOKYARD_ADMIN_TOKEN").unwrap_or_default();
+    let token = Some(text.trim()).filter(|token| !token.is_empty());
     if token.is_none() {
         warn!("HOOKYARD_ADMIN_TOKEN is not set: the API answers 401 to everybody");
     }

@@ -204,7 +204,7 @@ mod tests {
         let find = |text: &str| Path::parse(text).unwrap().find(&root).into_iter().cloned().collect::<Vec<_>>();
         assert_eq!(find("$.a['b c'][0]"), [json!(10)]);
         assert_eq!(find(r#"$["a"]["b c"][-1].ü"#), [json!(true)]);
-        assert_eq!(find("$"), [root.clone()]);
+        assert_eq!(find("$"), std::slice::from_ref(&root));
         assert!(find("$.a.b").is_empty() && find("$.a['b c'][2]").is_empty() && find("$.a['b c'][-3]").is_empty());
         for plain in ["$.a['b c'][0]", "$.data.instance_id", "$"] {
             assert!(Path::parse(plain).unwrap().steps().is_some(), "{plain}");

@@ -20,7 +20,10 @@ use crate::{
 
 #[cfg(test)]
 pub(crate) mod contract;
+mod page;
 pub mod sqlite;
+
+pub use page::{Filter, N_MAX, Page, SEQ_MAX, Targets};
 
 /// Opens the store at `url`, made where it is missing: `sqlite://<path>`, relative to `folder` or absolute
 /// (`sqlite:///var/lib/hookyard.db`).
@@ -340,96 +343,6 @@ pub enum Retried {
     Failed(String),
 }
 
-/// Which page of a list, and in which order.
-///
-/// A place is where a row stands in its list: the `seq` of an event, [`DeliveryId::place`], the `id` of a rejection.
-/// All are above 0, so that `After(0)` begins with the oldest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Page {
-    /// The newest, newest first.
-    Newest,
-    /// What is older than this place, newest first.
-    Before(i64),
-    /// What was committed after this place, in commit order.
-    After(i64),
-}
-
-/// Bits of a delivery's place that hold its `n`.
-const N_BITS: u32 = 16;
-/// Most deliveries that one event can have, replays included.
-pub const N_MAX: u32 = (1 << N_BITS) - 1;
-/// Largest `seq` of an event: at a million events in a second enough for four years.
-pub const SEQ_MAX: i64 = (i64::MAX >> N_BITS) - 1;
-
-impl DeliveryId {
-    /// Where the delivery stands among all deliveries of its store: by event, then by `n`.
-    /// An id that no store gives out stands behind them all.
-    pub fn place(self) -> i64 {
-        let given_out = (0..=SEQ_MAX).contains(&self.event.seq) && self.n <= N_MAX;
-        if given_out { self.event.seq << N_BITS | i64::from(self.n) } else { i64::MAX }
-    }
-
-    /// The delivery that stands at `place` in the store with this `salt`.
-    pub fn at(salt: u64, place: i64) -> Self {
-        let n = u32::try_from(place & i64::from(N_MAX)).unwrap_or_default();
-        Self { event: EventUid { salt, seq: place >> N_BITS }, n }
-    }
-}
-
-/// Which targets a list is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Targets {
-    /// These.
-    Among(Vec<Name>),
-    /// All but these.
-    NotAmong(Vec<Name>),
-}
-
-/// What to list. Fields that are `None` do not filter.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Filter {
-    /// Only from this source.
-    pub source: Option<String>,
-    /// Only of this event type: exact.
-    pub r#type: Option<String>,
-    /// Only to this target (deliveries), or with a delivery to it (events).
-    pub target: Option<String>,
-    /// Only in this state (deliveries): one that is written.
-    pub state: Option<State>,
-    /// Only to targets among these, or not among these (deliveries).
-    pub targets: Option<Targets>,
-    /// Only this event's (deliveries).
-    pub event: Option<EventUid>,
-    /// Only taken in (planned, rejected) at this time or later.
-    pub since: Option<Timestamp>,
-    /// Only before this time.
-    pub until: Option<Timestamp>,
-    /// Only with this answer's code (rejections).
-    pub code: Option<String>,
-    /// Which page.
-    pub page: Page,
-    /// How many at most.
-    pub limit: u32,
-}
-
-impl Default for Filter {
-    fn default() -> Self {
-        Self {
-            source: None,
-            r#type: None,
-            target: None,
-            state: None,
-            targets: None,
-            event: None,
-            since: None,
-            until: None,
-            code: None,
-            page: Page::Newest,
-            limit: 100,
-        }
-    }
-}
-
 /// An event as lists and details show it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventRow {
@@ -562,7 +475,8 @@ pub trait Store: Send + Sync {
     async fn settle_rejection(&self, id: i64, at: Timestamp, outcome: Retried) -> Result<()>;
 
     /// Removes a bounded number of things that `retention` no longer keeps; call again while [`Pruned::more`].
-    /// `gone` names the targets that `routes.yaml` no longer declares.
+    /// `gone` names the targets that `routes.yaml` no longer declares: what has been due to them for longer than
+    /// [`Retention::events`] becomes a dead letter, cause `config`.
     /// Events with a delivery that is not final, or with a dead letter, stay whatever their age.
     async fn prune(&self, now: Timestamp, retention: Retention, gone: Vec<Name>) -> Result<Pruned>;
 
@@ -581,8 +495,6 @@ pub trait Store: Send + Sync {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[tokio::test]
@@ -591,23 +503,6 @@ mod tests {
             let Err(error) = open(&Secret::new(url), Path::new("."), Clock::system()).await else { panic!("{url}") };
             assert!(matches!(error, Error::Unreadable(_)), "{url}: {error}");
             assert!(error.to_string().contains("sqlite://") && !error.to_string().contains("hush"), "{error}");
-        }
-    }
-
-    #[test]
-    fn ids_that_no_store_gives_out_have_no_place_of_another() {
-        let id = |seq, n| DeliveryId { event: EventUid { salt: 1, seq }, n };
-        for strange in [id(-1, 1), id(SEQ_MAX + 1, 1), id(i64::MAX, u32::MAX), id(1, N_MAX + 1)] {
-            assert_eq!(strange.place(), i64::MAX, "{strange:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn places_keep_the_order_and_are_read_back(a in (0..=SEQ_MAX, 0..=N_MAX), b in (0..=SEQ_MAX, 0..=N_MAX)) {
-            let id = |(seq, n)| DeliveryId { event: EventUid { salt: 7, seq }, n };
-            prop_assert_eq!(DeliveryId::at(7, id(a).place()), id(a));
-            prop_assert_eq!(id(a).place().cmp(&id(b).place()), a.cmp(&b));
         }
     }
 }

@@ -115,7 +115,7 @@ async fn a_delivery_has_its_fields() {
             .await;
     relay.accepts(&interactor(event("evt_0"))).await;
     let row = until("the attempt to be recorded", SOON, async || {
-        relay.all("/api/v1/deliveries").await.into_iter().find(|row| row["attempts"] == 1)
+        relay.all("/api/v1/deliveries").await.into_iter().find(|row| row["attempts"] == 1 && row["state"] == "pending")
     })
     .await;
     let event = relay.all("/api/v1/events").await.remove(0);

@@ -199,8 +199,22 @@ async fn a_full_disk_answers_503_and_loses_nothing() {
         }
     }
     assert!(0 < refused, "the disk never was full");
-    let ready = relay.get_as("/readyz", None).await;
-    assert_eq!(ready.status, 503, "{}", ready.text());
+    // To the last byte: now even a small event finds no room, and the relay says that it is not ready.
+    let mut fill = Command::new("sh");
+    fill.arg("-c").arg(format!("cat /dev/zero >> {} 2> /dev/null; true", filler.display()));
+    relay::finish(fill).await;
+    let mut n = 0;
+    until("a small event to be refused", SOON, async || {
+        n += 1;
+        let id = format!("evt_small_{n}");
+        let answer = relay.send(&interactor(event(&id))).await;
+        if answer.status == 200 {
+            taken.push(id);
+        }
+        (answer.status == 503).then_some(())
+    })
+    .await;
+    until("/readyz to say so", SOON, async || (relay.get_as("/readyz", None).await.status == 503).then_some(())).await;
     std::fs::remove_file(&filler).unwrap();
     let later = until("room to be found again", SOON, async || {
         let answer = relay.send(&interactor(event("evt_later"))).await;

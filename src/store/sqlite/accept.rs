@@ -116,7 +116,7 @@ fn accept(session: &mut Session, event: &NewEvent) -> Answer<Done> {
         return Ok(Err(refused));
     }
     let seq = session.next_seq();
-    if SEQ_MAX < seq || N_MAX as usize <= event.deliveries.len() {
+    if SEQ_MAX < seq || (N_MAX as usize) < event.deliveries.len() {
         return Ok(Err(Error::Backend(format!("an event has at most {N_MAX} deliveries, a store {SEQ_MAX} events").into())));
     }
     remember(session, event, seq, suffix)?;
