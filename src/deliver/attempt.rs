@@ -6,7 +6,6 @@
 use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::Instant;
 
 use super::{
@@ -382,9 +381,8 @@ fn random() -> f64 {
     (draw() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// 64 random bits; all zero when the system has none, which spoils no more than the spread.
+/// 64 random bits for what need not be secret: the spread of retries, the parts of a trace. (The system's generator costs a call
+/// into the kernel each time.)
 pub(super) fn draw() -> u64 {
-    let mut bytes = [0; 8];
-    let _ = SystemRandom::new().fill(&mut bytes);
-    u64::from_be_bytes(bytes)
+    fastrand::u64(..)
 }

@@ -21,8 +21,9 @@ use crate::config::{
 
 /// Longest wait for a connection, name look-up and TLS included; within the attempt's own timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections kept open to one host while nothing is sent.
-const IDLE_PER_HOST_MAX: usize = 32;
+/// Connections kept open to one host while nothing is sent: as many as one lane may use at once, since a busy target whose
+/// connections are closed between two attempts pays for a new one each time (measured: a third of all attempts with 32 kept, 64 in use).
+const IDLE_PER_HOST_MAX: usize = super::CONCURRENCY_MAX as usize;
 /// How long an idle connection is kept: shorter than servers commonly keep theirs, so that we close first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Largest header list taken from an HTTP/2 answer, in bytes. (HTTP/1 answers: 100 headers in hyper's own buffer.)

@@ -45,8 +45,6 @@ mod rows;
 mod schema;
 mod session;
 #[cfg(test)]
-mod speed;
-#[cfg(test)]
 mod tests;
 mod writer;
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
 
-use super::rows::{Reading, amount, cause_code, state_code};
+use super::rows::{self, Cells, Reading, amount, cause_code, state_code};
 use crate::{
     clock::{Timestamp, from_ms, to_ms},
     envelope::{DeliveryId, Envelope, EventUid, Name},
@@ -23,9 +23,15 @@ pub(super) const QUEUE: &str = "SELECT place, due_at FROM deliveries INDEXED BY 
 const QUEUES: [i64; 2] = [0, 1];
 
 /// One delivery with its event and both bodies.
-pub(super) const DUE: &str = "SELECT e.*, d.*, ?2 AS target, p.body AS payload, b.content_type AS made_type, b.body AS made
+pub(super) const DUE: &str = concat!(
+    "SELECT p.body, b.content_type, b.body, ",
+    rows::delivery_columns!("?2"),
+    ", ",
+    rows::event_columns!(),
+    "
     FROM deliveries d CROSS JOIN events e ON e.seq = d.place >> 16 CROSS JOIN payloads p ON p.seq = e.seq
-    LEFT JOIN bodies b ON b.place = d.place WHERE d.place = ?1 AND d.state = 0";
+    LEFT JOIN bodies b ON b.place = d.place WHERE d.place = ?1 AND d.state = 0"
+);
 
 /// What is due; see [`crate::store::Store::due`].
 pub(super) fn due(
@@ -71,11 +77,12 @@ fn next_place(rows: &mut rusqlite::Rows<'_>, salt: u64, except: &[DeliveryId]) -
 }
 
 fn with_event(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<Due> {
-    let payload: Vec<u8> = row.get("payload")?;
-    let made_type: Option<String> = row.get("made_type")?;
-    let made: Option<Vec<u8>> = row.get("made")?;
+    let mut cells = Cells::of(row);
+    let payload: Vec<u8> = cells.take()?;
+    let made_type: Option<String> = cells.take()?;
+    let made: Option<Vec<u8>> = cells.take()?;
     let made = made_type.zip(made).map(|(content_type, body)| Rendered { content_type, body: body.into() });
-    let (delivery, envelope) = (reading.delivery(row, made)?, reading.envelope(row, payload.into())?);
+    let (delivery, envelope) = (reading.delivery(&mut cells, made)?, reading.envelope(&mut cells, payload.into())?);
     let replayed = delivery.replayed || envelope.replayed;
     Ok(Due { delivery, envelope: Arc::new(Envelope { replayed, ..envelope }) })
 }
@@ -137,8 +144,8 @@ fn name(conn: &Connection, id: i64) -> rusqlite::Result<Name> {
 pub(super) fn events(conn: &Connection, reading: &Reading, filter: &Filter) -> rusqlite::Result<Vec<EventRow>> {
     let mut clauses = of_events(filter);
     clauses.page("e.seq", filter.page, filter.limit);
-    let mut statement = conn.prepare_cached(&clauses.sql("SELECT e.* FROM events e"))?;
-    let rows = statement.query_map(clauses.params(), |row| reading.event(row, Bytes::new()))?;
+    let mut statement = conn.prepare_cached(&clauses.sql(concat!("SELECT ", rows::story_columns!(), " FROM events e")))?;
+    let rows = statement.query_map(clauses.params(), |row| reading.event(&mut Cells::of(row), Bytes::new()))?;
     rows.collect()
 }
 
@@ -184,9 +191,14 @@ pub(super) fn event(conn: &Connection, reading: &Reading, uid: EventUid) -> rusq
     if uid.salt != reading.salt {
         return Ok(None);
     }
-    let sql = "SELECT e.*, p.body AS payload FROM events e JOIN payloads p ON p.seq = e.seq WHERE e.seq = ?";
+    let sql =
+        concat!("SELECT p.body, ", rows::story_columns!(), " FROM events e JOIN payloads p ON p.seq = e.seq WHERE e.seq = ?");
     let mut statement = conn.prepare_cached(sql)?;
-    let found = statement.query_row([uid.seq], |row| reading.event(row, row.get::<_, Vec<u8>>("payload")?.into()));
+    let found = statement.query_row([uid.seq], |row| {
+        let mut cells = Cells::of(row);
+        let payload: Vec<u8> = cells.take()?;
+        reading.event(&mut cells, payload.into())
+    });
     found.optional()
 }
 
@@ -194,7 +206,7 @@ pub(super) fn event(conn: &Connection, reading: &Reading, uid: EventUid) -> rusq
 pub(super) fn deliveries(conn: &Connection, reading: &Reading, filter: &Filter) -> rusqlite::Result<Vec<DeliveryRow>> {
     let (mut clauses, tables) = of_deliveries(filter, reading.salt);
     clauses.page("d.place", filter.page, filter.limit);
-    let sql = clauses.sql(&format!("SELECT d.*, t.name AS target, e.id AS event_id, e.source, e.type FROM {tables}"));
+    let sql = clauses.sql(&format!("SELECT {}, e.id, e.source, e.type FROM {tables}", rows::delivery_columns!("t.name")));
     let mut statement = conn.prepare_cached(&sql)?;
     let rows = statement.query_map(clauses.params(), |row| delivery_row(reading, row))?;
     rows.collect()
@@ -240,11 +252,12 @@ fn of_the_dead(clauses: &mut Where, filter: &Filter) {
 }
 
 fn delivery_row(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
+    let mut cells = Cells::of(row);
     Ok(DeliveryRow {
-        delivery: reading.delivery(row, None)?,
-        event_id: row.get("event_id")?,
-        source: row.get("source")?,
-        r#type: row.get("type")?,
+        delivery: reading.delivery(&mut cells, None)?,
+        event_id: cells.take()?,
+        source: cells.take()?,
+        r#type: cells.take()?,
     })
 }
 

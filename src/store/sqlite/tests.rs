@@ -15,7 +15,7 @@ use crate::{
     envelope::{Envelope, tests::sample},
     sign::sha256,
     store::{
-        DedupeKey, NewDelivery, Next, Page, Remember, State, Targets,
+        DedupeKey, NewDelivery, Page, Remember, State, Targets,
         contract::{Opening, contract},
     },
 };
@@ -54,24 +54,6 @@ pub(super) fn event(id: &str, bytes: usize) -> NewEvent {
         envelope: Envelope { id: id.into(), body: body.into(), data: None, ..sample() },
         deliveries: vec![NewDelivery::to("crm".into())],
         rules: Vec::new(),
-    }
-}
-
-pub(super) fn attempt(delivery: DeliveryId, next: Next) -> Attempt {
-    Attempt {
-        delivery,
-        number: 1,
-        started_at: "2026-01-20T12:00:00Z".parse().unwrap(),
-        duration: Duration::from_millis(25),
-        status: Some(200),
-        error: None,
-        detail: None,
-        response: bytes::Bytes::from_static(b"ok"),
-        next,
-        rendered: None,
-        counts: true,
-        stood_still_ms: 0,
-        epoch: 0,
     }
 }
 
