@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use hookyard::{cli, telemetry};
 
+/// What the writer's thread frees was allocated by others, which the system's allocator is slow at: with this one a relay
+/// with four targets delivers a third more.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = cli::Args::parse(); // wrong usage ends here, with 2
     telemetry::logs::init(&args.log());
