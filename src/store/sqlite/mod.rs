@@ -13,14 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use self::{
-    connect::Lock,
-    reader::Readers,
-    replay::Replay,
-    rows::{Reading, Words},
-    session::Session,
-    writer::Writer,
-};
+use self::{connect::Lock, reader::Readers, replay::Replay, rows::Reading, session::Session, writer::Writer};
 use super::{
     Accepted, Attempt, Backlog, DeliveryRow, Due, Error, EventRow, Filter, NewDelivery, NewEvent, NewRejection, OnCommit, Owned,
     OwnerId, Pruned, Rejection, Resolution, Result, Retention, Retried, Store,
@@ -76,7 +69,7 @@ impl Sqlite {
     fn open(path: PathBuf, clock: Clock) -> Result<Self> {
         let lock = Lock::take(&path)?;
         let session = Session::new(connect::writer(&path)?, lock, clock)?;
-        let reading = Reading { salt: session.salt, words: Arc::new(Words::default()) };
+        let reading = Reading { salt: session.salt, words: Arc::default(), recent: Arc::default() };
         let listener = Arc::new(OnceLock::new());
         Ok(Self {
             writer: Writer::start(session, listener.clone())?,

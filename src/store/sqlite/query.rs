@@ -9,7 +9,7 @@ use super::rows::{self, Cells, Reading, amount, cause_code, state_code};
 use crate::{
     clock::{Timestamp, from_ms, to_ms},
     envelope::{DeliveryId, Envelope, EventUid, Name},
-    store::{Attempt, Backlog, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets},
+    store::{Attempt, Backlog, Delivery, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets},
 };
 
 /// Bytes of bodies after which one answer of [`due`] ends.
@@ -22,16 +22,16 @@ pub(super) const QUEUE: &str = "SELECT place, due_at FROM deliveries INDEXED BY 
 /// Both, in the order in which they go.
 const QUEUES: [i64; 2] = [0, 1];
 
-/// One delivery with its event and both bodies.
+/// One delivery with the body made for it.
 pub(super) const DUE: &str = concat!(
-    "SELECT p.body, b.content_type, b.body, ",
+    "SELECT b.content_type, b.body, ",
     rows::delivery_columns!("?2"),
-    ", ",
-    rows::event_columns!(),
-    "
-    FROM deliveries d CROSS JOIN events e ON e.seq = d.place >> 16 CROSS JOIN payloads p ON p.seq = e.seq
-    LEFT JOIN bodies b ON b.place = d.place WHERE d.place = ?1 AND d.state = 0"
+    " FROM deliveries d LEFT JOIN bodies b ON b.place = d.place WHERE d.place = ?1 AND d.state = 0"
 );
+
+/// The event of a delivery, with its body.
+pub(super) const DUE_EVENT: &str =
+    concat!("SELECT p.body, ", rows::event_columns!(), " FROM events e CROSS JOIN payloads p ON p.seq = e.seq WHERE e.seq = ?1");
 
 /// What is due; see [`crate::store::Store::due`].
 pub(super) fn due(
@@ -52,9 +52,10 @@ pub(super) fn due(
             && let Some((place, _)) = next_place(&mut places, reading.salt, except)?
         {
             // It may have been settled since the queue was read.
-            let row = one.query_row((place, target.as_str()), |row| with_event(reading, row)).optional()?;
-            bytes += row.as_ref().map_or(0, held);
-            found.extend(row);
+            let delivery = one.query_row((place, target.as_str()), |row| made(reading, row)).optional()?;
+            let due = delivery.map(|delivery| with_event(conn, reading, delivery)).transpose()?.flatten();
+            bytes += due.as_ref().map_or(0, held);
+            found.extend(due);
         }
     }
     Ok(found)
@@ -76,15 +77,35 @@ fn next_place(rows: &mut rusqlite::Rows<'_>, salt: u64, except: &[DeliveryId]) -
     Ok(None)
 }
 
-fn with_event(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<Due> {
+fn made(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<Delivery> {
     let mut cells = Cells::of(row);
-    let payload: Vec<u8> = cells.take()?;
     let made_type: Option<String> = cells.take()?;
     let made: Option<Vec<u8>> = cells.take()?;
     let made = made_type.zip(made).map(|(content_type, body)| Rendered { content_type, body: body.into() });
-    let (delivery, envelope) = (reading.delivery(&mut cells, made)?, reading.envelope(&mut cells, payload.into())?);
-    let replayed = delivery.replayed || envelope.replayed;
-    Ok(Due { delivery, envelope: Arc::new(Envelope { replayed, ..envelope }) })
+    reading.delivery(&mut cells, made)
+}
+
+/// `delivery` with its event, which other lanes may have read just now; `None` where it was removed meanwhile.
+fn with_event(conn: &Connection, reading: &Reading, delivery: Delivery) -> rusqlite::Result<Option<Due>> {
+    let seq = delivery.id.event.seq;
+    let envelope = match reading.recent.get(seq) {
+        Some(known) => known,
+        None => {
+            let read = conn.prepare_cached(DUE_EVENT)?.query_row([seq], |row| {
+                let mut cells = Cells::of(row);
+                let payload: Vec<u8> = cells.take()?;
+                reading.envelope(&mut cells, payload.into())
+            });
+            let Some(envelope) = read.optional()?.map(Arc::new) else { return Ok(None) };
+            reading.recent.put(seq, &envelope);
+            envelope
+        }
+    };
+    if delivery.replayed && !envelope.replayed {
+        let envelope = Arc::new(Envelope { replayed: true, ..(*envelope).clone() });
+        return Ok(Some(Due { delivery, envelope }));
+    }
+    Ok(Some(Due { delivery, envelope }))
 }
 
 /// When something falls due; see [`crate::store::Store::next_due`].

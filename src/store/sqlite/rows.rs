@@ -1,6 +1,7 @@
 //! How values lie in the tables: codes of states and causes, rows to events and deliveries, and what errors mean.
 
 use std::{
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -129,6 +130,46 @@ pub(super) struct Reading {
     pub(super) salt: u64,
     /// See [`Words`].
     pub(super) words: Arc<Words>,
+    /// See [`Recent`].
+    pub(super) recent: Arc<Recent>,
+}
+
+/// Most events that [`Recent`] holds.
+const RECENT_MAX: usize = 1024;
+/// Most bytes of their bodies.
+const RECENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Events that were read for delivery just now: lanes that have fallen behind read the same ones one after the other. An event
+/// never changes, and one that was removed has no delivery left that would ask for it.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Mutex<RecentEvents>);
+
+#[derive(Debug, Default)]
+struct RecentEvents {
+    by_seq: HashMap<i64, Arc<Envelope>>,
+    order: VecDeque<i64>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// The event at `seq`, where it is held.
+    pub(super) fn get(&self, seq: i64) -> Option<Arc<Envelope>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_seq.get(&seq).cloned()
+    }
+
+    /// Holds `event`, and lets go of the earliest beyond the bounds.
+    pub(super) fn put(&self, seq: i64, event: &Arc<Envelope>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.by_seq.insert(seq, event.clone()).is_none() {
+            held.order.push_back(seq);
+            held.bytes += event.body.len();
+        }
+        while RECENT_MAX < held.order.len() || RECENT_BYTES < held.bytes {
+            let Some(first) = held.order.pop_front() else { return };
+            let gone = held.by_seq.remove(&first);
+            held.bytes -= gone.map_or(0, |event| event.body.len());
+        }
+    }
 }
 
 impl Reading {

@@ -297,6 +297,7 @@ async fn no_hot_query_walks_a_table() {
     let hot = [
         query::QUEUE,
         query::DUE,
+        query::DUE_EVENT,
         query::ATTEMPTS,
         prune::GIVE_UP,
         prune::KEYS,
