@@ -107,10 +107,11 @@ pub struct App {
 impl App {
     /// Opens the store, binds both listeners, resumes deliveries and jobs.
     pub async fn build(config: Config, options: Options) -> Result<Self, StartError> {
-        let (public, public_addr) = bind(&config.server.listen).await?;
-        let (admin, admin_addr) = bind(&config.server.admin_listen).await?;
         let metrics = Metrics::new(&config.hash);
         let store = store::open(&config.store.url, Path::new(""), options.clock.clone()).await?;
+        // After the store: whoever starts a second relay by mistake learns that the store is in use, not that a port is.
+        let (public, public_addr) = bind(&config.server.listen).await?;
+        let (admin, admin_addr) = bind(&config.server.admin_listen).await?;
         let sealer = sealer(&config)?;
         tell_limits(&*store, &config, options.clock.now()).await;
         let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations)));

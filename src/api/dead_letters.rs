@@ -18,7 +18,8 @@ use crate::{
     store::{Cause, Filter, Resolution, State as Stored},
 };
 
-const PARAMS: [&str; 10] = ["source", "type", "target", "event", "cause", "resolved", "since", "until", "limit", "after"];
+const PARAMS: [&str; 11] =
+    ["source", "type", "target", "state", "event", "cause", "resolved", "since", "until", "limit", "after"];
 const RETRY_PARAMS: [&str; 9] = ["source", "type", "target", "event", "cause", "since", "until", "rate", "dry_run"];
 const RESOLVE_PARAMS: [&str; 1] = ["note"];
 /// Longest note, in characters.
@@ -28,6 +29,7 @@ const NOTE_MAX: usize = 1000;
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let resolved = params.take_as("resolved", "true or false", list::flag)?;
+    params.take_as("state", "`dead`, which all of these are", |text| (text == Stored::Dead.word()).then_some(()))?;
     let filter = Filter { resolved, ..filter(&mut params)? };
     deliveries::page(&api, filter, Some(Stored::Dead)).await
 }

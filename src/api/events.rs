@@ -18,14 +18,16 @@ use crate::{
     envelope::{Envelope, EventUid},
     json,
     route::{OWN_SOURCE, Why},
-    store::{EventRow, Filter, Page},
+    store::{EventRow, Filter, Page, State as Stored},
 };
 
-const PARAMS: [&str; 7] = ["source", "type", "target", "since", "until", "limit", "after"];
+const PARAMS: [&str; 8] = ["source", "type", "target", "state", "since", "until", "limit", "after"];
 
 /// A page of events.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let filter = without_own(list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, place_of)?);
+    let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
+    let state = params.take_as("state", "the state of a delivery", Stored::parse)?;
+    let filter = without_own(Filter { state, ..list::filter(&mut params, place_of)? });
     let (page, limit) = (filter.page, filter.limit);
     let rows = api.store.events(Filter { limit: list::one_more(&filter), ..filter }).await?;
     Ok(list::answer(rows, page, limit, |row| row.uid.seq, EventItem::new))

@@ -18,7 +18,7 @@ use crate::{
 
 /// Rows of a page when the caller does not say.
 const LIMIT: u32 = 100;
-/// Most rows of a page.
+/// Most rows of a page: who asks for more gets so many, and a cursor.
 const LIMIT_MAX: u32 = 1000;
 
 /// What is asked, by name, each at most once.
@@ -82,9 +82,7 @@ type PlaceOf = fn(&str) -> Option<i64>;
 /// Reads the filters that lists share and the page; what is left in `params` is the caller's.
 pub(super) fn filter(params: &mut Params, place_of: PlaceOf) -> Result<Filter, ApiError> {
     let time = "a time in RFC 3339, such as 2026-01-20T12:00:00Z";
-    let limit = params.take_as("limit", &format!("a number from 1 to {LIMIT_MAX}"), |text| {
-        text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit))
-    })?;
+    let limit = params.take_as("limit", "a number from 1", |text| text.parse().ok().filter(|limit: &u32| 0 < *limit))?;
     Ok(Filter {
         source: params.take("source"),
         r#type: params.take("type"),
@@ -93,7 +91,7 @@ pub(super) fn filter(params: &mut Params, place_of: PlaceOf) -> Result<Filter, A
         until: params.take_as("until", time, instant)?,
         code: params.take("code"),
         page: params.take_as("after", "a cursor", |text| page(text, place_of))?.unwrap_or(Page::Newest),
-        limit: limit.unwrap_or(LIMIT),
+        limit: limit.map_or(LIMIT, |limit| limit.min(LIMIT_MAX)),
         ..Filter::default()
     })
 }
@@ -189,7 +187,10 @@ mod tests {
         let message = |query| Params::from_query(Some(query), &["source", "limit"]).unwrap_err().to_string();
         assert_eq!(message("sorce=x"), "there is no parameter `sorce`; known here: source, limit");
         assert_eq!(message("source=a&source=b"), "parameter `source` is given twice");
-        for bad in ["limit=0", "limit=1001", "limit=x", "limit="] {
+        let limited =
+            |query| filter(&mut Params::from_query(Some(query), &["limit"]).unwrap(), |_| None).map(|filter| filter.limit);
+        assert_eq!((limited("limit=7").unwrap(), limited("limit=5000").unwrap()), (7, LIMIT_MAX));
+        for bad in ["limit=0", "limit=-1", "limit=x", "limit="] {
             let mut params = Params::from_query(Some(bad), &["limit"]).unwrap();
             assert!(filter(&mut params, |_| None).unwrap_err().to_string().contains("`limit`"), "{bad}");
         }

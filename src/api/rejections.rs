@@ -20,7 +20,7 @@ use crate::{
 };
 
 const PARAMS: [&str; 6] = ["source", "code", "since", "until", "limit", "after"];
-const RETRY_PARAMS: [&str; 5] = ["source", "code", "since", "until", "clock_offset"];
+const RETRY_PARAMS: [&str; 6] = ["source", "code", "since", "until", "limit", "clock_offset"];
 
 /// A page of rejections.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
@@ -34,7 +34,8 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
     let mut params = body::params(query.as_deref(), body, &RETRY_PARAMS).await?;
     let offset = params.take_as("clock_offset", "a signed duration such as -5m or 300s", offset)?.unwrap_or_default();
-    let filter = Filter { limit: u32::MAX, ..list::filter(&mut params, |_| None)? };
+    let limit = params.take_as("limit", "a number from 1", |text| text.parse().ok().filter(|limit: &u32| 0 < *limit))?;
+    let filter = Filter { limit: limit.unwrap_or(u32::MAX), ..list::filter(&mut params, |_| None)? };
     let report = api.running.retry_rejections(filter, offset).await?;
     tracing::info!(report.tried, report.accepted, report.duplicates, report.failed, "rejections were retried");
     Ok(list::one(&Retried {

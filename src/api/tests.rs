@@ -505,7 +505,7 @@ async fn what_does_not_fit_is_named() {
         ("GET", "/api/v1/events?since=noon", "", 400, "invalid_request", "since"),
         ("GET", "/api/v1/deliveries?state=lost", "", 400, "invalid_request", "state"),
         ("POST", "/api/v1/rejections/retry", "[1]", 400, "invalid_request", "JSON"),
-        ("POST", "/api/v1/rejections/retry", r#"{"limit":3}"#, 400, "invalid_request", "limit"),
+        ("POST", "/api/v1/rejections/retry", r#"{"limit":0}"#, 400, "invalid_request", "limit"),
         ("POST", "/api/v1/rejections/retry", r#"{"code":[]}"#, 400, "invalid_request", "code"),
         ("GET", "/api/v1/events/ev_1", "", 404, "not_found", "event"),
         ("GET", "/api/v1/events/%ff", "", 404, "not_found", "event"),

@@ -299,6 +299,15 @@ pub fn store_url(text: &str, env: &dyn Environment) -> Option<Secret> {
     }
 }
 
+/// `server.admin_listen` of a file that may be bad otherwise; `None` where it does not say.
+pub fn admin_listen(text: &str, env: &dyn Environment) -> Option<String> {
+    let mut cx = Context::default();
+    match lone(text, ["server", "admin_listen"], env, &mut cx) {
+        Lone::Said(address) => <String as decode::Decode>::decode(&address, &mut cx),
+        Lone::Absent | Lone::Unclear => None,
+    }
+}
+
 /// The encryption keys that a file which may be bad otherwise, and the environment, name; the likelier first.
 pub fn encryption_keys(text: &str, env: &dyn Environment) -> Vec<Secret> {
     let mut cx = Context::default();

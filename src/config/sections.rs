@@ -26,7 +26,7 @@ const BODY: std::ops::RangeInclusive<u64> = 1024..=64 * 1024 * 1024;
 /// Longest `server.shutdown_grace`.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
 /// Smallest `store.max_bytes`: an empty store with its journal and room to work.
-const STORE_MIN: u64 = 16 * 1024 * 1024;
+const STORE_MIN: u64 = 1024 * 1024;
 /// Longest host name (RFC 1035), in bytes.
 const HOST_MAX: usize = 253;
 
@@ -112,7 +112,7 @@ pub(super) fn store(node: Option<&Node>, cx: &mut Context) -> StoreSettings {
     }
     if let Some(size) = fields.optional::<Located<Size>>("max_bytes", cx) {
         if size.value.0 < STORE_MIN {
-            cx.error("bad-value", size.place, "`max_bytes` is at least 16MiB");
+            cx.error("bad-value", size.place, "`max_bytes` is at least 1MiB");
         }
         settings.retention.max_bytes = Some(size.value.0);
     }

@@ -162,7 +162,7 @@ fn told_elsewhere(request: &Raw, proof: &HmacProof<'_>) -> Option<String> {
 }
 
 fn wrong_form(is: &str, wanted: &str, source: &Source) -> String {
-    let hint = if source.kind() == "interactor" { ": the other `dialect` would fit" } else { "" };
+    let hint = if source.kind() == "interactor" { ": the other dialect would fit" } else { "" };
     format!("the timestamp is {is}, not {wanted}{hint}")
 }
 
@@ -225,15 +225,16 @@ fn search(case: Case<'_>, source: &Source, proof: &HmacProof<'_>, digests: &[Vec
 
 fn verdict(source: &Source, proof: &HmacProof<'_>, whose: &str, how: &str) -> String {
     if whose.is_empty() && how.is_empty() {
-        return format!("the HMAC is right, but not written as {}", proof.written);
+        return format!("wrong encoding: the HMAC is right, but not written as {}", proof.written);
     }
-    let dialect = if source.kind() == "interactor" && how.contains(" over ") { ": the other `dialect` fits" } else { "" };
+    let dialect = if source.kind() == "interactor" && how.contains(" over ") { ": the other dialect fits" } else { "" };
     format!("the signature fits{whose}{how}{dialect}")
 }
 
 /// This source's secrets, then those of the others, each with whose it is.
 fn secrets<'a>(case: Case<'a>, source: &'a Source, proof: &HmacProof<'a>) -> impl Iterator<Item = (&'a Secret, String)> {
-    let own = proof.secrets.iter().map(|secret| (secret, String::new()));
+    let previous = |position| if position == 0 { String::new() } else { " with the previous secret".to_owned() };
+    let own = proof.secrets.iter().enumerate().map(move |(position, secret)| (secret, previous(position)));
     let others = case.sources.iter().filter(|other| other.name != source.name).flat_map(|other| {
         let secrets = match other.kind.proof() {
             Proof::Hmac(proof) => proof.secrets,
@@ -294,8 +295,37 @@ fn changed(body: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
         let note = ": the body was re-serialised on the way";
         bodies.extend(serde_json::to_vec(&value).map(|bytes| (bytes, note)));
         bodies.extend(serde_json::to_vec_pretty(&value).map(|bytes| (bytes, note)));
+        let spaced = spaced(&value);
+        bodies.push((ascii(&spaced).into_bytes(), note));
+        bodies.push((spaced.into_bytes(), note));
     }
     bodies
+}
+
+/// `value` as Python's `json.dumps` writes it: a space behind every comma and colon.
+fn spaced(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(spaced).collect::<Vec<_>>().join(", ")),
+        Value::Object(map) => {
+            let members = map.iter().map(|(key, value)| format!("{}: {}", Value::from(key.as_str()), spaced(value)));
+            format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
+        }
+        value => value.to_string(),
+    }
+}
+
+/// JSON text with everything beyond ASCII as `\u` escapes.
+fn ascii(text: &str) -> String {
+    let mut units = [0; 2];
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if c.is_ascii() {
+            out.push(c);
+        } else {
+            c.encode_utf16(&mut units).iter().for_each(|unit| out += &format!("\\u{unit:04x}"));
+        }
+        out
+    })
 }
 
 fn content(request: &Raw, proof: &HmacProof<'_>, content: Content, body: &[u8]) -> Vec<u8> {

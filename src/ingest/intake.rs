@@ -158,7 +158,7 @@ impl<'r> Gathered<'r> {
 
 /// Reads and drops what is left of `body`, at most about `bytes`, behind the answer's back: a connection that is closed while its sender
 /// still writes may take the answer from it.
-fn dismiss(body: Body, bytes: usize) {
+pub(super) fn dismiss(body: Body, bytes: usize) {
     tokio::spawn(timeout(DROP_TIMEOUT, drop_rest(body, bytes)));
 }
 

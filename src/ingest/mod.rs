@@ -209,6 +209,12 @@ impl Ingest {
     async fn answer(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         let place = self.place(head.uri.path());
+        if matches!(place, Place::Source(_)) && head.method != Method::POST {
+            // Its body changes nothing: the sender need not have sent it to be told.
+            intake::dismiss(body, self.max_body);
+            let (request, _) = self.raw(head, Read::Whole(bytes::Bytes::new()));
+            return self.conclude(place, request, None).await;
+        }
         // What the body takes of the room is given back when the answer is known.
         let (read, _held) = intake::read(&head, body, self.max_body, &self.room).await;
         let began = Instant::now();
@@ -368,11 +374,11 @@ fn word(accepted: &Accepted) -> &'static str {
 /// Longest media type that is kept, in bytes.
 const CONTENT_TYPE_MAX: usize = 256;
 
-/// The envelope of what `facts` tell, taken in at `now`.
+/// The envelope of what `facts` tell, taken in at `now`: later than it arrived, where it was retried.
 fn envelope(source: &Source, facts: Facts, request: &Raw, now: Timestamp) -> Envelope {
     let (time, timestamp) = match facts.time {
         Some((at, text)) => (at.to_string(), text),
-        None => (rfc3339_ms(now), rfc3339_ms(now)),
+        None => (rfc3339_ms(request.arrived_at), rfc3339_ms(request.arrived_at)),
     };
     Envelope {
         id: dedupe::event_id(&facts.id, &request.body),

@@ -37,7 +37,7 @@ const QUEUE_KIB_MAX: usize = 32 * 1024;
 /// Rejections written in one go.
 const BATCH_MAX: usize = 256;
 /// Rows of requests that are not kept, per source and code.
-const SAMPLES: Rate = Rate::per_second(1, 10);
+const SAMPLES: Rate = Rate::per_second(1, 100);
 /// Longest path a row shows, in characters.
 const PATH_MAX: usize = 200;
 /// Longest reason a row shows, in characters.

@@ -1,5 +1,6 @@
 //! Taking quarantined requests in after all: with today's configuration, their timestamps held to their time of arrival.
 
+use axum::http::Method;
 use jiff::SignedDuration;
 
 use super::{Failure, Ingest, Place, doctor, request::Raw, sealed};
@@ -28,7 +29,10 @@ pub struct RetryReport {
 pub(super) async fn retry(ingest: &Ingest, filter: Filter, offset: SignedDuration) -> Result<RetryReport, store::Error> {
     // What was rejected a moment ago may still be on its way into the store.
     ingest.quarantine.flush().await;
-    let began = ingest.clock.now();
+    // What fails while this runs is for the next run. (Times do not tell: our clock may have been ahead.)
+    let newest = Filter { page: Page::Newest, limit: 1, ..Filter::default() };
+    let end = ingest.store.rejections(newest).await?.first().map_or(0, |rejection| rejection.id);
+    let most = u64::from(filter.limit);
     let mut report = RetryReport::default();
     let mut after = 0;
     loop {
@@ -36,8 +40,7 @@ pub(super) async fn retry(ingest: &Ingest, filter: Filter, offset: SignedDuratio
         let rejections = ingest.store.quarantined(page, after).await?;
         let Some(last) = rejections.last().map(|rejection| rejection.id) else { return Ok(report) };
         for rejection in &rejections {
-            // What fails while this runs is for the next run.
-            if began < rejection.rejection.at {
+            if end < rejection.id || most <= report.tried {
                 return Ok(report);
             }
             one(ingest, rejection, offset, &mut report).await?;
@@ -100,6 +103,9 @@ async fn take(ingest: &Ingest, request: &Raw, now: Timestamp) -> Result<Accepted
     };
     let here = |failure| (failure, Some(position));
     let source = source.ok_or_else(|| here(super::Code::NotFound.into()))?;
+    if request.method != Method::POST {
+        return Err(here(super::Code::MethodNotAllowed.into()));
+    }
     let verified = source.kind.verify(request, request.arrived_at).map_err(|rejection| here(rejection.into()))?;
     let facts = source.kind.normalise(verified).map_err(|rejection| here(rejection.into()))?;
     ingest.accept(source, facts, request, now).await.map_err(|error| here(Failure::Store(error)))

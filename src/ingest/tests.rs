@@ -103,8 +103,9 @@ impl Store for Memory {
     async fn attempts(&self, _: EventUid) -> Result<Vec<Attempt>> {
         Err(Error::Closed)
     }
+    /// The newest, which is all that is asked for here.
     async fn rejections(&self, _: Filter) -> Result<Vec<Rejection>> {
-        Err(Error::Closed)
+        Ok(self.rejections.lock().unwrap().values().next_back().cloned().into_iter().collect())
     }
     async fn prune(&self, _: Timestamp, _: Retention, _: Vec<(Name, Timestamp)>) -> Result<Pruned> {
         Err(Error::Closed)
@@ -368,14 +369,45 @@ async fn a_wrong_clock_can_be_offset() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_ahead_when_it_refused_and_is_right_now_can_be_offset() {
+    let ahead = over(Arc::default(), Clock::manual("2026-01-20T12:10:00Z"), &[("interactor", INTERACTOR)]);
+    let body = br#"{"id":"evt_1","type":"t"}"#;
+    let signature = format!("sha256={}", hmac_hex("whsec_s", &[body]));
+    let headers = [("x-interactor-timestamp", "2026-01-20T12:00:00Z"), ("x-interactor-signature", signature.as_str())];
+    assert_eq!(ahead.post("/webhooks/interactor", &headers, body).await.1["error"], "invalid_timestamp");
+    ahead.ingest.flush().await;
+    let right = over(ahead.store.clone(), Clock::manual("2026-01-20T12:01:00Z"), &[("interactor", INTERACTOR)]);
+    let report = right.ingest.retry_rejections(Filter::default(), SignedDuration::from_mins(-10)).await.unwrap();
+    assert_eq!(report, RetryReport { tried: 1, accepted: 1, ..RetryReport::default() });
+    let events = right.store.events.lock().unwrap();
+    // It says no time: that of its arrival is its time, not that of the retry.
+    assert_eq!(events[0].envelope.time, "2026-01-20T12:00:00.000Z");
+    assert_eq!(events[0].envelope.received_at, right.clock.now());
+}
+
+#[tokio::test]
+async fn a_retry_takes_no_method_and_no_more_than_asked_for() {
+    let first = relay(&[("interactor", INTERACTOR)]);
+    let signature = format!("sha256={}", hmac_hex("whsec_s", &[b"{}"]));
+    first.send("PUT", "/moved", &[("x-interactor-signature", &signature)], b"{}").await;
+    first.send("POST", "/moved", &[("x-interactor-signature", &signature)], b"{}").await;
+    first.ingest.flush().await;
+    let file = INTERACTOR.replace("/webhooks/interactor", "/moved");
+    let second = over(first.store.clone(), first.clock.clone(), &[("interactor", &file)]);
+    let one = second.ingest.retry_rejections(Filter { limit: 1, ..Filter::default() }, SignedDuration::ZERO).await.unwrap();
+    assert_eq!(one, RetryReport { tried: 1, failed: 1, ..RetryReport::default() });
+    assert!(second.store.rejections.lock().unwrap()[&1].kept);
+}
+
+#[tokio::test]
 async fn requests_without_proof_are_sampled() {
     let relay = relay(&[("interactor", INTERACTOR)]);
-    for _ in 0..50 {
+    for _ in 0..150 {
         relay.post("/nowhere", &[], b"{}").await;
     }
     relay.ingest.flush().await;
     let rows = relay.store.rejections.lock().unwrap();
-    assert_eq!((rows.len(), rows.values().filter(|row| row.kept).count()), (10, 0));
+    assert_eq!((rows.len(), rows.values().filter(|row| row.kept).count()), (100, 0));
 }
 
 #[tokio::test]
@@ -394,6 +426,7 @@ async fn the_doctor_names_the_likely_cause() {
         format!("sha256={}", hmac_hex("s", &[body])),
         format!("sha256={}", hmac_hex("agent-secret", &[body])),
         format!("sha256={}", hmac_hex("whsec_s", &[compact])),
+        format!("sha256={}", hmac_hex("whsec_s", &[br#"{"id": "e", "type": "t"}"#])),
         format!("sha256={}", hmac_hex("whsec_s", &[body, b"\n"])),
         hmac_hex("whsec_s", &[at.as_bytes(), b".", body]),
         format!("sha256={}", hmac_hex("nobody's", &[body])),
@@ -407,17 +440,18 @@ async fn the_doctor_names_the_likely_cause() {
     let log = relay.log().await;
     let reasons: Vec<_> = log.lines().map(|line| line.split_once(": ").unwrap().1).collect();
     insta::assert_snapshot!(reasons.join("\n"), @r"
-    the HMAC is right, but not written as `sha256=` and 64 lowercase hex digits
-    the HMAC is right, but not written as `sha256=` and 64 lowercase hex digits
-    the HMAC is right, but not written as `sha256=` and 64 lowercase hex digits
+    wrong encoding: the HMAC is right, but not written as `sha256=` and 64 lowercase hex digits
+    wrong encoding: the HMAC is right, but not written as `sha256=` and 64 lowercase hex digits
+    wrong encoding: the HMAC is right, but not written as `sha256=` and 64 lowercase hex digits
     the signature fits when `whsec_` is taken off the secret
     the signature fits with a secret of source `agents`
     the signature fits: the body was re-serialised on the way
+    the signature fits: the body was re-serialised on the way
     the signature fits: the body lost its last line break on the way
-    the signature fits over timestamp, dot and body: the other `dialect` fits
+    the signature fits over timestamp, dot and body: the other dialect fits
     no known secret fits: another secret, or the body was changed on the way
     the signature is not written as `sha256=` and 64 lowercase hex digits, nor is it an HMAC in hex or base64
-    the timestamp is Unix seconds, not ISO 8601: the other `dialect` would fit
+    the timestamp is Unix seconds, not ISO 8601: the other dialect would fit
     header `x-interactor-signature` is missing; there is `x-webhook-signature`, as a source of kind `agent` expects
     no source has this path; the proof of the sender fits source `agents`
     ");

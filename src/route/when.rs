@@ -17,7 +17,7 @@ use crate::config::{
 /// How deep `any` and `not` may nest.
 const DEPTH_MAX: usize = 8;
 /// Memory a compiled regular expression may take, in bytes.
-const REGEX_MAX: usize = 64 * 1024;
+const REGEX_MAX: usize = 1024 * 1024;
 
 /// One item of a `when` list.
 #[derive(Debug, Clone)]

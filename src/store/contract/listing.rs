@@ -44,6 +44,11 @@ pub(crate) async fn events_are_filtered(bench: Bench) {
     assert_eq!(ids(Filter { r#type: Some("credential.expired".into()), ..filter.clone() }).await, "evt_1");
     assert_eq!(ids(Filter { target: Some("mail".into()), ..filter.clone() }).await, "evt_2");
     assert_eq!(ids(Filter { target: Some("nobody".into()), ..filter.clone() }).await, "");
+    assert_eq!(ids(Filter { state: Some(State::Pending), ..filter.clone() }).await, "evt_2 evt_1");
+    assert_eq!(ids(Filter { state: Some(State::Dead), ..filter.clone() }).await, "");
+    assert_eq!(ids(Filter { state: Some(State::Held), ..filter.clone() }).await, "");
+    let waiting = Filter { target: Some("mail".into()), state: Some(State::Pending), ..filter.clone() };
+    assert_eq!(ids(waiting).await, "evt_2");
     assert_eq!(ids(Filter { since: Some(middle), ..filter.clone() }).await, "evt_2");
     assert_eq!(ids(Filter { until: Some(middle), ..filter.clone() }).await, "evt_1");
     assert_eq!(ids(Filter { since: Some(begin), until: Some(begin), ..filter.clone() }).await, "");

@@ -201,10 +201,20 @@ fn except_source(clauses: &mut Where, filter: &Filter) {
 
 /// Only events with a delivery of which `filter` says target and state.
 fn sent(clauses: &mut Where, filter: &Filter) {
-    let Some(target) = &filter.target else { return };
-    let sent = "EXISTS (SELECT 1 FROM deliveries d WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) | 65535
-        AND d.target_id = (SELECT id FROM targets WHERE name = ?))";
-    clauses.and(sent, [Value::from(target.clone())]);
+    if filter.target.is_none() && filter.state.is_none() {
+        return;
+    }
+    let mut sent = "EXISTS (SELECT 1 FROM deliveries d WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) | 65535".to_owned();
+    if let Some(state) = filter.state {
+        // One that is not written has the number of none.
+        sent += &format!(" AND d.state = {}", state_code(state).unwrap_or(-1));
+    }
+    match &filter.target {
+        Some(target) => {
+            clauses.and(&(sent + " AND d.target_id = (SELECT id FROM targets WHERE name = ?))"), [target.clone().into()])
+        }
+        None => clauses.and(&(sent + ")"), []),
+    }
 }
 
 /// One event with its body; see [`crate::store::Store::event`].
