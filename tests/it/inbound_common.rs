@@ -105,6 +105,15 @@ async fn a_body_of_max_body_is_taken_and_one_byte_more_is_not() {
     relay.send(&interactor(sized("evt_double", 2 * MIB))).await.refused(413, "payload_too_large");
 }
 
+/// The method comes before the body, so the answer does not wait for it.
+#[tokio::test]
+async fn a_wrong_method_is_answered_without_the_body() {
+    let relay = Relay::start(&routes().interactor()).await;
+    let head = b"PUT /webhooks/interactor HTTP/1.1\r\nhost: relay\r\ncontent-length: 100\r\n\r\n";
+    let answer = raw(relay.public, head, Duration::from_secs(5)).await;
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: POST"), "{answer}");
+}
+
 #[tokio::test]
 async fn max_body_is_the_files() {
     let relay = Relay::start(&routes().interactor().server("max_body: 2KiB")).await;
