@@ -12,7 +12,11 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
-use crate::{clock::Clock, envelope::tests::sample, sign::sha256};
+use crate::{
+    clock::Clock,
+    envelope::{Envelope, tests::sample},
+    sign::sha256,
+};
 
 pub(crate) mod accepting;
 pub(crate) mod delivering;

@@ -1,0 +1,238 @@
+//! Deliveries: as they are planned, as they are held, as lists show them; and what keeps one from arriving.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    clock::Timestamp,
+    envelope::{DeliveryId, Envelope, Name},
+};
+
+/// A delivery to be kept beside its event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDelivery {
+    /// Where it goes.
+    pub target: Name,
+    /// The rule that planned it first.
+    pub rule: Option<Name>,
+    /// The template that rule names for it.
+    pub template: Option<String>,
+    /// What it is ordered by within its lane: a hash of the value that the destination's `order_by` finds. `None`: not ordered.
+    pub order_key: Option<[u8; 16]>,
+    /// The highest severity of the rules that planned it.
+    pub severity: Severity,
+}
+
+impl NewDelivery {
+    /// A delivery to `target` that nothing more is said of.
+    pub fn to(target: Name) -> Self {
+        Self { target, rule: None, template: None, order_key: None, severity: Severity::Info }
+    }
+}
+
+/// How grave a rule says its events are. `critical` goes before the rest of its lane (`delivery.md`, "Lanes").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Severity {
+    /// The default.
+    #[default]
+    Info,
+    /// Worth a look.
+    Warning,
+    /// Goes first.
+    Critical,
+}
+
+impl Severity {
+    /// Every severity and its word.
+    pub const ALL: [(&str, Self); 3] = [("info", Self::Info), ("warning", Self::Warning), ("critical", Self::Critical)];
+
+    /// The severity's word in config and API.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, severity)| *severity == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// Where a delivery stands (`delivery.md`, "States"; the states of later issues join here).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Waits for its turn or its retry time.
+    Pending,
+    /// An attempt is under way. Never written: the lane's owner knows it.
+    Sending,
+    /// Waits for somebody: its lane is paused or broken, or its target is gone from `routes.yaml`. Never written: it is the lane's state.
+    Held,
+    /// The target took it.
+    Delivered,
+    /// Given up: a dead letter.
+    Dead,
+    /// A person cancelled it.
+    Cancelled,
+}
+
+impl State {
+    /// Every state and its word.
+    pub const ALL: [(&str, Self); 6] = [
+        ("pending", Self::Pending),
+        ("sending", Self::Sending),
+        ("held", Self::Held),
+        ("delivered", Self::Delivered),
+        ("dead", Self::Dead),
+        ("cancelled", Self::Cancelled),
+    ];
+
+    /// The state's word in API and CLI.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, state)| *state == self).map_or("", |(word, _)| word)
+    }
+
+    /// The state that `word` names.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == word).map(|(_, state)| *state)
+    }
+}
+
+/// Whose fault a dead letter is, or why a delivery is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The target refused it or could not be reached.
+    Receiver,
+    /// What `routes.yaml` says cannot work: a forbidden address, a moved URL, a target that is gone.
+    Config,
+    /// Our own fault.
+    Internal,
+}
+
+impl Cause {
+    /// Every cause and its word.
+    pub const ALL: [(&str, Self); 3] = [("receiver", Self::Receiver), ("config", Self::Config), ("internal", Self::Internal)];
+
+    /// The cause's word in API and CLI.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, cause)| *cause == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// One event on its way to one target, as the store holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// Its id, the same on every attempt.
+    pub id: DeliveryId,
+    /// Where it goes.
+    pub target: Name,
+    /// Where it stands.
+    pub state: State,
+    /// Why it is dead.
+    pub cause: Option<Cause>,
+    /// The rule that planned it first.
+    pub rule: Option<Name>,
+    /// The template that rule names.
+    pub template: Option<String>,
+    /// When it was planned.
+    pub created_at: Timestamp,
+    /// When the next attempt is due; `None` when there is none to come.
+    pub due_at: Option<Timestamp>,
+    /// When the first attempt began: give-up runs from here.
+    pub first_attempt_at: Option<Timestamp>,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// What the last attempt ended with: `timeout`, `http_503`, `address_forbidden`, ….
+    pub error: Option<String>,
+    /// The body, once it was made and failed to arrive: it stays the same bytes on every attempt.
+    pub body: Option<Rendered>,
+    /// See [`NewDelivery::order_key`]; `None` too once a person retried it, which sends it out of order.
+    pub order_key: Option<[u8; 16]>,
+    /// See [`NewDelivery::severity`].
+    pub severity: Severity,
+    /// Made by a replay: its envelope says so.
+    pub replayed: bool,
+    /// Attempts that do not count for the policy: those before a person's last retry, and those that failed at target level.
+    pub uncounted: u32,
+    /// How long its lane had stood still in all (paused) when its first attempt began, in milliseconds: give-up stands still too.
+    pub stood_still_ms: i64,
+    /// True when a person retried it out of the order of its key.
+    pub out_of_order: bool,
+    /// What a person settled its death with.
+    pub resolved: Option<Resolution>,
+}
+
+impl Delivery {
+    /// The delivery `planned` at `at`, which is due at once.
+    pub fn new(id: DeliveryId, planned: NewDelivery, at: Timestamp) -> Self {
+        let NewDelivery { target, rule, template, order_key, severity } = planned;
+        Self {
+            id,
+            target,
+            state: State::Pending,
+            cause: None,
+            rule,
+            template,
+            created_at: at,
+            due_at: Some(at),
+            first_attempt_at: None,
+            attempts: 0,
+            error: None,
+            body: None,
+            order_key,
+            severity,
+            replayed: false,
+            uncounted: 0,
+            stood_still_ms: 0,
+            out_of_order: false,
+            resolved: None,
+        }
+    }
+}
+
+/// How a person settled a dead letter without retrying it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolution {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub note: String,
+}
+
+/// A body made for one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// Its media type.
+    pub content_type: String,
+    /// Its bytes.
+    pub body: Bytes,
+}
+
+/// A delivery that is due, with its event.
+#[derive(Debug, Clone)]
+pub struct Due {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// What it delivers.
+    pub envelope: Arc<Envelope>,
+}
+
+/// A delivery as lists show it, with what it delivers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeliveryRow {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// The event's id, as its sender knows it.
+    pub event_id: String,
+    /// The event's source.
+    pub source: String,
+    /// The event's type.
+    pub r#type: String,
+}
+
+/// What waits for one target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backlog {
+    /// The target.
+    pub target: Name,
+    /// Deliveries that are not final.
+    pub waiting: u64,
+    /// When the oldest of them was planned.
+    pub oldest_at: Option<Timestamp>,
+    /// Dead letters that nobody has settled.
+    pub dead: u64,
+}
