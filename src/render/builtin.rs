@@ -6,6 +6,7 @@
 
 use serde_json::Value;
 
+use super::safe::line as clean;
 use crate::envelope::Envelope;
 
 /// Longest text taken from one field, in characters.
@@ -147,29 +148,6 @@ impl Fields<'_> {
 /// `email_sent` as people read it: `email sent`.
 fn words(name: &str) -> String {
     clean(name, FIELD_MAX).replace(['_', '.', '-'], " ")
-}
-
-/// `text` on one line, without control and invisible formatting characters, at most `max` characters long.
-fn clean(text: &str, max: usize) -> String {
-    let mut out = String::with_capacity(text.len().min(max * 4));
-    for (taken, character) in text.trim().chars().filter_map(visible).enumerate() {
-        if taken == max {
-            out.push('…');
-            break;
-        }
-        out.push(character);
-    }
-    out
-}
-
-/// Line breaks and tabs become spaces; what shows nothing, or turns the direction of what follows, is dropped.
-fn visible(character: char) -> Option<char> {
-    match character {
-        '\n' | '\r' | '\t' | '\u{85}' | '\u{2028}' | '\u{2029}' => Some(' '),
-        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => None,
-        other if other.is_control() => None,
-        other => Some(other),
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,13 @@ use crate::{
 };
 
 pub mod builtin;
+mod mail;
+mod message;
+mod safe;
+mod slack;
+mod story;
+
+pub use message::{DigestItem, Message, MessageScene, SHORT_MAX, SUBJECT_MAX, SlackMessage, TEXT_MAX};
 
 /// How many steps a template may take; one is about one operation or piece of text. What `{% set %}` holds is bounded by
 /// nothing else: a template that doubles a text again and again takes all memory. Only who edits `routes.yaml` writes one.
