@@ -1,18 +1,19 @@
 //! Asks a running relay: where it is, with which token, and what its answers mean for the exit status.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
+use hyper::Method;
 use serde_json::Value;
 use url::Url;
 
-use super::Failure;
+use super::{
+    Failure,
+    http::{Asked, Client},
+};
 use crate::{config, secret::Secret};
 
 /// Where the API is when neither flag nor file says so.
 const URL: &str = "http://127.0.0.1:9080";
-/// How long the relay may take to answer. Retrying many rejections takes a while.
-const TIMEOUT: Duration = Duration::from_secs(300);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to reach the relay's API.
 #[derive(Debug, clap::Args)]
@@ -35,14 +36,14 @@ pub(super) struct Access {
 pub(super) struct Relay {
     url: Url,
     token: Option<Secret>,
-    client: reqwest::Client,
+    client: Client,
 }
 
 impl Access {
     /// The relay that the flags name.
     pub(super) fn relay(&self) -> Result<Relay, Failure> {
         let url = self.url.clone().map_or_else(|| self.configured(), Ok)?;
-        Ok(Relay { url, token: self.token()?, client: client()? })
+        Ok(Relay { url, token: self.token()?, client: Client::new()? })
     }
 
     fn configured(&self) -> Result<Url, Failure> {
@@ -74,21 +75,6 @@ pub(super) fn local(address: &str) -> String {
     format!("http://{host}:{port}")
 }
 
-/// An HTTP client that trusts the usual authorities and obeys no proxy: the relay is near.
-pub(super) fn client() -> Result<reqwest::Client, Failure> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
-    let failed = |error: String| Failure::Bad(format!("the HTTP client cannot be made: {error}"));
-    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let builder =
-        reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().redirect(reqwest::redirect::Policy::none());
-    builder.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT).build().map_err(|error| failed(error.to_string()))
-}
-
 /// An answer of the API: its text, for machines, and what it says.
 pub(super) struct Answer {
     pub(super) text: String,
@@ -105,12 +91,12 @@ impl Answer {
 impl Relay {
     /// `GET path?query`.
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
-        self.ask(self.client.get(self.at(path, query)?)).await
+        self.ask(Method::GET, self.at(path, query)?).await
     }
 
     /// `POST path?query`.
     pub(super) async fn post(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
-        self.ask(self.client.post(self.at(path, query)?)).await
+        self.ask(Method::POST, self.at(path, query)?).await
     }
 
     fn at(&self, path: &str, query: &[(&str, String)]) -> Result<Url, Failure> {
@@ -123,15 +109,10 @@ impl Relay {
         Ok(url)
     }
 
-    async fn ask(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
-        let request = match &self.token {
-            Some(token) => request.bearer_auth(token.reveal()),
-            None => request,
-        };
-        let unreachable = |error| unanswered(self.url.as_str(), &error);
-        let response = request.send().await.map_err(unreachable)?;
-        let status = response.status().as_u16();
-        let text = response.text().await.map_err(unreachable)?;
+    async fn ask(&self, method: Method, url: Url) -> Result<Answer, Failure> {
+        let token = self.token.as_ref().map(|token| ("authorization".to_owned(), format!("Bearer {}", token.reveal())));
+        let asked = Asked { method, url: &url, headers: token.into_iter().collect(), body: Vec::new() };
+        let (status, text) = self.client.ask(asked).await?;
         let json: Value = serde_json::from_str(&text).unwrap_or_default();
         match status {
             200..=299 => Ok(Answer { text, json }),
@@ -150,27 +131,6 @@ fn refused(status: u16, json: &Value, with_token: bool) -> Failure {
         502..=504 => Failure::Unreachable(format!("the relay answered {status}: {message}")),
         _ => Failure::Bad(format!("the relay answered {status}: {message}")),
     }
-}
-
-/// Why there is no answer from the relay at `url`: what was asked makes no sense, or nobody is there. A path may hold a secret, and
-/// is not shown.
-pub(super) fn unanswered(url: &str, error: &reqwest::Error) -> Failure {
-    let at = Url::parse(url).map_or_else(|_| "?".to_owned(), |url| url.origin().ascii_serialization());
-    let cause = deepest(error);
-    if error.is_builder() {
-        return Failure::Usage(format!("the relay at {at} cannot be asked: {cause}"));
-    }
-    let hint = if error.is_connect() { "; is `hookyard serve` running? --url names another address" } else { "" };
-    Failure::Unreachable(format!("no answer from the relay at {at}: {cause}{hint}"))
-}
-
-/// What lies at the bottom of `error`: "connection refused" tells more than "error sending request".
-fn deepest(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 /// Which part of a list is asked for.

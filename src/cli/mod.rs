@@ -16,6 +16,7 @@ mod dead_letters;
 mod deliveries;
 mod demo;
 mod events;
+mod http;
 mod jobs;
 mod last_good;
 mod output;

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use hyper::Method;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use url::Url;
 
 use super::{
     Failure,
-    client::{client, local, unanswered},
+    client::local,
+    http::{Asked, Client},
     output, samples,
     sender::{self, Scheme},
     sign,
@@ -75,7 +77,7 @@ pub(super) struct Way {
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let (way, base) = way(&args)?;
     let url = format!("{}{}", base.trim_end_matches('/'), way.path);
-    let client = client()?;
+    let client = Client::new()?;
     let mut good = true;
     for _ in 0..args.count {
         let (id, at) = (random_id("evt_")?, Clock::system().now());
@@ -104,7 +106,7 @@ fn way(args: &Args) -> Result<(Way, String), Failure> {
 
 /// Posts one signed message, with the headers `beside` its signature; answers the status and the answer's text.
 pub(super) async fn post(
-    client: &reqwest::Client,
+    client: &Client,
     url: &str,
     way: &Way,
     message: Message<'_>,
@@ -112,13 +114,9 @@ pub(super) async fn post(
 ) -> Result<(u16, String), Failure> {
     let headers = sender::headers(&way.scheme, &way.secret, message).map_err(|error| Failure::Bad(error.to_string()))?;
     let (name, value) = sender::CONTENT_TYPE;
-    let mut request = client.post(url).header(name, value).body(message.body.to_vec());
-    for (name, value) in headers.into_iter().chain(beside) {
-        request = request.header(name, value);
-    }
-    let unreachable = |error| unanswered(url, &error);
-    let response = request.send().await.map_err(unreachable)?;
-    Ok((response.status().as_u16(), response.text().await.map_err(unreachable)?))
+    let headers = std::iter::once((name.to_owned(), value.to_owned())).chain(headers).chain(beside).collect();
+    let url = Url::parse(url).map_err(|error| Failure::Usage(format!("this is not a URL of the relay's: {error}")))?;
+    client.ask(Asked { method: Method::POST, url: &url, headers, body: message.body.to_vec() }).await
 }
 
 fn tell(status: u16, answer: &str, as_json: bool) {

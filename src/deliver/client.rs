@@ -1,26 +1,29 @@
-//! The HTTP clients deliveries go out by. One request is one request: no redirects, no proxy, no retries of the client's
-//! own; and no connection to an address the policy forbids, whether the URL names it or a name resolves to it.
+//! The HTTP clients deliveries go out by. One request is one request: no redirects, no proxy; and no connection to an address the
+//! policy forbids, whether the URL names it or a name resolves to it. All that can be known of a URL before is known before:
+//! an attempt parses nothing.
 
-use std::{collections::HashMap, error::Error as StdError, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error as StdError, io, net::IpAddr, pin::Pin, pin::pin, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use reqwest::{
-    Certificate, Client, ClientBuilder, Response,
-    dns::{Addrs, Name, Resolve, Resolving},
-    header::{HeaderMap, RETRY_AFTER},
-    redirect, retry,
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Uri,
+    body::{Body, Incoming},
+    header::{ACCEPT, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
-use tokio::time::{Instant, timeout_at};
+use hyper_util::{
+    client::legacy::{Client, Error},
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::time::{Instant, Sleep, sleep_until};
 use url::Url;
 
-use super::policy::AddressPolicy;
-use crate::config::{
-    decode::{Context, Decode, Fields, Located},
-    tree::Node,
+use super::{
+    connect::{Connector, Forbidden, Unresolved},
+    policy::{self, AddressPolicy},
+    tls::TlsProfile,
 };
 
-/// Longest wait for a connection, name look-up and TLS included; within the attempt's own timeout.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections kept open to one host while nothing is sent: as many as one lane may use at once, since a busy target whose
 /// connections are closed between two attempts pays for a new one each time (measured: a third of all attempts with 32 kept, 64 in use).
 const IDLE_PER_HOST_MAX: usize = super::CONCURRENCY_MAX as usize;
@@ -35,150 +38,77 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// Longest text kept of what went wrong, in characters.
 const DETAIL_MAX: usize = 300;
-/// Largest CA file, in bytes.
-const CA_FILE_MAX: usize = 1024 * 1024;
-
-/// How a destination's certificate is checked (`tls`). Destinations with the same profile share a client.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct TlsProfile {
-    verify: bool,
-    /// Certificates in PEM that are trusted instead of the system's.
-    ca: Option<Arc<[u8]>>,
-}
-
-impl std::fmt::Debug for TlsProfile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsProfile")
-            .field("verify", &self.verify)
-            .field("ca_bytes", &self.ca.as_ref().map(|ca| ca.len()))
-            .finish()
-    }
-}
-
-impl Default for TlsProfile {
-    fn default() -> Self {
-        Self { verify: true, ca: None }
-    }
-}
-
-impl Decode for TlsProfile {
-    /// `{verify, ca_file}`; the file is read here, so that `check` finds one that is missing.
-    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`tls`", cx)?;
-        let verify = fields.or("verify", true, cx);
-        let ca_file = fields.optional::<Located<String>>("ca_file", cx);
-        if !verify {
-            let place = fields.key_place("verify");
-            cx.warning(
-                "tls-unverified",
-                place,
-                "with `verify: false` anybody on the way can read and answer in the target's name",
-            );
-            if ca_file.is_some() {
-                cx.error("bad-value", fields.key_place("ca_file"), "`ca_file` changes nothing with `verify: false`");
-            }
-        }
-        fields.finish(cx);
-        let ca = match ca_file {
-            Some(file) => Some(read_ca(&file, cx)?),
-            None => None,
-        };
-        Some(Self { verify, ca })
-    }
-}
-
-fn read_ca(file: &Located<String>, cx: &mut Context) -> Option<Arc<[u8]>> {
-    match load_ca(&cx.resolve_path(&file.value)) {
-        Ok(pem) => Some(pem),
-        Err(reason) => {
-            cx.error("bad-ca-file", file.place, format!("`{}` cannot be used: {reason}", file.value));
-            None
-        }
-    }
-}
-
-fn load_ca(path: &Path) -> Result<Arc<[u8]>, String> {
-    use io::Read;
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut pem = Vec::new();
-    let limit = u64::try_from(CA_FILE_MAX).unwrap_or(u64::MAX);
-    file.take(limit).read_to_end(&mut pem).map_err(|error| error.to_string())?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(certificates) if !certificates.is_empty() => Ok(pem.into()),
-        _ => Err("it holds no certificate in PEM".to_owned()),
-    }
-}
+/// What the relay calls itself.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("hookyard/", env!("CARGO_PKG_VERSION")));
+/// Which answers it takes: any.
+const ANY: HeaderValue = HeaderValue::from_static("*/*");
 
 /// Makes clients, one per TLS profile.
 pub(super) struct Clients {
     policy: Arc<AddressPolicy>,
-    made: HashMap<TlsProfile, Client>,
+    made: HashMap<TlsProfile, Http>,
 }
 
 impl Clients {
     /// Clients that reach what `policy` permits.
     pub(super) fn new(policy: AddressPolicy) -> Self {
-        // Another part of the process may have installed one already; any provider serves.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         Self { policy: Arc::new(policy), made: HashMap::new() }
     }
 
     /// The client for `tls`; fails when its certificates cannot be used.
-    pub(super) fn get(&mut self, tls: &TlsProfile) -> Result<Http, reqwest::Error> {
-        let client = match self.made.get(tls) {
-            Some(client) => client.clone(),
-            None => {
-                let client = self.make(tls)?;
-                self.made.insert(tls.clone(), client.clone());
-                client
-            }
-        };
-        Ok(Http { client, policy: self.policy.clone() })
-    }
-
-    fn make(&self, tls: &TlsProfile) -> Result<Client, reqwest::Error> {
-        if let Some(pem) = &tls.ca {
-            return self.builder().tls_certs_only(Certificate::from_pem_bundle(pem)?).build();
+    pub(super) fn get(&mut self, tls: &TlsProfile) -> Result<Http, rustls::Error> {
+        if let Some(http) = self.made.get(tls) {
+            return Ok(http.clone());
         }
-        if !tls.verify {
-            return self.builder().tls_danger_accept_invalid_certs(true).build();
-        }
-        // A bare container has no certificates of its own: the platform's verifier fails there, and the bundled ones serve.
-        self.builder().build().or_else(|_| self.builder().tls_certs_only(bundled()?).build())
-    }
-
-    fn builder(&self) -> ClientBuilder {
-        Client::builder()
-            .user_agent(concat!("hookyard/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .retry(retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .http2_max_header_list_size(ANSWER_HEADERS_MAX)
-            .http2_keep_alive_interval(PING_EVERY)
-            .http2_keep_alive_timeout(PONG_WITHIN)
-            .dns_resolver(Vetting { policy: self.policy.clone() })
+        let client = client(Connector::new(self.policy.clone(), tls.config()?));
+        let http = Http { client, policy: self.policy.clone() };
+        self.made.insert(tls.clone(), http.clone());
+        Ok(http)
     }
 }
 
-fn bundled() -> Result<Vec<Certificate>, reqwest::Error> {
-    webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|der| Certificate::from_der(der)).collect()
+fn client(connector: Connector) -> Client<Connector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .http2_max_header_list_size(ANSWER_HEADERS_MAX)
+        .http2_keep_alive_interval(PING_EVERY)
+        .http2_keep_alive_timeout(PONG_WITHIN)
+        // Only requests of which not a byte was written: the target closed the idle connection they were to go by.
+        .retry_canceled_requests(true)
+        .build(connector)
 }
 
 /// A client and what it may reach. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Http {
-    client: Client,
+    client: Client<Connector, Full<Bytes>>,
     policy: Arc<AddressPolicy>,
+}
+
+/// A URL made ready once for many requests.
+#[derive(Clone)]
+pub(super) struct ReadyUrl {
+    uri: Uri,
+    /// The address it names, in whatever notation; `None`: it has a name, whose addresses are vetted when it is resolved.
+    literal: Option<IpAddr>,
+}
+
+impl ReadyUrl {
+    /// `url` made ready; `None` where no request can carry it: it is too long.
+    pub(super) fn new(url: &Url) -> Option<Self> {
+        let uri: Uri = url.as_str().parse().ok()?;
+        uri.authority()?;
+        Some(Self { uri, literal: policy::literal(url) })
+    }
 }
 
 /// One request.
 pub(super) struct Post<'a> {
     /// Where to.
-    pub(super) url: &'a Url,
+    pub(super) url: &'a ReadyUrl,
     /// With which headers.
     pub(super) headers: HeaderMap,
     /// The bytes.
@@ -247,97 +177,91 @@ impl Http {
     /// Sends `post` and reads its answer. The status decides as soon as the header has come: a body that drips past the
     /// deadline is cut.
     pub(super) async fn send(&self, post: Post<'_>) -> Result<Answer, Failure> {
-        if self.policy.forbids_literal(post.url) {
+        if post.url.literal.is_some_and(|address| self.policy.forbids(address)) {
             return Err(Failure { kind: FailureKind::Forbidden, detail: Forbidden.to_string() });
         }
-        let request = self.client.post(post.url.clone()).headers(post.headers).body(post.body).send();
-        let mut response = match timeout_at(post.deadline, request).await {
-            Ok(sent) => sent.map_err(|error| failure(&error))?,
-            Err(_) => return Err(Failure { kind: FailureKind::Timeout, detail: "no answer within the timeout".to_owned() }),
+        let (answer_max, mut deadline) = (post.answer_max, pin!(sleep_until(post.deadline)));
+        let response = match before(deadline.as_mut(), self.client.request(request(post))).await {
+            Some(answered) => answered.map_err(|error| failure(&error))?,
+            None => return Err(Failure { kind: FailureKind::Timeout, detail: "no answer within the timeout".to_owned() }),
         };
         let status = response.status().as_u16();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let body = read(&mut response, post.answer_max, post.deadline).await;
+        let body = read(response.into_body(), answer_max, deadline).await;
         Ok(Answer { status, retry_after, body })
     }
 }
 
-async fn read(response: &mut Response, max: usize, deadline: Instant) -> Bytes {
-    let mut body = BytesMut::new();
+fn request(post: Post<'_>) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(post.body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = post.url.uri.clone();
+    let mut headers = post.headers;
+    headers.insert(USER_AGENT, AGENT);
+    headers.entry(ACCEPT).or_insert(ANY);
+    *request.headers_mut() = headers;
+    request
+}
+
+/// What `work` comes to, if it does so before `deadline`.
+async fn before<T>(deadline: Pin<&mut Sleep>, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = deadline => None,
+    }
+}
+
+async fn read(mut from: Incoming, max: usize, mut deadline: Pin<&mut Sleep>) -> Bytes {
+    let expected = usize::try_from(from.size_hint().lower()).unwrap_or(max);
+    let mut body = Vec::with_capacity(expected.min(max));
     while body.len() < max {
-        let Ok(Ok(Some(chunk))) = timeout_at(deadline, response.chunk()).await else { break };
+        let Some(Some(Ok(frame))) = before(deadline.as_mut(), from.frame()).await else { break };
+        // A frame may be trailers, too.
+        let Ok(chunk) = frame.into_data() else { continue };
         let room = max - body.len();
         body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
     }
-    body.freeze()
+    body.into()
 }
 
-fn failure(error: &reqwest::Error) -> Failure {
+fn failure(error: &Error) -> Failure {
     let kind = if find::<Forbidden>(error) {
         FailureKind::Forbidden
-    } else if error.is_timeout() {
+    } else if timed_out(error) {
         FailureKind::Timeout
-    } else if error.is_dns() {
+    } else if find::<Unresolved>(error) {
         FailureKind::Dns
     } else if find::<rustls::Error>(error) {
         FailureKind::Tls
     } else if error.is_connect() {
         FailureKind::Connect
-    } else if error.is_builder() {
-        FailureKind::Request
     } else {
         FailureKind::Closed
     };
     Failure { kind, detail: innermost(error).chars().filter(|c| !c.is_control()).take(DETAIL_MAX).collect() }
 }
 
-/// The last message of the chain: what the system or the other side said. The outer ones may hold the URL.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut said: &(dyn StdError + 'static) = match error.source() {
-        Some(source) => source,
-        None => return "the request cannot be made".to_owned(),
-    };
-    while let Some(source) = said.source() {
-        said = source;
-    }
-    said.to_string()
+/// The error itself and what lies below it, outermost first.
+fn chain<'e>(error: &'e (dyn StdError + 'static)) -> impl Iterator<Item = &'e (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// The last message of the chain: what the system or the other side said.
+fn innermost(error: &Error) -> String {
+    chain(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+/// Whether a wait of the system's or of hyper's own is over: for the connection, for an HTTP/2 pong.
+fn timed_out(error: &Error) -> bool {
+    let io = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    chain(error).any(|error| error.downcast_ref().is_some_and(io) || error.downcast_ref().is_some_and(hyper::Error::is_timeout))
 }
 
 /// Whether an `E` is in the chain; I/O errors are looked into, as they hide what they wrap.
 fn find<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
+    chain(error).any(|error| {
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if error.is::<E>() || wrapped.is_some_and(|wrapped| find::<E>(wrapped)) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
-}
-
-/// Every address a name resolves to is forbidden.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the address policy forbids every address of this target; `security.allow_targets` lets private ones through")]
-struct Forbidden;
-
-/// Resolves names to the addresses that are permitted. What it answers is what is connected to, so nobody can answer
-/// otherwise the second time.
-struct Vetting {
-    policy: Arc<AddressPolicy>,
-}
-
-impl Resolve for Vetting {
-    fn resolve(&self, name: Name) -> Resolving {
-        let policy = self.policy.clone();
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let any = policy.permits_name(name.as_str());
-            let permitted: Vec<SocketAddr> = found.filter(|address| any || policy.permits(address.ip())).collect();
-            if permitted.is_empty() {
-                return Err(Forbidden.into());
-            }
-            Ok(Box::new(permitted.into_iter()) as Addrs)
-        })
-    }
+        error.is::<E>() || wrapped.is_some_and(|wrapped| find::<E>(wrapped))
+    })
 }

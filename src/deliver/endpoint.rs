@@ -3,13 +3,14 @@
 use std::fmt;
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::{
     attempt::Try,
-    client::{Answer, Failure, FailureKind, Post, TlsProfile},
+    client::{Answer, Failure, FailureKind, Post, ReadyUrl},
     policy::AddressPolicy,
+    tls::TlsProfile,
 };
 use crate::{
     config::{
@@ -23,6 +24,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Endpoint {
     url: Url,
+    ready: ReadyUrl,
     headers: HeaderMap,
     pub(super) tls: TlsProfile,
     signing: Option<Signing>,
@@ -93,7 +95,8 @@ impl Endpoint {
             Some(signing) => Some(signing?),
             None => None,
         };
-        Some(Self { url: url?, headers: headers?, tls, signing })
+        let (url, ready) = url?;
+        Some(Self { url, ready, headers: headers?, tls, signing })
     }
 
     /// Whether anything is signed.
@@ -131,7 +134,7 @@ impl Endpoint {
         loop {
             let headers =
                 self.headers(attempt, body, round).map_err(|reason| Failure { kind: FailureKind::Request, detail: reason })?;
-            let post = Post { url: &self.url, headers, body: body.bytes.clone(), answer_max, deadline: attempt.deadline };
+            let post = Post { url: &self.ready, headers, body: body.bytes.clone(), answer_max, deadline: attempt.deadline };
             let answer = attempt.http.send(post).await?;
             round += 1;
             if rounds <= round || !matches!(answer.status, 401 | 403) {
@@ -166,7 +169,7 @@ fn value(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_str(text).map_err(|_| "a header cannot carry its value".to_owned())
 }
 
-fn read_url(text: &Located<String>, cx: &mut Context) -> Option<Url> {
+fn read_url(text: &Located<String>, cx: &mut Context) -> Option<(Url, ReadyUrl)> {
     let refused = |cx: &mut Context, code, message: &str| {
         cx.error(code, text.place, message);
         None
@@ -191,7 +194,10 @@ fn read_url(text: &Located<String>, cx: &mut Context) -> Option<Url> {
         cx.warning("address-forbidden", text.place, "no delivery will reach this address: it is not public").help(help);
     }
     url.set_fragment(None);
-    Some(url)
+    match ReadyUrl::new(&url) {
+        Some(ready) => Some((url, ready)),
+        None => refused(cx, "bad-url", "no request can carry this URL"),
+    }
 }
 
 fn read_headers(node: &Node, signatures: &[String], cx: &mut Context) -> Option<HeaderMap> {

@@ -33,6 +33,7 @@ mod attempt;
 mod breaker;
 mod client;
 mod condition;
+mod connect;
 pub mod endpoint;
 mod inbox;
 pub mod kinds;
@@ -44,6 +45,7 @@ pub mod retry;
 mod shown;
 mod signing;
 mod status;
+mod tls;
 
 #[cfg(test)]
 mod lane_tests;
@@ -52,9 +54,9 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use client::TlsProfile;
 pub use shown::relay_headers;
 pub use status::{TargetState, TargetStatus};
+pub use tls::TlsProfile;
 
 use answers::{Answers, Reading, StatusRules};
 use client::{Clients, Http};
@@ -405,8 +407,7 @@ fn desks(destinations: Vec<Destination>, store: &Arc<dyn Store>) -> Vec<Arc<Desk
 fn clients(desks: &[Arc<Desk>], policy: AddressPolicy) -> Result<Vec<Http>, StartError> {
     let mut clients = Clients::new(policy);
     let client = |desk: &Arc<Desk>| {
-        let failed =
-            |error: reqwest::Error| StartError::Client { target: desk.name().clone(), reason: error.without_url().to_string() };
+        let failed = |error: rustls::Error| StartError::Client { target: desk.name().clone(), reason: error.to_string() };
         clients.get(&desk.destination.kind.endpoint().tls).map_err(failed)
     };
     desks.iter().map(client).collect()

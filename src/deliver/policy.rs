@@ -74,14 +74,14 @@ impl AddressPolicy {
         self.hosts.contains(&plain(host))
     }
 
-    /// Whether `url` names an address that is forbidden. Names are vetted when they are resolved; literals, in whatever
-    /// notation they were written, are addresses once a URL is parsed.
+    /// Whether a delivery to `address`, named by a URL, is forbidden.
+    pub fn forbids(&self, address: IpAddr) -> bool {
+        !self.permits(address) && !self.permits_name(&address.to_string())
+    }
+
+    /// Whether `url` names an address that is forbidden. Names are vetted when they are resolved.
     pub fn forbids_literal(&self, url: &Url) -> bool {
-        match url.host() {
-            Some(Host::Ipv4(v4)) => !self.permits(IpAddr::V4(v4)) && !self.permits_name(&v4.to_string()),
-            Some(Host::Ipv6(v6)) => !self.permits(IpAddr::V6(v6)) && !self.permits_name(&v6.to_string()),
-            Some(Host::Domain(_)) | None => false,
-        }
+        literal(url).is_some_and(|address| self.forbids(address))
     }
 
     /// Whether `allow_targets` names the host of `url`, which may then be plain http.
@@ -126,6 +126,15 @@ impl AddressPolicy {
                     && !FORBIDDEN_V6.iter().any(|(net, length)| same_prefix_v6(address, *net, *length))
             }
         }
+    }
+}
+
+/// The address that `url` names: literals, in whatever notation they were written, are addresses once a URL is parsed.
+pub fn literal(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(v4) => Some(IpAddr::V4(v4)),
+        Host::Ipv6(v6) => Some(IpAddr::V6(v6)),
+        Host::Domain(_) => None,
     }
 }
 

@@ -235,10 +235,10 @@ async fn forbidden_addresses_are_recorded_and_never_reached() {
 async fn names_are_vetted_when_they_resolve() {
     use super::{
         AddressPolicy,
-        client::{Clients, FailureKind, Post},
+        client::{Clients, FailureKind, Post, ReadyUrl},
     };
     let crm = Receiver::start([200]).await;
-    let url = format!("http://localhost:{}/", crm.port).parse().unwrap();
+    let url = ReadyUrl::new(&format!("http://localhost:{}/", crm.port).parse().unwrap()).unwrap();
     let mut kinds = Vec::new();
     for allow in ["10.0.0.0/8", "127.0.0.0/8"] {
         let policy = AddressPolicy::new(&[crate::config::AllowTarget::Net(allow.parse().unwrap())]);

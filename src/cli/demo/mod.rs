@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     Failure,
-    client::client,
+    http::Client,
     output,
     samples::{self, Sample},
     send::{self, Way, random_id},
@@ -114,7 +114,7 @@ async fn show(
 }
 
 async fn send_all(secrets: &Secrets, public: SocketAddr) -> Result<(), Failure> {
-    let client = client()?;
+    let client = Client::new()?;
     for sample in samples::ALL {
         let way = way(sample, secrets);
         let url = format!("http://{public}{}", way.path);

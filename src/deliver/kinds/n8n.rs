@@ -3,7 +3,7 @@
 //! Facts: Honeyframe's `n8n_webhook` connector (message and metadata, the answer goes back); n8n's Webhook node (basic and
 //! header credentials; 404 while a workflow is inactive or being edited).
 
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use super::TemplateRef;
 use crate::{

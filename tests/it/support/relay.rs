@@ -219,7 +219,6 @@ pub(crate) async fn send(client: &reqwest::Client, addr: SocketAddr, request: &R
 
 /// A client for one test: it must not outlive the test's runtime.
 pub(crate) fn client() -> reqwest::Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().timeout(SOON).build().unwrap()
 }
 

@@ -1,0 +1,115 @@
+//! How connections to targets are made: names are vetted as they are resolved, all of it takes a bounded time.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+    vec,
+};
+
+use hyper::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::connect::{HttpConnector, dns::Name},
+    rt::TokioIo,
+};
+use rustls::ClientConfig;
+use tokio::{net::TcpStream, time::timeout};
+use tower_service::Service;
+
+use super::policy::AddressPolicy;
+
+/// Longest wait for a connection, name look-up and TLS included; within the attempt's own timeout.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be silent before the system asks whether the other side still lives, and how long it waits for each
+/// answer.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+/// How often it asks in vain before the connection counts as lost.
+const PROBES: u32 = 3;
+/// How long what was sent may go without the other side's system saying that it came.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+
+type Boxed<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes connections to what the policy permits. Cheap to clone: every request takes one along.
+#[derive(Clone)]
+pub(super) struct Connector(Arc<HttpsConnector<HttpConnector<Vetting>>>);
+
+impl Connector {
+    /// Connections under `tls`, where a URL asks for it, to what `policy` permits.
+    pub(super) fn new(policy: Arc<AddressPolicy>, tls: ClientConfig) -> Self {
+        // Of several addresses, all are tried: one after the other, and both families at once when the first is slow.
+        let mut http = HttpConnector::new_with_resolver(Vetting(policy));
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(PROBE_AFTER));
+        http.set_keepalive_interval(Some(PROBE_AFTER));
+        http.set_keepalive_retries(Some(PROBES));
+        #[cfg(target_os = "linux")]
+        http.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
+        Self(Arc::new(HttpsConnector::from((http, tls))))
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = Boxed<Self::Response, BoxError>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // The resolver always is.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let connecting = HttpsConnector::clone(&self.0).call(to);
+        Box::pin(async move {
+            match timeout(CONNECT_TIMEOUT, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection within 10 seconds").into()),
+            }
+        })
+    }
+}
+
+/// Every address of a target is forbidden.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the address policy forbids every address of this target; `security.allow_targets` lets private ones through")]
+pub(super) struct Forbidden;
+
+/// A name that resolves to nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the name does not resolve")]
+pub(super) struct Unresolved(#[source] io::Error);
+
+/// Resolves names to the addresses that are permitted. What it answers is what is connected to, so nobody can answer
+/// otherwise the second time.
+#[derive(Clone)]
+struct Vetting(Arc<AddressPolicy>);
+
+impl Service<Name> for Vetting {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = BoxError;
+    type Future = Boxed<Self::Response, BoxError>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let policy = self.0.clone();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(Unresolved)?;
+            let any = policy.permits_name(name.as_str());
+            let permitted: Vec<SocketAddr> = found.filter(|address| any || policy.permits(address.ip())).collect();
+            if permitted.is_empty() {
+                return Err(Forbidden.into());
+            }
+            Ok(permitted.into_iter())
+        })
+    }
+}
