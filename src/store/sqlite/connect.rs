@@ -4,17 +4,18 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{rows::fault, schema};
+use super::{checkpoint::WAL_PAGES, rows::fault, schema};
 use crate::store::{Error, Result};
 
-/// Pages of WAL after which the writer moves them into the database: 64 MiB. Measured: a quarter of that costs a third of
-/// the rate once the tables have grown (`field/performance.md`).
-const WAL_PAGES: u32 = 16_384;
+/// Bytes of the log's file that are kept when it is begun anew: more than it usually has, since cutting a file and making it
+/// grow again costs more than writing over it.
+const WAL_KEPT: i64 = WAL_PAGES as i64 * 4096 * 2;
 /// What the writer keeps of the database in memory, in KiB: filled by use, so an idle relay has none of it.
 const WRITER_CACHE_KIB: i64 = 32 * 1024;
 /// The same for each reader.
@@ -63,6 +64,26 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// The database's file, open beside SQLite's own handles.
+///
+/// Whoever has a connection keeps one of these and drops it last: when a process closes any handle of a file, the system frees all
+/// locks it holds there (POSIX, `fcntl`), those of SQLite too.
+#[derive(Debug, Clone)]
+pub(super) struct Disk(Arc<File>);
+
+impl Disk {
+    /// Opens the database at `path`.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let failed = |error: io::Error| Error::Backend(format!("{}: {error}", path.display()).into());
+        File::open(path).map(|file| Self(Arc::new(file))).map_err(failed)
+    }
+
+    /// Returns when what was written to the database is on disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
 /// Options that make a file which only its owner may read: a store holds what others sent in confidence.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
@@ -107,13 +128,22 @@ fn set_writer(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     conn.pragma_update(None, "temp_store", "memory")?;
     conn.pragma_update(None, "synchronous", "full")?;
-    conn.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
-    conn.pragma_update(None, "journal_size_limit", i64::from(WAL_PAGES) * 4096)?;
+    // `checkpoint.rs` does that.
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
     let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     if mode != "wal" {
         conn.pragma_update(None, "journal_mode", "wal")?;
     }
     Ok(())
+}
+
+/// Opens the database at `path`, which the writer has opened before, to move the log into it.
+pub(super) fn mover(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+    Ok(conn)
 }
 
 /// Opens the database at `path`, which the writer has opened before, to read from.

@@ -2,7 +2,7 @@
 //! commits together what is queued ([`writer`]); those that read go to a few connections beside it ([`reader`]).
 //!
 //! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`], [`lanes`] (who goes before
-//! whom), [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes). The readers' side:
+//! whom), [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`checkpoint`]. The readers' side:
 //! [`query`] (due work, events, deliveries) and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
 
 use std::{
@@ -13,7 +13,14 @@ use std::{
 
 use async_trait::async_trait;
 
-use self::{connect::Lock, reader::Readers, replay::Replay, rows::Reading, session::Session, writer::Writer};
+use self::{
+    connect::{Disk, Lock},
+    reader::Readers,
+    replay::Replay,
+    rows::Reading,
+    session::Session,
+    writer::Writer,
+};
 use super::{
     Accepted, Attempt, Backlog, DeliveryRow, Due, Error, EventRow, Filter, NewDelivery, NewEvent, NewRejection, OnCommit, Owned,
     OwnerId, Pruned, Rejection, Resolution, Result, Retention, Retried, Store,
@@ -24,6 +31,7 @@ use crate::{
 };
 
 mod accept;
+mod checkpoint;
 mod connect;
 mod lanes;
 mod owners;
@@ -68,13 +76,15 @@ const LIST_READERS: usize = 2;
 impl Sqlite {
     fn open(path: PathBuf, clock: Clock) -> Result<Self> {
         let lock = Lock::take(&path)?;
-        let session = Session::new(connect::writer(&path)?, lock, clock)?;
+        let conn = connect::writer(&path)?;
+        let disk = Disk::open(&path)?;
+        let session = Session::new(conn, &path, disk.clone(), lock, clock)?;
         let reading = Reading { salt: session.salt, words: Arc::default(), recent: Arc::default() };
         let listener = Arc::new(OnceLock::new());
         Ok(Self {
             writer: Writer::start(session, listener.clone())?,
-            lanes: Readers::new(path.clone(), LANE_READERS, reading.clone()),
-            lists: Readers::new(path, LIST_READERS, reading.clone()),
+            lanes: Readers::new(path.clone(), disk.clone(), LANE_READERS, reading.clone()),
+            lists: Readers::new(path, disk, LIST_READERS, reading.clone()),
             reading,
             listener,
         })

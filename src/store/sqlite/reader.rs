@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use super::{
-    connect,
+    connect::{self, Disk},
     rows::{Reading, fault},
 };
 use crate::store::{Error, Result};
@@ -22,12 +22,14 @@ struct Pool {
     reading: Reading,
     turns: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
+    _disk: Disk,
 }
 
 impl Readers {
     /// At most `count` connections to the database at `path`; none is opened yet.
-    pub(super) fn new(path: PathBuf, count: usize, reading: Reading) -> Self {
-        Self(Arc::new(Pool { path, reading, turns: Arc::new(Semaphore::new(count)), idle: Mutex::default() }))
+    pub(super) fn new(path: PathBuf, disk: Disk, count: usize, reading: Reading) -> Self {
+        let turns = Arc::new(Semaphore::new(count));
+        Self(Arc::new(Pool { path, reading, turns, idle: Mutex::default(), _disk: disk }))
     }
 
     /// What `question` reads, in its turn, on a thread that may block.

@@ -1,11 +1,12 @@
 //! What the writer thread works with: its connection, what it keeps in memory of the tables, and its transactions.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use rusqlite::Connection;
 
 use super::{
-    connect::Lock,
+    checkpoint::{Checkpoints, WAL_PAGES},
+    connect::{Disk, Lock},
     owners::Shards,
     prune::{self, Room},
     rows::fault,
@@ -20,6 +21,7 @@ use crate::{
 pub(super) struct Session {
     /// The only connection that writes.
     pub(super) conn: Connection,
+    checkpoints: Checkpoints,
     /// First half of every id of this store.
     pub(super) salt: u64,
     /// The time of the batch under way, in ms.
@@ -33,6 +35,7 @@ pub(super) struct Session {
     last_seq: i64,
     targets: HashMap<Name, i64>,
     clock: Clock,
+    _disk: Disk,
     _lock: Lock,
 }
 
@@ -54,12 +57,14 @@ pub(super) type Answer<T> = rusqlite::Result<Result<T>>;
 
 impl Session {
     /// A session on `conn`, whose schema is today's.
-    pub(super) fn new(conn: Connection, lock: Lock, clock: Clock) -> Result<Self> {
+    pub(super) fn new(mut conn: Connection, path: &Path, disk: Disk, lock: Lock, clock: Clock) -> Result<Self> {
         let identity = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get(1)?));
         let sql = "SELECT salt, max(last_seq, (SELECT coalesce(max(seq), 0) FROM events)) FROM identity";
         let (salt, last_seq) = conn.query_row(sql, [], identity).map_err(fault)?;
+        let checkpoints = Checkpoints::start(&mut conn, path, disk.clone(), WAL_PAGES)?;
         Ok(Self {
             conn,
+            checkpoints,
             salt: salt.cast_unsigned(),
             now: to_ms(clock.now()),
             room: Room::default(),
@@ -68,6 +73,7 @@ impl Session {
             last_seq,
             targets: HashMap::new(),
             clock,
+            _disk: disk,
             _lock: lock,
         })
     }
@@ -84,6 +90,11 @@ impl Session {
             self.roll_back(before);
         }
         done
+    }
+
+    /// What is to be done between two transactions, after everybody was answered.
+    pub(super) fn between(&mut self) {
+        self.checkpoints.look(&self.conn);
     }
 
     fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
@@ -161,7 +172,8 @@ impl Session {
     }
 
     /// Moves the WAL into the database, so that the next start has nothing to recover, and lets go of both.
-    pub(super) fn close(self) {
+    pub(super) fn close(mut self) {
+        self.checkpoints.close();
         self.conn.flush_prepared_statement_cache();
         if let Err(error) = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
             tracing::warn!("the store was closed without a checkpoint, which the next start makes up for: {error}");

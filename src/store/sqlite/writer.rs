@@ -143,6 +143,7 @@ impl Work {
             let batch = gather(first, &mut queue);
             if !batch.is_empty() {
                 self.commit(batch);
+                self.session.between();
             }
         }
         self.session.close();
