@@ -56,7 +56,10 @@ pub(super) fn headers(
     secret: &Secret,
     message: Message<'_>,
 ) -> Result<Vec<(String, String)>, NotAStandardSecret> {
-    let known = |scheme| Ok(Signing::new(vec![scheme], std::slice::from_ref(secret))?.headers(message, 0));
+    let known = |scheme| {
+        let signing = Signing::new(vec![scheme], std::slice::from_ref(secret))?;
+        Ok(signing.headers(message, 0).into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    };
     match scheme {
         Scheme::Interactor => known(outbound::Scheme::Interactor),
         Scheme::Agent => known(outbound::Scheme::Agent),

@@ -20,7 +20,6 @@ use crate::{
     envelope::Envelope,
     json,
     render::{Scene, Templates, builtin},
-    sign::hex,
     store::{Attempt, Cause, Delivery, Due, Next, Rendered},
 };
 
@@ -367,11 +366,11 @@ pub(super) fn broken(delivery: crate::envelope::DeliveryId, number: u32, at: Tim
 /// The trace of the event with a parent of its own per attempt (W3C Trace Context 1). An event without one has the trace
 /// of its id here.
 fn traceparent(due: &Due) -> String {
-    let parent = hex(&draw().max(1).to_be_bytes());
+    let parent = draw().max(1);
     let given = due.envelope.traceparent.as_deref().filter(|text| text.is_ascii() && text.len() == 55);
     match given.and_then(|text| Some((text.get(..36)?, text.get(52..)?))) {
-        Some((trace, flags)) => format!("{trace}{parent}{flags}"),
-        None => format!("00-{:016x}{:016x}-{parent}-00", due.delivery.id.event.salt, due.delivery.id.event.seq),
+        Some((trace, flags)) => format!("{trace}{parent:016x}{flags}"),
+        None => format!("00-{:016x}{:016x}-{parent:016x}-00", due.delivery.id.event.salt, due.delivery.id.event.seq),
     }
 }
 

@@ -265,3 +265,51 @@ fn find<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
         error.is::<E>() || wrapped.is_some_and(|wrapped| find::<E>(wrapped))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper::{Response, service::service_fn};
+    use hyper_util::{rt::TokioIo, server::conn::auto};
+
+    use super::*;
+    use crate::deliver::testing::{decode, tls_config};
+
+    /// A target that speaks HTTP/2 and HTTP/1.1, and answers with what it was asked in. It takes one connection.
+    async fn target() -> ReadyUrl {
+        let mut config = tls_config();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/x?a=b", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            let service = service_fn(|request: Request<Incoming>| async move {
+                let headers = [USER_AGENT, ACCEPT].map(|name| request.headers()[name].to_str().unwrap().to_owned());
+                let seen = format!("{:?} {} {}", request.version(), request.uri().path_and_query().unwrap(), headers.join(" "));
+                Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from(seen)))
+            });
+            auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await
+        });
+        ReadyUrl::new(&url.parse().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn http2_is_spoken_with_those_who_offer_it_over_one_connection() {
+        let url = target().await;
+        let policy = AddressPolicy::new(&[crate::config::AllowTarget::Net("127.0.0.0/8".parse().unwrap())]);
+        let http = Clients::new(policy).get(&decode("{verify: false}").unwrap()).unwrap();
+        for _ in 0..3 {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let post = Post { url: &url, headers: HeaderMap::new(), body: "x".into(), answer_max: 100, deadline };
+            let answer = http.send(post).await.unwrap();
+            let expected = concat!("HTTP/2.0 /x?a=b hookyard/", env!("CARGO_PKG_VERSION"), " */*");
+            assert_eq!((answer.status, std::str::from_utf8(&answer.body).unwrap()), (200, expected));
+        }
+    }
+
+    #[test]
+    fn what_no_request_can_carry_is_not_ready() {
+        let url = |length: usize| format!("https://a.example/{}", "x".repeat(length)).parse().unwrap();
+        assert!(ReadyUrl::new(&url(10_000)).is_some() && ReadyUrl::new(&url(70_000)).is_none());
+    }
+}

@@ -71,6 +71,14 @@ const SIGNATURES: [&str; 7] = [
     "x-webhook-signature",
     "x-honeyframe-signature",
 ];
+/// Headers of the relay's own, ready to be set.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const DELIVERY: HeaderName = HeaderName::from_static("x-hookyard-delivery");
+const ATTEMPT: HeaderName = HeaderName::from_static("x-hookyard-attempt");
+const REPLAYED: HeaderName = HeaderName::from_static("x-hookyard-replayed");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// As many headers as are commonly added to the custom ones, so that their map need not grow.
+const OWN_HEADERS: usize = 16;
 /// Most custom headers of one destination.
 const HEADERS_MAX: usize = 50;
 
@@ -144,29 +152,31 @@ impl Endpoint {
     }
 
     fn headers(&self, attempt: &Try<'_>, body: &Body, round: usize) -> Result<HeaderMap, String> {
-        let mut headers = self.headers.clone();
-        let id = value(&attempt.delivery.id.to_string())?;
-        headers.insert(CONTENT_TYPE, value(&body.content_type)?);
-        headers.insert("idempotency-key", id.clone());
-        headers.insert("x-hookyard-delivery", id);
-        headers.insert("x-hookyard-attempt", HeaderValue::from(attempt.number));
-        headers.insert("traceparent", value(&attempt.traceparent)?);
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + OWN_HEADERS);
+        headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let id = value(attempt.delivery.id.to_string())?;
+        headers.insert(CONTENT_TYPE, value(body.content_type.clone())?);
+        headers.insert(IDEMPOTENCY_KEY, id.clone());
+        headers.insert(DELIVERY, id);
+        headers.insert(ATTEMPT, HeaderValue::from(attempt.number));
+        headers.insert(TRACEPARENT, value(attempt.traceparent.clone())?);
         if attempt.event.replayed {
-            headers.insert("x-hookyard-replayed", HeaderValue::from_static("true"));
+            headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
         if let Some(signing) = &self.signing {
             let id = webhook_id(attempt.event);
             for (name, text) in signing.headers(Message { id: &id, at: attempt.at, body: &body.bytes }, round) {
                 let name = HeaderName::try_from(name).map_err(|_| "a signature header has no valid name")?;
-                headers.insert(name, value(&text)?);
+                headers.insert(name, value(text)?);
             }
         }
         Ok(headers)
     }
 }
 
-fn value(text: &str) -> Result<HeaderValue, String> {
-    HeaderValue::from_str(text).map_err(|_| "a header cannot carry its value".to_owned())
+/// `text` as it is, without a copy.
+fn value(text: String) -> Result<HeaderValue, String> {
+    HeaderValue::try_from(text).map_err(|_| "a header cannot carry its value".to_owned())
 }
 
 fn read_url(text: &Located<String>, cx: &mut Context) -> Option<(Url, ReadyUrl)> {

@@ -18,7 +18,7 @@ impl Destination {
         let mut headers = relay_headers(event, delivery, number);
         headers.extend(self.kind.endpoint().header_names().into_iter().map(|name| {
             let value = match name.as_str() {
-                "webhook-id" => webhook_id(event),
+                "webhook-id" => webhook_id(event).into_owned(),
                 "webhook-timestamp" => at.as_second().to_string(),
                 "x-interactor-timestamp" => rfc3339_s(at),
                 _ => MASKED.to_owned(),

@@ -464,14 +464,19 @@ impl Store for MemoryStore {
     async fn close(&self) {}
 }
 
-/// A TLS server whose certificate `testing/ca.pem` has signed; it answers everything with 200. Its port.
-pub(crate) fn tls_server() -> u16 {
+/// What a TLS server works with whose certificate `testing/ca.pem` has signed.
+pub(crate) fn tls_config() -> rustls::ServerConfig {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     let certificate = CertificateDer::from_pem_slice(include_bytes!("testing/leaf.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("testing/leaf-key.pem")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
+    config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap()
+}
+
+/// A TLS server that answers everything with 200. Its port.
+pub(crate) fn tls_server() -> u16 {
+    let config = Arc::new(tls_config());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

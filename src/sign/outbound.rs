@@ -1,7 +1,11 @@
 //! The signature headers a target receives. Facts: `product.md`, "Outbound contracts"; Standard Webhooks 1.0.0;
 //! Interactor webhooks guide, "Signature Header Format"; agent webhooks guide, "Signature Verification".
 
-use super::{Algorithm, Key, NotAStandardSecret, base64, hex, sha256, standard_key};
+use std::borrow::Cow;
+
+use data_encoding::{BASE64, HEXLOWER};
+
+use super::{Algorithm, Key, NotAStandardSecret, hex, sha256, standard_key};
 use crate::{
     clock::{Timestamp, rfc3339_s},
     envelope::{Envelope, Name},
@@ -94,7 +98,7 @@ impl Signing {
     }
 
     /// The headers for `message`. `round` says which secret signs where a scheme carries one signature: 0 is the current one.
-    pub fn headers(&self, message: Message<'_>, round: usize) -> Vec<(String, String)> {
+    pub fn headers(&self, message: Message<'_>, round: usize) -> Vec<(&str, String)> {
         let mut headers = Vec::with_capacity(self.schemes.len() * 3);
         let seconds = message.at.as_second().to_string();
         for scheme in &self.schemes {
@@ -115,31 +119,41 @@ impl Signing {
         names.map(str::to_ascii_lowercase).collect()
     }
 
-    fn sign(&self, scheme: &Scheme, message: Message<'_>, seconds: &str, round: usize, headers: &mut Vec<(String, String)>) {
-        let mut header = |name: &str, value: String| headers.push((name.to_owned(), value));
-        let body_hex = || self.literal.get(round).map(|key| hex(key.sign(&[message.body]).as_ref()));
+    fn sign<'s>(
+        &'s self,
+        scheme: &'s Scheme,
+        message: Message<'_>,
+        seconds: &str,
+        round: usize,
+        headers: &mut Vec<(&'s str, String)>,
+    ) {
+        let mut header = |name: &'s str, value: String| headers.push((name, value));
+        let body_hex = |prefix: &str| {
+            let key = self.literal.get(round)?;
+            Some(prefixed(prefix, key.sign(&[message.body]).as_ref(), Encoding::Hex))
+        };
         match scheme {
             Scheme::Standard => {
                 let parts = [message.id.as_bytes(), b".", seconds.as_bytes(), b".", message.body];
-                let items: Vec<_> = self.standard.iter().map(|key| format!("v1,{}", base64(key.sign(&parts).as_ref()))).collect();
+                let item = |key: &Key| prefixed("v1,", key.sign(&parts).as_ref(), Encoding::Base64);
                 header("webhook-id", message.id.to_owned());
                 header("webhook-timestamp", seconds.to_owned());
-                header("webhook-signature", items.join(" "));
+                header("webhook-signature", joined(self.standard.iter().map(item)));
             }
             Scheme::Interactor => {
-                if let Some(hex) = body_hex() {
-                    header("X-Interactor-Signature", format!("sha256={hex}"));
+                if let Some(signature) = body_hex("sha256=") {
+                    header("X-Interactor-Signature", signature);
                     header("X-Interactor-Timestamp", rfc3339_s(message.at));
                 }
             }
             Scheme::Agent => {
-                if let Some(hex) = body_hex() {
-                    header("X-Webhook-Signature", hex);
+                if let Some(signature) = body_hex("") {
+                    header("X-Webhook-Signature", signature);
                 }
             }
             Scheme::Honeyframe => {
-                if let Some(hex) = body_hex() {
-                    header("X-Honeyframe-Signature", format!("sha256={hex}"));
+                if let Some(signature) = body_hex("sha256=") {
+                    header("X-Honeyframe-Signature", signature);
                 }
             }
             Scheme::Custom(custom) => {
@@ -151,26 +165,41 @@ impl Signing {
                         key.sign(&[seconds.as_bytes(), b".", message.body])
                     }
                 };
-                let text = match custom.encoding {
-                    Encoding::Hex => hex(tag.as_ref()),
-                    Encoding::Base64 => base64(tag.as_ref()),
-                };
-                header(&custom.header, format!("{}{text}", custom.prefix));
+                header(&custom.header, prefixed(&custom.prefix, tag.as_ref(), custom.encoding));
             }
         }
     }
 }
 
+/// `prefix` and what encodes `tag`, in one allocation.
+fn prefixed(prefix: &str, tag: &[u8], encoding: Encoding) -> String {
+    let encoding = match encoding {
+        Encoding::Hex => HEXLOWER,
+        Encoding::Base64 => BASE64,
+    };
+    let mut text = String::with_capacity(prefix.len() + encoding.encode_len(tag.len()));
+    text.push_str(prefix);
+    encoding.encode_append(tag, &mut text);
+    text
+}
+
+/// The items with a space between two.
+fn joined(mut items: impl Iterator<Item = String>) -> String {
+    // Nearly always there is one.
+    let first = items.next().unwrap_or_default();
+    items.fold(first, |all, item| all + " " + &item)
+}
+
 /// The `webhook-id` of an event: its id where that is `[A-Za-z0-9_:-]{1,128}`, else `evt_` and the first 32 hex digits of
 /// SHA-256 over source and id.
-pub fn webhook_id(envelope: &Envelope) -> String {
+pub fn webhook_id(envelope: &Envelope) -> Cow<'_, str> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'-');
     if (1..=128).contains(&envelope.id.len()) && envelope.id.bytes().all(fits) {
-        return envelope.id.clone();
+        return Cow::Borrowed(&envelope.id);
     }
     let mut digest = hex(&identity(&envelope.source, &envelope.id));
     digest.truncate(32);
-    format!("evt_{digest}")
+    Cow::Owned(format!("evt_{digest}"))
 }
 
 /// SHA-256 over source and id, kept apart by a zero byte, which neither can hold.
@@ -208,7 +237,7 @@ mod tests {
         let schemes = vec![Scheme::Standard, Scheme::Interactor, Scheme::Agent, Scheme::Honeyframe, Scheme::Custom(custom)];
         let signing = Signing::new(schemes, &secrets()).unwrap();
         let headers = signing.headers(message(), 0);
-        let find = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).unwrap();
+        let find = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str()).unwrap();
         assert_eq!(find("webhook-id"), "evt_003");
         assert_eq!(find("webhook-timestamp"), "1768910400");
         assert_eq!(find("webhook-signature").split(' ').count(), 2);
@@ -231,7 +260,7 @@ mod tests {
 
     #[test]
     fn ids_that_no_header_can_carry_are_hashed() {
-        let id = |id: &str| webhook_id(&Envelope { id: id.into(), ..sample() });
+        let id = |id: &str| webhook_id(&Envelope { id: id.into(), ..sample() }).into_owned();
         assert_eq!(id("evt_003"), "evt_003");
         assert_eq!(id("sha256:00ff-17"), "sha256:00ff-17");
         let hashed = id("a.b");
