@@ -1,7 +1,7 @@
 //! How connections to targets are made: names are vetted as they are resolved, all of it takes a bounded time.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -10,10 +10,13 @@ use std::{
     vec,
 };
 
-use hyper::Uri;
+use hyper::{
+    Uri,
+    rt::{Read, ReadBufCursor, Write},
+};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
-    client::legacy::connect::{HttpConnector, dns::Name},
+    client::legacy::connect::{Connected, Connection, HttpConnector, dns::Name},
     rt::TokioIo,
 };
 use rustls::ClientConfig;
@@ -30,6 +33,7 @@ const PROBE_AFTER: Duration = Duration::from_secs(15);
 /// How often it asks in vain before the connection counts as lost.
 const PROBES: u32 = 3;
 /// How long what was sent may go without the other side's system saying that it came.
+#[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 
 type Boxed<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -56,9 +60,9 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = Stream;
     type Error = BoxError;
-    type Future = Boxed<Self::Response, BoxError>;
+    type Future = Boxed<Stream, BoxError>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // The resolver always is.
@@ -69,10 +73,48 @@ impl Service<Uri> for Connector {
         let connecting = HttpsConnector::clone(&self.0).call(to);
         Box::pin(async move {
             match timeout(CONNECT_TIMEOUT, connecting).await {
-                Ok(connected) => connected,
+                Ok(connected) => connected.map(Stream),
                 Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection within 10 seconds").into()),
             }
         })
+    }
+}
+
+/// A connection that keeps the addresses of its ends to itself: hyper-util would hang them on every answer, at three allocations each.
+pub(super) struct Stream(MaybeHttpsStream<TokioIo<TcpStream>>);
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new();
+        if self.0.connected().is_negotiated_h2() { connected.negotiated_h2() } else { connected }
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, into)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, parts)
     }
 }
 
