@@ -8,7 +8,7 @@ use crate::{
     deliver::{self, TargetStatus},
     envelope::{DeliveryId, Envelope, Name},
     ingest::SourceStatistics,
-    jobs::{Job, Kind},
+    jobs::{BeginError, Job, Kind},
     store::{self, Attempt, Delivery, Filter},
 };
 
@@ -40,7 +40,7 @@ pub(super) trait Engine: Send + Sync {
     async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64>;
 
     /// Begins a job.
-    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> store::Result<Job>;
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> Result<Job, BeginError>;
 
     /// All jobs that are remembered, newest first.
     fn jobs(&self) -> Vec<Job>;
@@ -104,7 +104,7 @@ impl Engine for Handles {
         self.jobs.count(kind, filter).await
     }
 
-    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> store::Result<Job> {
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> Result<Job, BeginError> {
         self.jobs.begin(kind, filter, rate, ADMIN).await
     }
 

@@ -7,7 +7,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::store;
+use crate::{jobs::BeginError, store};
 
 /// How long a caller is asked to wait while the store cannot be reached.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5"); // seconds
@@ -33,9 +33,21 @@ pub(super) enum ApiError {
     /// The body is longer than any filter.
     #[error("the body is too large")]
     TooLarge,
+    /// As much is asked for already as the relay does at a time; says what.
+    #[error("{0}")]
+    TooMany(String),
     /// The store failed; its reason is for the log.
     #[error("the store cannot be reached")]
     Store(#[from] store::Error),
+}
+
+impl From<BeginError> for ApiError {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::TooMany => Self::TooMany(error.to_string()),
+            BeginError::Store(error) => Self::Store(error),
+        }
+    }
 }
 
 impl IntoResponse for ApiError {
@@ -47,6 +59,7 @@ impl IntoResponse for ApiError {
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_jobs"),
             Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
         let mut response = (status, Json(json!({"error": code, "message": self.to_string()}))).into_response();

@@ -14,7 +14,7 @@ use crate::{
     deliver::{self, TargetState, TargetStatus},
     envelope::{Envelope, Name, tests::sample},
     ingest::SourceStatistics,
-    jobs::{Job, Kind},
+    jobs::{BeginError, Job, Kind},
     store::{Attempt, Cause, Delivery, Resolution, State},
 };
 
@@ -108,7 +108,10 @@ impl Engine for Fake {
         Ok(2)
     }
 
-    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> store::Result<Job> {
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> Result<Job, BeginError> {
+        if rate == Some(13) {
+            return Err(BeginError::TooMany);
+        }
         self.operated.begun.lock().unwrap().push((kind.clone(), filter, rate));
         Ok(job(kind, "job_2"))
     }
@@ -389,4 +392,11 @@ async fn nothing_is_operated_without_the_token() {
         let (status, _) = ask(api(Arc::default()).admin(), bare(method, path)).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
     }
+}
+
+#[tokio::test]
+async fn too_many_jobs_are_refused_as_what_they_are() {
+    let (status, body) = post(&Arc::default(), "/api/v1/replays", r#"{"rate": "13/s"}"#).await;
+    assert_eq!((status, &body["error"]), (429, &json!("too_many_jobs")));
+    insta::assert_snapshot!(body["message"], @r#""100 jobs are unfinished, which is as many as there may be: wait for one to end, or cancel one""#);
 }

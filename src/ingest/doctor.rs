@@ -142,6 +142,13 @@ fn timestamp(request: &Raw, source: &Source, proof: &HmacProof<'_>) -> String {
             None => return "there is no timestamp".to_owned(),
         },
     };
+    // What these kinds take is what `instant` reads: milliseconds too.
+    if matches!(source.kind(), "hmac" | "agent") {
+        return match time::instant(&text) {
+            Some(sent) => off(request, source, proof, sent),
+            None => "the timestamp is neither ISO 8601 with `Z` or an offset, nor seconds or milliseconds since 1970".to_owned(),
+        };
+    }
     match (time::iso(&text), time::unix(&text)) {
         (Some(_), _) if proof.unix && proof.timestamps.len() > 1 => wrong_form("ISO 8601", "Unix seconds", source),
         (_, Some(_)) if !proof.unix && !proof.timestamps.is_empty() => wrong_form("Unix seconds", "ISO 8601", source),

@@ -107,6 +107,9 @@ async fn take(ingest: &Ingest, request: &Raw, now: Timestamp) -> Result<Accepted
         return Err(here(super::Code::MethodNotAllowed.into()));
     }
     let verified = source.kind.verify(request, request.arrived_at).map_err(|rejection| here(rejection.into()))?;
+    ingest.statistics.used(position, verified.secret(), now);
     let facts = source.kind.normalise(verified).map_err(|rejection| here(rejection.into()))?;
-    ingest.accept(source, facts, request, now).await.map_err(|error| here(Failure::Store(error)))
+    let accepted = ingest.accept(source, facts, request, now).await.map_err(|error| here(Failure::Store(error)))?;
+    ingest.statistics.accepted(position, &accepted, now);
+    Ok(accepted)
 }

@@ -16,8 +16,8 @@ use crate::{
     envelope::{DeliveryId, EventUid, Name},
     secret::Secret,
     store::{
-        Attempt, Backlog, DedupeKey, DeliveryRow, Due, Error, EventRow, NewRejection, OnCommit, Pruned, Rejection, Remember,
-        Result, Retention, Retried,
+        Attempt, Backlog, DedupeKey, DeliveryRow, Due, Error, EventRow, GaveUp, GivenUp, NewRejection, OnCommit, Pruned,
+        Rejection, Remember, Result, Retention, Retried,
     },
 };
 
@@ -83,6 +83,12 @@ impl Store for Memory {
         Err(Error::Closed)
     }
     async fn due(&self, _: &Name, _: Timestamp, _: u32, _: Vec<DeliveryId>) -> Result<Vec<Due>> {
+        Err(Error::Closed)
+    }
+    async fn oldest_due(&self, _: &Name, _: Timestamp, _: Vec<DeliveryId>) -> Result<Option<Due>> {
+        Err(Error::Closed)
+    }
+    async fn give_up(&self, _: &Name, _: GaveUp, _: Vec<DeliveryId>) -> Result<GivenUp> {
         Err(Error::Closed)
     }
     async fn next_due(&self, _: &Name, _: Vec<DeliveryId>) -> Result<Option<Timestamp>> {
@@ -357,6 +363,19 @@ async fn a_wrong_secret_or_path_costs_nothing() {
 }
 
 #[tokio::test]
+async fn a_retry_that_succeeds_is_counted_like_any_other_request() {
+    let first = relay(&[("interactor", &INTERACTOR.replace("whsec_s", "whsec_wrong"))]);
+    assert_eq!(first.signed("whsec_s", &event("evt_1")).await.0, StatusCode::UNAUTHORIZED);
+    first.ingest.flush().await;
+    first.clock.advance(Duration::from_secs(600));
+    let second = over(first.store.clone(), first.clock.clone(), &[("interactor", INTERACTOR)]);
+    second.ingest.retry_rejections(Filter::default(), SignedDuration::ZERO).await.unwrap();
+    let now = Some(second.clock.now());
+    let source = second.ingest.statistics().remove(0);
+    assert_eq!((source.counts, source.last_received_at, source.secrets), (vec![("success", 1)], now, vec![now]));
+}
+
+#[tokio::test]
 async fn a_wrong_clock_can_be_offset() {
     let relay = relay(&[("interactor", INTERACTOR)]);
     let body = event("evt_1");
@@ -408,6 +427,24 @@ async fn requests_without_proof_are_sampled() {
     relay.ingest.flush().await;
     let rows = relay.store.rejections.lock().unwrap();
     assert_eq!((rows.len(), rows.values().filter(|row| row.kept).count()), (100, 0));
+}
+
+#[tokio::test]
+async fn the_doctor_reads_timestamps_as_their_kind_does() {
+    let hmac = r#"{"kind": "hmac", "path": "/webhooks/h", "secrets": "s", "header": "x-sig", "timestamp_header": "x-time", "tolerance": "5m"}"#;
+    let relay = relay(&[("h", hmac)]);
+    let body = br#"{"id": "e", "type": "t"}"#;
+    // An hour ago, in milliseconds, in seconds with a fraction, and in no form at all.
+    for stamp in ["1768906800000", "1768906800.5", "yesterday"] {
+        relay.post("/webhooks/h", &[("x-time", stamp), ("x-sig", &hmac_hex("s", &[body]))], body).await;
+    }
+    let log = relay.log().await;
+    let reasons: Vec<_> = log.lines().map(|line| line.split_once(": ").unwrap().1).collect();
+    insta::assert_snapshot!(reasons.join("\n"), @r"
+    the clock is off by 3600 s: sent at 2026-01-20T11:00:00Z, before our clock (tolerance 300 s); the signature is right
+    the clock is off by 3599 s: sent at 2026-01-20T11:00:00Z, before our clock (tolerance 300 s); the signature is right
+    the timestamp is neither ISO 8601 with `Z` or an offset, nor seconds or milliseconds since 1970
+    ");
 }
 
 #[tokio::test]

@@ -150,6 +150,17 @@ const UNFINISHED_MAX: usize = 100;
 /// Finished jobs that are remembered.
 const FINISHED_MAX: usize = 100;
 
+/// Why a job does not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// Others are to end first, or to be cancelled.
+    #[error("{UNFINISHED_MAX} jobs are unfinished, which is as many as there may be: wait for one to end, or cancel one")]
+    TooMany,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
 /// The jobs of one relay.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Jobs {
@@ -194,10 +205,16 @@ impl Jobs {
     /// Counts what there is to do, then begins to do it, at most `rate` things a second.
     ///
     /// # Errors
-    /// What the store says; [`store::Error::Full`] while too many jobs wait already.
-    pub async fn begin(self: &Arc<Self>, kind: Kind, filter: Filter, rate: Option<u32>, by: &str) -> store::Result<Job> {
+    /// [`BeginError::TooMany`] while too many are unfinished; else what the store says.
+    pub async fn begin(
+        self: &Arc<Self>,
+        kind: Kind,
+        filter: Filter,
+        rate: Option<u32>,
+        by: &str,
+    ) -> std::result::Result<Job, BeginError> {
         if UNFINISHED_MAX <= self.list().iter().filter(|job| job.state == State::Running).count() {
-            return Err(store::Error::Full(format!("{UNFINISHED_MAX} jobs wait already")));
+            return Err(BeginError::TooMany);
         }
         let end = self.end().await?;
         let total = self.count(&kind, &filter).await?;

@@ -354,3 +354,19 @@ async fn a_job_reads_as_promised() {
         assert_eq!(kept::read(bad), None, "{bad}");
     }
 }
+
+#[tokio::test]
+async fn beyond_a_hundred_unfinished_jobs_none_begins_until_one_is_cancelled() {
+    let bench = Bench::new().await;
+    let shop = bench.events("shop", 3).await;
+    bench.die(&shop, 1).await;
+    // One a second, by a clock that stands still.
+    let first = bench.begin(by_rules(), Filter::default(), Some(1)).await;
+    for _ in 1..100 {
+        bench.begin(by_rules(), Filter::default(), Some(1)).await;
+    }
+    let refused = bench.jobs.begin(by_rules(), Filter::default(), Some(1), "admin").await;
+    assert!(matches!(refused, Err(BeginError::TooMany)), "{refused:?}");
+    bench.jobs.cancel(&first.id).await.unwrap();
+    bench.begin(by_rules(), Filter::default(), Some(1)).await;
+}
