@@ -128,6 +128,7 @@ impl App {
             metrics: metrics.clone(),
             announcer: announcer.clone(),
         })?;
+        deliver.load().await?;
         let ingest = Arc::new(Ingest::new(ingest::Parts {
             sources: config.sources.clone(),
             router: router.clone(),

@@ -16,8 +16,8 @@ use super::{operating_tests::Operated, *};
 use crate::{
     envelope::{Envelope, EventUid, Name, tests::sample},
     store::{
-        Accepted, Attempt, Backlog, Cause, Delivery, DeliveryRow, Due, EventRow, NewDelivery, NewEvent, NewRejection, Next,
-        OnCommit, Page, Pruned, Rejection, Resolution, Retention, Retried, State, Targets,
+        Accepted, Attempt, Backlog, Cause, Delivery, DeliveryRow, Due, EventRow, GaveUp, GivenUp, NewDelivery, NewEvent,
+        NewRejection, Next, OnCommit, Page, Pruned, Rejection, Resolution, Retention, Retried, State, Targets,
     },
 };
 
@@ -97,6 +97,14 @@ impl Store for Fake {
 
     async fn due(&self, _: &Name, _: Timestamp, _: u32, _: Vec<DeliveryId>) -> store::Result<Vec<Due>> {
         Ok(vec![])
+    }
+
+    async fn oldest_due(&self, _: &Name, _: Timestamp, _: Vec<DeliveryId>) -> store::Result<Option<Due>> {
+        Ok(None)
+    }
+
+    async fn give_up(&self, _: &Name, _: GaveUp, _: Vec<DeliveryId>) -> store::Result<GivenUp> {
+        Ok(GivenUp::default())
     }
 
     async fn next_due(&self, _: &Name, _: Vec<DeliveryId>) -> store::Result<Option<Timestamp>> {

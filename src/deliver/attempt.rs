@@ -318,30 +318,11 @@ fn moved_on(at: Timestamp, ms: i64) -> Timestamp {
     later(at, Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
 }
 
-/// Whether `delivery` is past its give-up time at `now`; `still_now` is how long its lane has stood still in all, in milliseconds.
-pub(super) fn given_up(destination: &Destination, delivery: &Delivery, still_now: i64, now: Timestamp) -> bool {
-    let Some(first) = delivery.first_attempt_at else { return false };
-    destination.retry.given_up(moved_on(first, still_now.saturating_sub(delivery.stood_still_ms)), now)
-}
-
 fn remarks(delivery: &Delivery, detail: Option<String>, target_level: bool) -> Option<String> {
     let out_of_order = delivery.out_of_order.then_some("retried by a person, out of the order of its key");
     let target_level = target_level.then_some("the target refuses everything: this attempt does not count");
     let all: Vec<_> = detail.as_deref().into_iter().chain(target_level).chain(out_of_order).collect();
     (!all.is_empty()).then(|| all.join("; "))
-}
-
-/// What is recorded of a delivery whose give-up time came while the breaker was open: nothing was sent.
-pub(super) fn unsent(delivery: &Delivery, still_now: i64, epoch: i64, now: Timestamp) -> Attempt {
-    Attempt {
-        error: delivery.error.clone(),
-        detail: Some("given up without another attempt: the breaker was open".to_owned()),
-        next: Next::Dead(Cause::Receiver),
-        counts: false,
-        stood_still_ms: still_now,
-        epoch,
-        ..broken(delivery.id, delivery.attempts.saturating_add(1), now, Duration::ZERO)
-    }
 }
 
 /// What is recorded of an attempt that our own code broke off.

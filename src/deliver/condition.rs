@@ -11,7 +11,7 @@ use super::{
     status::{TargetState, TargetStatus},
 };
 use crate::{
-    clock::{Timestamp, from_ms, to_ms, until},
+    clock::{Timestamp, from_ms, later, to_ms, until},
     envelope::{DeliveryId, Name},
     store::{self, Cause, Store},
 };
@@ -33,6 +33,8 @@ pub(super) struct Condition {
     pub(super) last_success_at: Option<Timestamp>,
     /// That time, as far as it is kept.
     success_kept: Option<Timestamp>,
+    /// Nothing is sent before (`Retry-After`).
+    pub(super) hold_until: Option<Timestamp>,
     /// How long it has stood still in all, the pause it is in left out.
     still_ms: i64,
 }
@@ -54,6 +56,7 @@ impl Condition {
             last_error: None,
             last_success_at: None,
             success_kept: None,
+            hold_until: None,
             still_ms: 0,
         }
     }
@@ -113,6 +116,16 @@ impl Condition {
         self.paused.as_ref().map(|paused| paused.since).into_iter().chain(broken).min()
     }
 
+    /// Its target wants nothing before `until`.
+    pub(super) fn hold(&mut self, until: Timestamp) {
+        self.hold_until = self.hold_until.max(Some(until));
+    }
+
+    /// Forgets a hold that has passed at `now`, or lies further ahead than the `longest` there is: the clock was set back.
+    pub(super) fn release(&mut self, now: Timestamp, longest: Duration) {
+        self.hold_until = self.hold_until.filter(|until| now < *until && *until <= later(now, longest));
+    }
+
     /// Whether a success has come that should be kept soon.
     pub(super) fn success_is_new(&self) -> bool {
         match (self.success_kept, self.last_success_at) {
@@ -139,6 +152,7 @@ impl Condition {
             }),
             last_error: self.last_error.clone(),
             last_success_ms: self.last_success_at.map(to_ms),
+            hold_until_ms: self.hold_until.map(to_ms),
             still_ms: self.still_ms,
         };
         // Plain data: writing it cannot fail.
@@ -154,6 +168,7 @@ impl Condition {
         self.last_error = kept.last_error;
         self.last_success_at = kept.last_success_ms.map(from_ms);
         self.success_kept = self.last_success_at;
+        self.hold_until = kept.hold_until_ms.map(from_ms);
         self.still_ms = kept.still_ms;
     }
 }
@@ -165,6 +180,8 @@ struct Kept {
     broken: Option<KeptBreaker>,
     last_error: Option<String>,
     last_success_ms: Option<i64>,
+    #[serde(default)]
+    hold_until_ms: Option<i64>,
     still_ms: i64,
 }
 
@@ -282,7 +299,7 @@ fn key(target: &Name) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::later, envelope::EventUid};
+    use crate::envelope::EventUid;
 
     #[test]
     fn a_condition_outlives_a_restart() {
@@ -291,6 +308,7 @@ mod tests {
         let mut condition = Condition::new(8);
         condition.answered(Signal::Success, id, false, false, now);
         (condition.last_error, condition.still_ms) = (Some("http_401".into()), 5);
+        condition.hold_until = Some(later(now, Duration::from_secs(60)));
         for _ in 0..2 {
             condition.answered(Signal::Denied, id, false, false, later(now, Duration::from_secs(24 * 3600)));
         }
@@ -298,6 +316,7 @@ mod tests {
         let mut restored = Condition::new(8);
         restored.restore(&condition.to_json());
         assert_eq!((&restored.paused, restored.breaker.open()), (&condition.paused, condition.breaker.open()));
+        assert_eq!(restored.hold_until, condition.hold_until);
         assert_eq!((&restored.last_error, restored.last_success_at), (&condition.last_error, Some(now)));
         assert_eq!(restored.stood_still_ms(later(now, Duration::from_secs(60))), 60_005);
         restored.resume(later(now, Duration::from_secs(90)));

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::{condition::Condition, status::Minute};
 use crate::{
-    clock::{Timestamp, later},
+    clock::Timestamp,
     envelope::{DeliveryId, Name},
     store::{Committed, Delivery, Due, Next, OnCommit, Severity},
     telemetry::Metrics,
@@ -56,8 +56,6 @@ pub(super) struct State {
     pub(super) next_due: Option<Timestamp>,
     /// When a critical one in the store falls due: it must not wait until what was read back is used up.
     pub(super) urgent_at: Option<Timestamp>,
-    /// Nothing is sent before (`Retry-After`).
-    pub(super) held_until: Option<Timestamp>,
 }
 
 /// A delivery in hand, with its share of the budget where a commit handed it over.
@@ -84,13 +82,13 @@ impl Inbox {
             critical: VecDeque::new(),
             ready: VecDeque::new(),
             fetched: VecDeque::new(),
-            shut: false,
+            // A broken lane takes nothing over: it opens once it knows that it is not.
+            shut: true,
             claimed: HashMap::new(),
             // What an earlier run left is read first.
             behind: true,
             next_due: None,
             urgent_at: None,
-            held_until: None,
         };
         Self { state: Mutex::new(state), bell: Notify::new() }
     }
@@ -187,18 +185,6 @@ impl Inbox {
         }
     }
 
-    /// An attempt is sent: `hold` is until when its target wants nothing more.
-    pub(super) fn sent(&self, hold: Option<Timestamp>) {
-        let mut state = self.state();
-        state.held_until = state.held_until.max(hold);
-    }
-
-    /// Forgets a hold that has passed at `now`, or lies further ahead than the `longest` there is: the clock was set back.
-    pub(super) fn release(&self, now: Timestamp, longest: Duration) {
-        let mut state = self.state();
-        state.held_until = state.held_until.filter(|until| now < *until && *until <= later(now, longest));
-    }
-
     /// An attempt is recorded: its delivery is no longer in hand, and due again where `next` says so.
     pub(super) fn recorded(&self, delivery: &Delivery, next: Next) {
         let mut state = self.state();
@@ -220,29 +206,11 @@ impl State {
         !(self.critical.is_empty() && self.ready.is_empty() && self.fetched.is_empty())
     }
 
-    /// All in hand that are `meant`.
-    pub(super) fn take_if(&mut self, meant: impl Fn(&Due) -> bool) -> Vec<Handed> {
-        let mut taken = Vec::new();
-        for queue in [&mut self.critical, &mut self.ready, &mut self.fetched] {
-            let (out, rest): (VecDeque<_>, VecDeque<_>) = queue.drain(..).partition(|handed| meant(&handed.due));
-            taken.extend(out);
-            *queue = rest;
-        }
-        taken
-    }
-
-    /// The oldest of what is in hand: what a probe is made with.
-    pub(super) fn take_oldest(&mut self) -> Option<Handed> {
-        let queues = [&mut self.critical, &mut self.ready, &mut self.fetched];
-        let oldest = |queue: &VecDeque<Handed>| {
-            let places = queue.iter().enumerate().map(|(place, handed)| (handed.due.delivery.id, place));
-            places.min()
-        };
-        let found = queues.into_iter().filter_map(|queue| Some((oldest(queue)?, queue)));
-        let ((id, place), queue) = found.min_by_key(|((id, _), _)| *id)?;
-        let next = queue.remove(place)?;
-        self.claimed.insert(id, true);
-        Some(next)
+    /// What is in hand, sent or not, by id.
+    pub(super) fn in_hand(&self) -> Vec<DeliveryId> {
+        let mut ids: Vec<_> = self.claimed.keys().copied().collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// The first of what is in hand: a critical one, else the earliest due.

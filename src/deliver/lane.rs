@@ -34,9 +34,11 @@ use crate::{
     telemetry::Metrics,
 };
 
+mod giving_up;
 mod reading;
 mod recording;
 
+use giving_up::Looked;
 use recording::{Recorded, Unrecorded};
 
 /// Attempts that are sent and not yet recorded, beyond those that `concurrency` allows to be sent.
@@ -93,6 +95,8 @@ pub(super) struct Lane {
     recording: usize,
     /// Writing down how the lane stands.
     chores: JoinSet<()>,
+    /// What is known of deliveries that die while the target is broken; `None`: the store is asked.
+    looked: Option<Looked>,
 }
 
 /// An attempt that is under way.
@@ -141,6 +145,7 @@ impl Lane {
             recordings: JoinSet::new(),
             recording: 0,
             chores: JoinSet::new(),
+            looked: None,
         }
     }
 
@@ -153,6 +158,7 @@ impl Lane {
         let stop = self.parts.stop.clone();
         while !stop.is_cancelled() {
             self.follow_lease().await;
+            self.give_up().await;
             if self.wants_more() {
                 self.read_back().await;
             }
@@ -201,7 +207,7 @@ impl Lane {
             () = tokio::time::sleep_until(lease) => {}
             () = tokio::time::sleep_until(self.poll_at) => {
                 self.poll_at = Instant::now() + POLL;
-                (self.poll, self.resting) = (true, false);
+                (self.poll, self.resting, self.looked) = (true, false, None);
             }
             // The senders live as long as the lanes, so these end only when something changes.
             _ = self.refused.changed() => {}
@@ -219,14 +225,15 @@ impl Lane {
     /// at once, unless only a free slot can move things on.
     fn wake_at(&self) -> Option<Timestamp> {
         match self.gate() {
-            Gate::Shut { until, .. } => return until,
+            Gate::Shut { until, .. } => return [until, self.gives_up_at()].into_iter().flatten().min(),
             Gate::Open(limit) if limit <= self.attempts.len() => return None,
             Gate::Open(_) | Gate::Probe => {}
         }
+        let gives_up = self.gives_up_at();
         let state = self.inbox.state();
         let next_due = state.next_due.filter(|_| self.may_fetch(&state));
         let urgent = state.urgent_at.filter(|_| self.may_fetch_urgently());
-        [self.paced_until, next_due, urgent].into_iter().flatten().min()
+        [self.paced_until, next_due, urgent, gives_up].into_iter().flatten().min()
     }
 
     /// When the lease changes what may be done: first nothing new, then nothing at all. Without a lease, no time of its own.
@@ -276,19 +283,24 @@ impl Lane {
         self.resting = true;
     }
 
+    /// Whether the lane is this relay's, and for long enough to begin something.
+    fn owns(&self) -> bool {
+        self.lease.is_some_and(|lease| Instant::now() + LAST < lease.until)
+    }
+
     /// What may be begun now.
     fn gate(&self) -> Gate {
         const IDLE: Gate = Gate::Shut { until: None, idle: true };
-        let owned = self.lease.is_some_and(|lease| Instant::now() + LAST < lease.until);
+        let owns = self.owns();
         let now = self.parts.clock.now();
         let state = self.inbox.state();
-        if !owned || !state.loaded || state.condition.paused.is_some() {
+        if !owns || !state.loaded || state.condition.paused.is_some() {
             return IDLE;
         }
         if *self.refused.borrow() != 0 {
             return Gate::Shut { until: None, idle: false };
         }
-        if let Some(until) = state.held_until.filter(|until| now < *until) {
+        if let Some(until) = state.condition.hold_until.filter(|until| now < *until) {
             return Gate::Shut { until: Some(until), idle: false };
         }
         match state.condition.breaker.allows(now) {
@@ -302,13 +314,13 @@ impl Lane {
     fn begin_attempts(&mut self) {
         self.refused.borrow_and_update();
         let now = self.parts.clock.now();
-        self.inbox.release(now, self.parts.desk.destination.retry_after_max);
+        self.inbox.state().condition.release(now, self.destination.retry_after_max);
         self.paced_until = self.paced_until.filter(|until| now < *until);
         while self.paced_until.is_none() && self.unsettled() < UNRECORDED_MAX && !self.parts.stop.is_cancelled() {
             match self.gate() {
                 Gate::Shut { idle: true, .. } => return self.inbox.put_back(true),
                 Gate::Open(limit) if self.attempts.len() < limit => self.inbox.open(),
-                Gate::Probe => self.bury(),
+                Gate::Probe => {}
                 Gate::Open(_) | Gate::Shut { .. } => return,
             }
             let probe = self.gate() == Gate::Probe;
@@ -319,11 +331,7 @@ impl Lane {
                 self.paced_until = Some(until);
                 return;
             }
-            let next = {
-                let mut state = self.inbox.state();
-                if probe { state.take_oldest() } else { state.take() }
-            };
-            let Some(next) = next else { return };
+            let Some(next) = self.inbox.state().take() else { return };
             self.begin(next, probe);
         }
     }
@@ -331,21 +339,6 @@ impl Lane {
     /// Attempts that are over and not yet recorded.
     fn unsettled(&self) -> usize {
         self.unrecorded.len() + self.recording
-    }
-
-    /// With the breaker open at their give-up time, deliveries die without an attempt.
-    fn bury(&mut self) {
-        let (now, epoch) = (self.parts.clock.now(), self.lease.map_or(0, |lease| lease.epoch));
-        let mut state = self.inbox.state();
-        let still_ms = state.condition.stood_still_ms(now);
-        let destination = &self.destination;
-        let dying = state.take_if(|due| attempt::given_up(destination, &due.delivery, still_ms, now));
-        drop(state);
-        for handed in dying {
-            let attempt = attempt::unsent(&handed.due.delivery, still_ms, epoch, now);
-            tracing::error!(delivery.id = %attempt.delivery, target.name = %self.name(), "given up while the target is broken; dead letter");
-            self.unrecorded.push(Unrecorded { attempt, handed: Arc::new(handed) });
-        }
     }
 
     fn begin(&mut self, next: Handed, probe: bool) {
@@ -397,12 +390,15 @@ impl Lane {
         let (verdict, still_now, tell) = self.judge(it, &made, now);
         let standing = Standing { verdict, still_then: it.still_ms, still_now, epoch: it.epoch, now };
         let settled = attempt::settle(&self.destination, &due.delivery, made, standing);
-        self.inbox.sent(settled.hold);
+        if let Some(until) = settled.hold {
+            self.inbox.state().condition.hold(until);
+        }
         self.report(due, &settled, now);
         if let Some(change) = verdict.change {
             self.changed(change, error, tell);
         }
-        let keep = it.probe || verdict.change.is_some() || self.inbox.state().condition.success_is_new();
+        let keep =
+            it.probe || verdict.change.is_some() || settled.hold.is_some() || self.inbox.state().condition.success_is_new();
         if keep {
             self.keep();
         }
@@ -435,6 +431,8 @@ impl Lane {
         let target = self.name().clone();
         let notice = match change {
             Change::Opened(cause) => {
+                // A probe is made with the oldest of all that wait, not of what happens to be in hand.
+                self.inbox.put_back(true);
                 tracing::error!(target.name = %target, cause = cause.word(), "the target is broken: {}", error.as_deref().unwrap_or_default());
                 Notice::Broken { target, cause, error }
             }

@@ -144,14 +144,89 @@ async fn three_moved_in_a_row_are_target_level() {
 }
 
 #[tokio::test]
-async fn with_the_breaker_open_at_give_up_time_it_dies_without_an_attempt() {
+async fn with_the_breaker_open_at_give_up_time_it_dies_then_and_without_an_attempt() {
+    let crm = Receiver::start([500]).await;
+    let mut relay = broken(&crm, "retry: {initial: 10s, max: 10s, jitter: none, give_up_after: 2m}").await;
+    relay.accept(&["crm"]);
+    for (probes, wait) in [(1, 30), (2, 60)] {
+        relay.clock.advance(secs(wait));
+        recorded(&relay, 5 + probes).await;
+    }
+    // The next probe is due 90 s later than they are given up.
+    relay.clock.advance(secs(29));
+    a_while().await;
+    assert_eq!(relay.store.states(State::Dead), 0);
+    relay.clock.advance(secs(1));
+    relay.settled("all that were tried are dead", |store| store.states(State::Dead) == 5).await;
+    assert_eq!((crm.received().len(), attempts(&relay.store).len(), relay.store.states(State::Pending)), (7, 7, 1));
+    let dead = relay.store.delivery(1);
+    assert_eq!((dead.cause, dead.attempts, dead.error.as_deref()), (Some(Cause::Receiver), 3, Some("http_500")));
+    assert!(matches!(relay.notices.recv().await, Some(Notice::Broken { .. })));
+    for _ in 0..5 {
+        let notice = relay.notices.recv().await;
+        assert!(matches!(&notice, Some(Notice::Dead { cause: Cause::Receiver, .. })), "{notice:?}");
+    }
+    assert!(relay.metrics.export().contains("hookyard_given_up_total{target=\"crm\"} 5"));
+    // The one that was never tried does not age.
+    relay.clock.advance(secs(90));
+    recorded(&relay, 8).await;
+}
+
+#[tokio::test]
+async fn a_leap_past_give_up_and_probe_time_makes_no_attempt() {
     let crm = Receiver::start([500]).await;
     let relay = broken(&crm, "retry: {initial: 1m, max: 1m, jitter: none, give_up_after: 2m}").await;
-    relay.clock.advance(secs(121));
+    relay.clock.advance(secs(3600));
+    relay.settled("all that were tried are dead", |store| store.states(State::Dead) == 5).await;
+    a_while().await;
+    assert_eq!(crm.received().len(), 5);
+}
+
+#[tokio::test]
+async fn nothing_is_given_up_while_a_broken_target_is_paused() {
+    let crm = Receiver::start([500]).await;
+    let relay = broken(&crm, "retry: {initial: 1m, max: 1m, jitter: none, give_up_after: 2m}").await;
+    relay.clock.advance(secs(20));
+    relay.deliver.pause(&"crm".into(), "ana").await.unwrap();
+    relay.clock.advance(secs(3600));
+    a_while().await;
+    assert_eq!(relay.store.states(State::Dead), 0);
+    relay.deliver.resume(&"crm".into()).await.unwrap();
+    // The probe that was due long ago; 20 s of the 120 had passed when it was paused.
+    recorded(&relay, 6).await;
+    relay.clock.advance(secs(99));
+    recorded(&relay, 7).await;
+    a_while().await;
+    assert_eq!(relay.store.states(State::Dead), 0);
+    relay.clock.advance(secs(1));
+    relay.settled("all that were tried are dead", |store| store.states(State::Dead) == 5).await;
+    assert_eq!(crm.received().len(), 7);
+}
+
+#[tokio::test]
+async fn what_passed_its_give_up_time_while_the_relay_was_down_dies_at_the_start() {
+    let crm = Receiver::start([500]).await;
+    let policy = "retry: {initial: 1m, max: 1m, jitter: none, give_up_after: 2m}";
+    let relay = broken(&crm, policy).await;
+    relay.deliver.drain(secs(5)).await;
+    let (store, start) = (relay.store.clone(), relay.clock.now());
+    drop(relay);
+    let relay = Relay::at(store, vec![webhook(&crm, &format!("concurrency: 1, {policy}"))], later(start, secs(125)));
     relay.settled("all that were tried are dead", |store| store.states(State::Dead) == 5).await;
     assert_eq!(crm.received().len(), 5);
-    let last = attempts(&relay.store).pop().unwrap();
-    assert_eq!((last.next, last.counts, last.error.as_deref()), (Next::Dead(Cause::Receiver), false, Some("http_500")));
+}
+
+#[tokio::test]
+async fn a_probe_is_made_with_the_oldest_of_the_whole_backlog() {
+    let crm = Receiver::start([500]).await;
+    let relay = broken(&crm, "retry: {initial: 20s, max: 20s, jitter: none}").await;
+    for n in 0..600 {
+        commit(&relay, &format!("{n:03}"), None, Severity::Critical);
+    }
+    // All of these are due before the first one is again, and go before it.
+    relay.clock.advance(secs(30));
+    recorded(&relay, 6).await;
+    assert_eq!(attempts(&relay.store)[5].delivery.event.seq, 1);
 }
 
 #[tokio::test]
@@ -202,6 +277,34 @@ async fn a_broken_target_is_still_broken_after_a_restart() {
     assert_eq!(crm.received().len(), 5);
     relay.clock.advance(secs(30));
     recorded(&relay, 6).await;
+}
+
+#[tokio::test]
+async fn a_hold_outlives_a_restart_and_is_known_before_anybody_asks() {
+    let crm = Receiver::start([Says(429, Some(("retry-after", "120")), Duration::ZERO), 200.into()]).await;
+    let relay = Relay::start(vec![webhook(&crm, "")]);
+    relay.accept(&["crm"]);
+    recorded(&relay, 1).await;
+    relay.clock.advance(secs(60));
+    relay.deliver.drain(secs(5)).await;
+    let relay = Relay::at(relay.store.clone(), vec![webhook(&crm, "")], relay.clock.now());
+    relay.accept(&["crm"]);
+    relay.clock.advance(secs(59));
+    a_while().await;
+    assert_eq!(crm.received().len(), 1);
+    relay.clock.advance(secs(1));
+    relay.settled("both are delivered", |store| store.states(State::Delivered) == 2).await;
+}
+
+#[tokio::test]
+async fn how_lanes_stand_is_known_once_it_was_read() {
+    let crm = Receiver::start([200]).await;
+    let store = Arc::new(MemoryStore::default());
+    let paused = r#"{"paused":{"since_ms":5,"by":"ana"},"broken":null,"last_error":null,"last_success_ms":null,"still_ms":0}"#;
+    store.kept.lock().unwrap().insert("lane.crm".into(), paused.into());
+    let relay = Relay::on(store, vec![webhook(&crm, "")]);
+    relay.deliver.load().await.unwrap();
+    assert_eq!(state(&relay), TargetState::Paused);
 }
 
 #[tokio::test]

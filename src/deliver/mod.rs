@@ -300,6 +300,14 @@ impl Deliver {
         }))
     }
 
+    /// Reads how every lane stood when it was last worked on: before anybody asks.
+    pub async fn load(&self) -> store::Result<()> {
+        for desk in &self.desks {
+            desk.load().await?;
+        }
+        Ok(())
+    }
+
     /// The deliveries an attempt of which is under way.
     pub fn in_flight(&self) -> Vec<DeliveryId> {
         self.inboxes.in_flight()

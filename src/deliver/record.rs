@@ -1,15 +1,21 @@
 //! Writes attempts to the store, for as long as it takes; and tells lanes when the store refuses, so that nothing is sent
 //! that could not be recorded.
+//!
+//! A refusal of any lane's attempts stops every lane at once, and so does a store that gives no answer for a second. What has been
+//! sent by then is what a commit usually covers: a lane cannot know of a refusal before it asks, and asking before each attempt would cost
+//! a sync each. It is recorded once the store takes it, and bounded by `UNRECORDED_MAX` in any case.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::store::{self, Attempt, Store};
 
 /// Waits between tries of writing what the store refused: the first, and the longest.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How long the store may take to answer until that is as good as a refusal: a locked one says so after 5 s only.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Records attempts. Cheap to clone.
 #[derive(Clone)]
@@ -36,14 +42,25 @@ impl Recorder {
         let mut waiting = None;
         let mut pause = BACKOFF_MIN;
         loop {
-            match self.store.record(attempts.clone()).await {
+            let mut recording = self.store.record(attempts.clone());
+            let answer = match timeout(PATIENCE, &mut recording).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    waiting.get_or_insert_with(|| {
+                        tracing::warn!(attempts = attempts.len(), "the store does not answer; nothing is sent until it does");
+                        Waiting::new(self.refused.clone())
+                    });
+                    recording.await
+                }
+            };
+            match answer {
                 Ok(()) => return true,
                 Err(store::Error::Closed) => return false,
                 Err(error) => {
-                    if waiting.is_none() {
+                    if pause == BACKOFF_MIN {
                         tracing::error!(attempts = attempts.len(), %error, "the store refuses attempts; nothing is sent until it takes them");
-                        waiting = Some(Waiting::new(self.refused.clone()));
                     }
+                    waiting.get_or_insert_with(|| Waiting::new(self.refused.clone()));
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(BACKOFF_MAX);
                 }

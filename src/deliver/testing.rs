@@ -25,8 +25,8 @@ use crate::{
     },
     envelope::{DeliveryId, Envelope, EventUid, Name, tests::sample},
     store::{
-        self, Accepted, Attempt, Backlog, Committed, Delivery, DeliveryRow, Due, EventRow, Filter, NewDelivery, NewEvent,
-        NewRejection, Next, OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Retention, Retried, State, Store,
+        self, Accepted, Attempt, Backlog, Committed, Delivery, DeliveryRow, Due, EventRow, Filter, GaveUp, GivenUp, NewDelivery,
+        NewEvent, NewRejection, Next, OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Retention, Retried, State, Store,
     },
     telemetry::Metrics,
 };
@@ -209,6 +209,7 @@ pub(crate) struct Relay {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) deliver: Arc<Deliver>,
     pub(crate) notices: tokio::sync::mpsc::Receiver<Notice>,
+    pub(crate) metrics: Metrics,
 }
 
 impl Relay {
@@ -217,7 +218,12 @@ impl Relay {
     }
 
     pub(crate) fn on(store: Arc<MemoryStore>, destinations: Vec<Destination>) -> Self {
-        let clock = Clock::manual("2026-01-20T12:00:00Z");
+        Self::at(store, destinations, "2026-01-20T12:00:00Z".parse().unwrap())
+    }
+
+    pub(crate) fn at(store: Arc<MemoryStore>, destinations: Vec<Destination>, now: Timestamp) -> Self {
+        let clock = Clock::manual(&now.to_string());
+        let metrics = Metrics::default();
         let cx = context();
         let (announcer, notices) = Announcer::new();
         let deliver = Deliver::start(Parts {
@@ -226,10 +232,10 @@ impl Relay {
             allow_targets: cx.allow_targets,
             store: store.clone(),
             clock: clock.clone(),
-            metrics: Metrics::default(),
+            metrics: metrics.clone(),
             announcer,
         });
-        Self { clock, store, deliver: deliver.unwrap(), notices }
+        Self { clock, store, deliver: deliver.unwrap(), notices, metrics }
     }
 
     /// Commits a sample event on its way to `targets`.
@@ -250,6 +256,8 @@ pub(crate) struct MemoryStore {
     listener: Mutex<Option<Arc<dyn OnCommit>>>,
     /// Refuses writes while set.
     pub(crate) full: AtomicBool,
+    /// Answers no write while set.
+    pub(crate) mute: AtomicBool,
     pub(crate) most_read: AtomicUsize,
     /// Reads of due deliveries.
     pub(crate) reads: AtomicUsize,
@@ -336,6 +344,9 @@ impl Store for MemoryStore {
     }
 
     async fn record(&self, attempts: Vec<Attempt>) -> store::Result<()> {
+        while self.mute.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         if self.full.load(Ordering::SeqCst) {
             return Err(store::Error::Full("no space".into()));
         }
@@ -374,6 +385,35 @@ impl Store for MemoryStore {
         let heads = waiting.filter(|row| row.delivery.order_key.is_none_or(|key| keys.insert(key)));
         let free = heads.filter(|row| except.binary_search(&row.delivery.id).is_err());
         Ok(free.filter_map(|row| row.delivery.due_at).min())
+    }
+
+    async fn oldest_due(&self, target: &Name, now: Timestamp, except: Vec<DeliveryId>) -> store::Result<Option<Due>> {
+        let due = self.due(target, now, u32::MAX, except).await?;
+        Ok(due.into_iter().min_by_key(|row| (row.delivery.created_at, row.delivery.id)))
+    }
+
+    async fn give_up(&self, target: &Name, when: GaveUp, except: Vec<DeliveryId>) -> store::Result<GivenUp> {
+        let mut given_up = GivenUp::default();
+        for row in self.rows.lock().unwrap().values_mut() {
+            let it = &mut row.delivery;
+            let tried = it.first_attempt_at.filter(|_| it.target == *target && it.state == State::Pending);
+            let Some(first) = tried.filter(|_| except.binary_search(&it.id).is_err()) else { continue };
+            let still = u64::try_from(when.still_ms - it.stood_still_ms).unwrap();
+            let at = later(later(first, when.after), Duration::from_millis(still));
+            if when.now < at {
+                given_up.next = Some(given_up.next.map_or(at, |next: Timestamp| next.min(at)));
+                continue;
+            }
+            (it.state, it.cause, it.due_at) = (State::Dead, Some(store::Cause::Receiver), None);
+            let event = &row.envelope;
+            given_up.dead.push(DeliveryRow {
+                delivery: it.clone(),
+                event_id: event.id.clone(),
+                source: event.source.to_string(),
+                r#type: event.r#type.clone(),
+            });
+        }
+        Ok(given_up)
     }
 
     async fn accept(&self, _: NewEvent) -> store::Result<Accepted> {

@@ -179,6 +179,37 @@ async fn nothing_new_is_sent_while_the_store_refuses_records() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_one_lanes_records_stops_every_lane() {
+    let (crm, other) = (Receiver::start([200]).await, Receiver::start([200]).await);
+    let second = destination("other", &format!("{{kind: webhook, url: '{}'}}", other.url())).unwrap();
+    let relay = Relay::start(vec![webhook(&crm, "concurrency: 1"), second]);
+    relay.store.full.store(true, Ordering::SeqCst);
+    relay.accept(&["crm"]);
+    eventually("the first is sent", || crm.received().len() == 1).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    (0..20).for_each(|_| relay.accept(&["other"]));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(other.received().len(), 0);
+    relay.store.full.store(false, Ordering::SeqCst);
+    relay.settled("all are delivered", |store| store.states(State::Delivered) == 21).await;
+}
+
+#[tokio::test]
+async fn nothing_new_is_sent_while_the_store_does_not_answer() {
+    let crm = Receiver::start([200]).await;
+    let relay = Relay::start(vec![webhook(&crm, "concurrency: 1")]);
+    relay.store.mute.store(true, Ordering::SeqCst);
+    relay.accept(&["crm"]);
+    eventually("the first is sent", || crm.received().len() == 1).await;
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    (0..20).for_each(|_| relay.accept(&["crm"]));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(crm.received().len(), 1);
+    relay.store.mute.store(false, Ordering::SeqCst);
+    relay.settled("all are delivered", |store| store.states(State::Delivered) == 21).await;
+}
+
+#[tokio::test]
 async fn a_drain_waits_for_what_is_under_way_and_breaks_off_what_takes_too_long() {
     let quick = Receiver::start([Says(200, None, Duration::from_millis(200))]).await;
     let relay = Relay::start(vec![webhook(&quick, "concurrency: 1")]);

@@ -1,6 +1,6 @@
 //! Deliveries: as they are planned, as they are held, as lists show them; and what keeps one from arriving.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -235,4 +235,26 @@ pub struct Backlog {
     pub oldest_at: Option<Timestamp>,
     /// Dead letters that nobody has settled.
     pub dead: u64,
+}
+
+/// When deliveries are given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GaveUp {
+    /// What time it is.
+    pub now: Timestamp,
+    /// How long after its first attempt a delivery is given up, the time its lane stood still left out.
+    pub after: Duration,
+    /// How long the lane has stood still in all until now, in milliseconds; see [`Delivery::stood_still_ms`].
+    pub still_ms: i64,
+    /// The epoch under which the lane's shard is owned (see [`super::Store::own_shards`]).
+    pub epoch: i64,
+}
+
+/// What was given up.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GivenUp {
+    /// These.
+    pub dead: Vec<DeliveryRow>,
+    /// When the next one is to be, if the lane does not stand still until then; passed already where more is left to do.
+    pub next: Option<Timestamp>,
 }

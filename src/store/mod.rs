@@ -29,7 +29,9 @@ mod shard;
 pub mod sqlite;
 
 pub use attempt::{Attempt, Next};
-pub use delivery::{Backlog, Cause, Delivery, DeliveryRow, Due, NewDelivery, Rendered, Resolution, Severity, State};
+pub use delivery::{
+    Backlog, Cause, Delivery, DeliveryRow, Due, GaveUp, GivenUp, NewDelivery, Rendered, Resolution, Severity, State,
+};
 pub use event::{Accepted, Committed, DedupeKey, EventRow, NewEvent, Remember};
 pub use page::{Filter, N_MAX, Page, SEQ_MAX, Targets};
 pub use rejection::{NewRejection, Rejection, Retried};
@@ -120,6 +122,14 @@ pub trait Store: Send + Sync {
     /// When the next pending delivery of `target` falls due; `except` is left out, and what stands behind an earlier one of its
     /// order key.
     async fn next_due(&self, target: &Name, except: Vec<DeliveryId>) -> Result<Option<Timestamp>>;
+
+    /// What a probe is made with: of all that [`Store::due`] could bring, the one that has waited longest since it was planned.
+    async fn oldest_due(&self, target: &Name, now: Timestamp, except: Vec<DeliveryId>) -> Result<Option<Due>>;
+
+    /// Makes dead letters, cause `receiver`, of a slice of the pending deliveries of `target` that have reached their give-up time, those
+    /// in `except` (sorted) left out: no attempt is made, none is recorded, and the next of their order key may go. Answers them, and
+    /// when the next one gets there; call again while that has passed. A former owner ([`GaveUp::epoch`]) changes nothing.
+    async fn give_up(&self, target: &Name, when: GaveUp, except: Vec<DeliveryId>) -> Result<GivenUp>;
 
     /// What waits and what is dead, by target; targets without either are left out.
     async fn backlog(&self) -> Result<Vec<Backlog>>;

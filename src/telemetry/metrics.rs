@@ -58,6 +58,7 @@ struct Instruments {
     batch: Histogram<u64>,
     commit: Histogram<f64>,
     templates: Counter<u64>,
+    given_up: Counter<u64>,
     event_types: RwLock<HashSet<Arc<str>>>,
     levels: Arc<Mutex<Levels>>,
 }
@@ -110,6 +111,11 @@ impl Metrics {
     /// `hookyard_template_failures_total{target}`: a template of the user's failed at run time and the built-in line was sent instead.
     pub fn template_failed(&self, target: &Name) {
         self.0.templates.add(1, &[label("target", target)]);
+    }
+
+    /// `hookyard_given_up_total{target}`: a delivery died at its give-up time without another attempt, its target being broken.
+    pub fn given_up(&self, target: &Name) {
+        self.0.given_up.add(1, &[label("target", target)]);
     }
 
     /// What waits: per target its name, the number of deliveries not final, the age of the oldest, the number of dead letters.
@@ -192,6 +198,7 @@ impl Default for Instruments {
                 .build(),
             commit: seconds(&meter, "hookyard_commit_duration_seconds", "Commits of the store, fsync included", &COMMIT_BUCKETS),
             templates: counter(&meter, "hookyard_template_failures_total", "Templates that failed while an event was rendered"),
+            given_up: counter(&meter, "hookyard_given_up_total", "Deliveries given up while their target was broken"),
             event_types: RwLock::default(),
             levels,
             _provider: provider,

@@ -167,6 +167,7 @@ async fn a_pause_outlives_a_restart() {
     app.tells("crm", "pause").await;
     app.takes("evt_1").await;
     let app = app.restart(file).await;
+    assert_eq!(app.target("crm").await["state"], "paused", "as soon as the API answers");
     app.nothing_comes(&crm, 0, minutes(10)).await;
     assert_eq!(app.reaches("", "held").await["cause"], "paused");
     app.tells("crm", "resume").await;

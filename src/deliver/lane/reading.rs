@@ -5,7 +5,6 @@ use std::collections::hash_map::Entry;
 use super::{Gate, Lane};
 use crate::{
     deliver::inbox::{Handed, State},
-    envelope::DeliveryId,
     store::{self, Due},
 };
 
@@ -63,23 +62,27 @@ impl Lane {
     /// without being in hand has not been tried since. (The store tells of a commit before it takes the record of an attempt
     /// at what was committed.)
     async fn fetch(&mut self) -> Result<(), store::Error> {
-        let limit = self.fetch_limit();
+        let probe = self.gate() == Gate::Probe;
+        let limit = if probe { 1 } else { self.fetch_limit() };
         self.inbox.put_back_fetched();
         let (before, except) = {
             let mut state = self.inbox.state();
             (state.behind, state.next_due, state.urgent_at) = (false, None, None);
-            (state.ready.len(), claimed(&state))
+            (state.ready.len(), state.in_hand())
         };
         let (store, target) = (self.store.clone(), self.name().clone());
         let now = self.parts.clock.now();
-        let found = store.due(&target, now, u32::try_from(limit).unwrap_or(u32::MAX), except).await?;
+        let found = match probe {
+            true => store.oldest_due(&target, now, except).await?.into_iter().collect(),
+            false => store.due(&target, now, u32::try_from(limit).unwrap_or(u32::MAX), except).await?,
+        };
         let (all, brought) = (found.len() < limit, !found.is_empty());
         let all = self.take_in(found) && all;
         if !all {
             self.inbox.fall_behind(before);
             return Ok(());
         }
-        let except = claimed(&self.inbox.state());
+        let except = self.inbox.state().in_hand();
         let next = store.next_due(&target, except).await?;
         // What is due and does not come when it is asked for has to wait for something that the lane will be told of.
         let next = next.filter(|at| brought || now < *at);
@@ -111,10 +114,4 @@ impl Lane {
         let fitting = FETCH_BYTES / self.typical.max(1);
         fitting.clamp((self.free() / 2).clamp(1, FETCH_MAX), FETCH_MAX)
     }
-}
-
-fn claimed(state: &State) -> Vec<DeliveryId> {
-    let mut ids: Vec<_> = state.claimed.keys().copied().collect();
-    ids.sort_unstable();
-    ids
 }

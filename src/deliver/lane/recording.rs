@@ -52,6 +52,7 @@ impl Lane {
         match ended {
             Ok(Recorded { batch, taken }) => {
                 self.recording = self.recording.saturating_sub(batch.len());
+                self.looked = None;
                 // Where the store has closed, the claim stays: nobody may try these deliveries again in this run.
                 for (next, error, handed) in batch.into_iter().filter(|_| taken) {
                     self.inbox.recorded(&handed.due.delivery, next);

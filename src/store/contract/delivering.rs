@@ -183,6 +183,30 @@ pub(crate) async fn an_attempt_that_does_not_count_burns_nothing(bench: Bench) {
     assert_eq!(counts, [false, true, true]);
 }
 
+pub(crate) async fn the_oldest_that_is_due_is_found_in_the_whole_backlog(bench: Bench) {
+    let retried = bench.planned("evt_0", "crm").await;
+    let oldest = bench.planned("evt_1", "crm").await;
+    bench.recorded(retried, 1, Next::Retry(clock_in(&bench, 3600))).await;
+    bench.clock.advance(seconds(1));
+    let mut others = Vec::new();
+    for n in 2..300 {
+        others.push(bench.planned(&format!("evt_{n}"), "crm").await);
+    }
+    bench.planned("evt_other", "n8n").await;
+    bench.clock.advance(seconds(59));
+    // Due later than all of them, as one that was tried before is.
+    bench.recorded(oldest, 1, Next::Retry(bench.clock.now())).await;
+    let (crm, now) = (Name::from("crm"), bench.clock.now());
+    let found = async |except| {
+        let due = bench.store.oldest_due(&crm, now, except).await.unwrap();
+        due.map(|due| (due.delivery.id, due.delivery.attempts, due.envelope.id.clone()))
+    };
+    assert_eq!(found(vec![]).await, Some((oldest, 1, "evt_1".to_owned())));
+    assert_eq!(found(vec![oldest, others[0]]).await.unwrap().0, others[1]);
+    let all = [vec![retried, oldest], others].concat();
+    assert_eq!(found(all).await, None);
+}
+
 pub(crate) async fn an_attempt_recorded_late_again_changes_nothing(bench: Bench) {
     let id = bench.planned("evt_1", "crm").await;
     let first = bench.attempt(id, 1, Next::Retry(clock_in(&bench, 5)));

@@ -20,6 +20,7 @@ use crate::{
 
 pub(crate) mod accepting;
 pub(crate) mod delivering;
+pub(crate) mod giving_up;
 pub(crate) mod listing;
 pub(crate) mod ordering;
 pub(crate) mod owning;
@@ -66,6 +67,13 @@ macro_rules! contract {
             large_bodies_come_in_portions
             an_attempt_that_does_not_count_burns_nothing
             an_attempt_recorded_late_again_changes_nothing
+            the_oldest_that_is_due_is_found_in_the_whole_backlog
+        );
+        contract!(@ $open, giving_up:
+            what_was_tried_dies_at_its_give_up_time_without_an_attempt
+            give_up_stands_still_with_its_lane
+            what_is_given_up_at_once_is_bounded_and_frees_its_order_key
+            a_former_owner_gives_nothing_up
         );
         contract!(@ $open, ordering:
             critical_ones_go_first

@@ -2,7 +2,7 @@
 //! commits together what is queued ([`writer`]); those that read go to a few connections beside it ([`reader`]).
 //!
 //! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`], [`lanes`] (who goes before
-//! whom), [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`checkpoint`]. The readers' side:
+//! whom), [`give_up`], [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`checkpoint`]. The readers' side:
 //! [`query`] (due work, events, deliveries) and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
 
 use std::{
@@ -22,8 +22,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Accepted, Attempt, Backlog, DeliveryRow, Due, Error, EventRow, Filter, NewDelivery, NewEvent, NewRejection, OnCommit, Owned,
-    OwnerId, Pruned, Rejection, Resolution, Result, Retention, Retried, Store,
+    Accepted, Attempt, Backlog, DeliveryRow, Due, Error, EventRow, Filter, GaveUp, GivenUp, NewDelivery, NewEvent, NewRejection,
+    OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Result, Retention, Retried, Store,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -33,6 +33,7 @@ use crate::{
 mod accept;
 mod checkpoint;
 mod connect;
+mod give_up;
 mod lanes;
 mod owners;
 mod person;
@@ -115,6 +116,16 @@ impl Store for Sqlite {
     async fn next_due(&self, target: &Name, except: Vec<DeliveryId>) -> Result<Option<Timestamp>> {
         let target = target.clone();
         self.lanes.ask(move |conn, reading| query::next_due(conn, reading, &target, &except)).await
+    }
+
+    async fn oldest_due(&self, target: &Name, now: Timestamp, except: Vec<DeliveryId>) -> Result<Option<Due>> {
+        let target = target.clone();
+        self.lanes.ask(move |conn, reading| query::oldest_due(conn, reading, &target, to_ms(now), &except)).await
+    }
+
+    async fn give_up(&self, target: &Name, when: GaveUp, except: Vec<DeliveryId>) -> Result<GivenUp> {
+        let (target, reading) = (target.clone(), self.reading.clone());
+        self.writer.run(move |session| give_up::give_up(session, &reading, &target, &when, &except)).await
     }
 
     async fn backlog(&self) -> Result<Vec<Backlog>> {

@@ -19,6 +19,10 @@ const DUE_BYTES: usize = 16 * 1024 * 1024;
 pub(super) const QUEUE: &str = "SELECT place, due_at FROM deliveries INDEXED BY deliveries_pending
     WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = ?1) AND turn = ?2 AND due_at <= ?3
     ORDER BY due_at, created_at, place";
+/// What has waited longest of both queues. An order key's earliest stands in them alone, so its followers come after it.
+pub(super) const OLDEST: &str = "SELECT place FROM deliveries INDEXED BY deliveries_pending
+    WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = ?1) AND turn IN (0, 1) AND due_at <= ?2
+    ORDER BY created_at, place LIMIT ?3";
 /// Both, in the order in which they go.
 const QUEUES: [i64; 2] = [0, 1];
 
@@ -59,6 +63,28 @@ pub(super) fn due(
         }
     }
     Ok(found)
+}
+
+/// What has waited longest; see [`crate::store::Store::oldest_due`].
+pub(super) fn oldest_due(
+    conn: &Connection,
+    reading: &Reading,
+    target: &Name,
+    now: i64,
+    except: &[DeliveryId],
+) -> rusqlite::Result<Option<Due>> {
+    let mut oldest = conn.prepare_cached(OLDEST)?;
+    // One more than are left out: that one is among them.
+    let mut places = oldest.query((target.as_str(), now, except.len() as i64 + 1))?;
+    while let Some(row) = places.next()? {
+        let place: i64 = row.get(0)?;
+        if except.binary_search(&DeliveryId::at(reading.salt, place)).is_err() {
+            let mut one = conn.prepare_cached(DUE)?;
+            let delivery = one.query_row((place, target.as_str()), |row| made(reading, row)).optional()?;
+            return Ok(delivery.map(|delivery| with_event(conn, reading, delivery)).transpose()?.flatten());
+        }
+    }
+    Ok(None)
 }
 
 /// Bytes of the bodies that `due` brings.
@@ -239,7 +265,7 @@ pub(super) fn deliveries(conn: &Connection, reading: &Reading, filter: &Filter) 
     clauses.page("d.place", filter.page, filter.limit);
     let sql = clauses.sql(&format!("SELECT {}, e.id, e.source, e.type FROM {tables}", rows::delivery_columns!("t.name")));
     let mut statement = conn.prepare_cached(&sql)?;
-    let rows = statement.query_map(clauses.params(), |row| delivery_row(reading, row))?;
+    let rows = statement.query_map(clauses.params(), |row| delivery_row(reading, &mut Cells::of(row)))?;
     rows.collect()
 }
 
@@ -282,10 +308,10 @@ fn of_the_dead(clauses: &mut Where, filter: &Filter) {
     }
 }
 
-fn delivery_row(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
-    let mut cells = Cells::of(row);
+/// The delivery in the next cells with id, source and type of its event.
+pub(super) fn delivery_row(reading: &Reading, cells: &mut Cells<'_>) -> rusqlite::Result<DeliveryRow> {
     Ok(DeliveryRow {
-        delivery: reading.delivery(&mut cells, None)?,
+        delivery: reading.delivery(cells, None)?,
         event_id: cells.take()?,
         source: cells.take()?,
         r#type: cells.take()?,

@@ -127,7 +127,7 @@ async fn a_store_of_version_1_is_brought_up_and_keeps_what_it_held() {
     store.close().await;
     let version: i32 =
         Connection::open(place.file()).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 2);
+    assert_eq!(version, 3);
 }
 
 #[tokio::test]
@@ -298,6 +298,9 @@ async fn no_hot_query_walks_a_table() {
         query::QUEUE,
         query::DUE,
         query::DUE_EVENT,
+        give_up::TRIED,
+        give_up::END,
+        give_up::ENDED,
         query::ATTEMPTS,
         prune::GIVE_UP,
         prune::KEYS,
@@ -318,6 +321,8 @@ async fn no_hot_query_walks_a_table() {
         let plan = plan(&conn, sql);
         assert!(plan.contains("USING COVERING INDEX") && !plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
     }
+    let oldest = plan(&conn, query::OLDEST);
+    assert!(oldest.contains("SEARCH deliveries USING COVERING INDEX deliveries_pending"), "{oldest}");
     for (sql, index) in [(prune::DIED, "deliveries_died"), (prune::AHEAD, "deliveries_pending")] {
         let plan = plan(&conn, sql);
         assert!(plan.contains("SCAN t") && plan.contains(&format!("SEARCH d USING COVERING INDEX {index}")), "{plan}");
