@@ -11,6 +11,7 @@ use crate::{
     api,
     clock::{Clock, Timestamp},
     config::Config,
+    contacts::Contacts,
     deliver::{self, Deliver},
     housekeeping,
     ingest::{self, Ingest},
@@ -85,6 +86,9 @@ pub enum StartError {
     /// The encryption key does not serve.
     #[error(transparent)]
     Seal(#[from] seal::Error),
+    /// The client of `contacts_lookup` cannot be made.
+    #[error("contacts_lookup: {0}")]
+    Contacts(String),
     /// A destination's client cannot be made.
     #[error(transparent)]
     Deliver(#[from] deliver::StartError),
@@ -119,9 +123,13 @@ impl App {
         let telling = announce::Parts { store: store.clone(), router: router.clone(), clock: options.clock.clone() };
         let announcing = announce::start(notices, telling);
         let stop = CancellationToken::new();
+        let allowed = &config.security.allow_targets;
+        let contacts = Contacts::start(config.contacts.clone(), allowed, &options.clock, announcer.clone());
+        let contacts = contacts.map_err(StartError::Contacts)?;
         let deliver = Deliver::start(deliver::Parts {
             destinations: config.destinations.clone(),
             templates: config.templates.clone(),
+            contacts,
             allow_targets: config.security.allow_targets.clone(),
             store: store.clone(),
             clock: options.clock.clone(),

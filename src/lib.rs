@@ -7,6 +7,7 @@
 //! - [`ingest`]: limit, verify, normalise, plan, accept.
 //! - [`route`]: which rules match an event, and why.
 //! - [`store`]: what is on disk.
+//! - [`contacts`]: who stands behind a namespace.
 //! - [`deliver`]: lanes, attempts, retries, dead letters.
 //! - [`render`]: templates and their escapes.
 //! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
@@ -21,6 +22,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod contacts;
 pub mod deliver;
 pub mod envelope;
 pub mod housekeeping;

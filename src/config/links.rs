@@ -10,6 +10,7 @@ use super::{
     decode::{Context, Severity, nearest},
     tree::{Key, Lines, Node, Place, Value},
 };
+use crate::contacts;
 
 /// The relay's own source, which tells what it does (`relay.**`).
 const RESERVED: &str = "hookyard";
@@ -19,7 +20,7 @@ const RELAY_PATHS: [&str; 5] = ["/healthz", "/readyz", "/api", "/metrics", "/cal
 const LISTED_MAX: usize = 20;
 
 /// Checks every name that `root` mentions against those it declares.
-pub(super) fn check(root: &Node, cx: &mut Context) {
+pub(super) fn check(root: &Node, contacts: &contacts::Settings, cx: &mut Context) {
     let lines = Lines::of(&cx.text);
     let declared = Declared::new(root, &lines);
     sources(root, &lines, cx);
@@ -43,7 +44,21 @@ pub(super) fn check(root: &Node, cx: &mut Context) {
         declared.destination(target, "`unmatched`", &mut used, cx);
     }
     declared.unused(&used, cx);
+    unreached(root, contacts, cx);
     untold(root, cx);
+}
+
+/// Says where messages to contacts would reach nobody.
+fn unreached(root: &Node, contacts: &contacts::Settings, cx: &mut Context) {
+    let to_contact = |node: &Node| node.get("to").filter(|to| to.text() == Some("contact")).map(|to| to.place);
+    for place in root.get("destinations").map(Node::entries).unwrap_or_default().iter().filter_map(|(_, node)| to_contact(node)) {
+        if ["contacts", "contacts_file", "contacts_lookup"].iter().all(|section| root.get(section).is_none()) {
+            cx.error("no-contacts", place, "there are no contacts").help("declare them under `contacts`");
+        } else if !contacts.has_fallback() && !cx.failed() {
+            cx.warning("no-fallback", place, "a message for a namespace without a contact would reach nobody")
+                .help("add a contact for the rest: {namespace: \"*\", email: [ops@example.com]}");
+        }
+    }
 }
 
 /// Warns when no rule sends the relay's own events anywhere: nobody would be told of dead letters. A file in which anything is wrong has

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    contacts,
     deliver::{Defaults, Destination},
     envelope::Name,
     ingest::Source,
@@ -54,6 +55,8 @@ pub struct Config {
     pub destinations: Vec<Destination>,
     /// `rules`, top to bottom.
     pub rules: Vec<Rule>,
+    /// `contacts`, `contacts_file` and `contacts_lookup`.
+    pub contacts: contacts::Settings,
     /// `templates` by name.
     pub templates: BTreeMap<String, String>,
     /// `unmatched`: where events go that no rule matches; empty means `keep`.
@@ -211,6 +214,8 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     let security = sections::security(fields.node("security"), env, cx);
     cx.allow_targets.clone_from(&security.allow_targets);
     cx.require_https = security.require_https;
+    let [list, file_of_contacts, lookup] = ["contacts", "contacts_file", "contacts_lookup"].map(|name| fields.node(name));
+    let contacts = contacts::Settings::decode(list, file_of_contacts, lookup, cx);
     let templates = sections::templates(fields.node("templates"), cx);
     cx.templates.clone_from(&templates);
     let defaults = defaults(fields.node("defaults"), cx);
@@ -220,9 +225,9 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     let rules = rules(fields.node("rules"), cx);
     let unmatched = sections::unmatched(fields.node("unmatched"), cx);
     fields.finish(cx);
-    links::check(root, cx);
+    links::check(root, &contacts, cx);
     let hash = hash(&file.text);
-    Some(Config { hash, server, store, security, sources, destinations, rules, templates, unmatched })
+    Some(Config { hash, server, store, security, sources, destinations, rules, contacts, templates, unmatched })
 }
 
 fn hash(text: &str) -> String {

@@ -14,9 +14,11 @@ use super::{
     breaker::{Signal, Verdict},
     client::{Answer, Failure, FailureKind, Http},
     endpoint::Body,
+    lane,
 };
 use crate::{
-    clock::{Clock, Timestamp, later},
+    clock::{Timestamp, later},
+    contacts::Contacts,
     envelope::Envelope,
     json,
     render::{Scene, Templates, builtin},
@@ -39,6 +41,9 @@ pub(super) struct Try<'a> {
     pub(super) http: &'a Http,
     /// The templates of the file.
     pub(super) templates: &'a Templates,
+    /// Who stands behind a namespace.
+    #[allow(dead_code, reason = "the kinds that write to people come next")]
+    pub(super) contacts: &'a Contacts,
     /// The trace context that goes along.
     pub(super) traceparent: String,
 }
@@ -227,11 +232,11 @@ pub(super) struct Settled {
 pub(super) const BUG: &str = "a bug of ours";
 
 /// Makes the next attempt of `due` at `destination`.
-pub(super) async fn make(destination: &Destination, http: &Http, templates: &Templates, clock: &Clock, due: &Due) -> Made {
+pub(super) async fn make(destination: &Destination, parts: &lane::Parts, due: &Due) -> Made {
     #[cfg(test)]
     assert_ne!(due.delivery.template.as_deref(), Some(BUG), "a bug of ours");
     let began = Instant::now();
-    let at = clock.now();
+    let at = parts.clock.now();
     let event = envelope(due);
     let attempt = Try {
         event: &event,
@@ -239,8 +244,9 @@ pub(super) async fn make(destination: &Destination, http: &Http, templates: &Tem
         number: due.delivery.attempts.saturating_add(1),
         at,
         deadline: began + destination.timeout,
-        http,
-        templates,
+        http: &parts.http,
+        templates: &parts.templates,
+        contacts: &parts.contacts,
         traceparent: traceparent(due),
     };
     let tried = destination.kind.send(&attempt, &destination.answers).await;

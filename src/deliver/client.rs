@@ -180,8 +180,29 @@ impl Http {
         if post.url.literal.is_some_and(|address| self.policy.forbids(address)) {
             return Err(Failure { kind: FailureKind::Forbidden, detail: Forbidden.to_string() });
         }
-        let (answer_max, mut deadline) = (post.answer_max, pin!(sleep_until(post.deadline)));
-        let response = match before(deadline.as_mut(), self.client.request(request(post))).await {
+        let (answer_max, deadline) = (post.answer_max, post.deadline);
+        self.exchange(request(post), answer_max, deadline).await
+    }
+
+    /// Asks `url`; otherwise like [`Http::send`].
+    pub(super) async fn get(
+        &self,
+        url: &ReadyUrl,
+        headers: HeaderMap,
+        answer_max: usize,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
+        let mut asked = request(Post { url, headers, body: Bytes::new(), answer_max, deadline });
+        *asked.method_mut() = Method::GET;
+        if url.literal.is_some_and(|address| self.policy.forbids(address)) {
+            return Err(Failure { kind: FailureKind::Forbidden, detail: Forbidden.to_string() });
+        }
+        self.exchange(asked, answer_max, deadline).await
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>, answer_max: usize, deadline: Instant) -> Result<Answer, Failure> {
+        let mut deadline = pin!(sleep_until(deadline));
+        let response = match before(deadline.as_mut(), self.client.request(request)).await {
             Some(answered) => answered.map_err(|error| failure(&error))?,
             None => return Err(Failure { kind: FailureKind::Timeout, detail: "no answer within the timeout".to_owned() }),
         };

@@ -179,7 +179,8 @@ fn value(text: String) -> Result<HeaderValue, String> {
     HeaderValue::try_from(text).map_err(|_| "a header cannot carry its value".to_owned())
 }
 
-fn read_url(text: &Located<String>, cx: &mut Context) -> Option<(Url, ReadyUrl)> {
+/// A URL that deliveries may go to, as far as its text tells.
+pub(super) fn read_url(text: &Located<String>, cx: &mut Context) -> Option<(Url, ReadyUrl)> {
     let refused = |cx: &mut Context, code, message: &str| {
         cx.error(code, text.place, message);
         None
@@ -210,7 +211,8 @@ fn read_url(text: &Located<String>, cx: &mut Context) -> Option<(Url, ReadyUrl)>
     }
 }
 
-fn read_headers(node: &Node, signatures: &[String], cx: &mut Context) -> Option<HeaderMap> {
+/// Headers that a destination may set; none of `signatures`.
+pub(super) fn read_headers(node: &Node, signatures: &[String], cx: &mut Context) -> Option<HeaderMap> {
     let Value::Map(entries) = &node.value else {
         return cx.expected("a map of headers", node);
     };

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     announce::{Announcer, Notice},
     clock::{Clock, Timestamp},
+    contacts::Contacts,
     envelope::Name,
     rate::Bucket,
     render::Templates,
@@ -53,6 +54,7 @@ pub(super) struct Parts {
     pub(super) desk: Arc<Desk>,
     pub(super) http: Http,
     pub(super) templates: Arc<Templates>,
+    pub(super) contacts: Arc<Contacts>,
     pub(super) recorder: Recorder,
     pub(super) leases: watch::Receiver<Leases>,
     pub(super) announcer: Announcer,
@@ -354,7 +356,7 @@ impl Lane {
         let epoch = self.lease.map_or(0, |lease| lease.epoch);
         let under_way = UnderWay { handed: handed.clone(), probe, at, began: Instant::now(), still_ms, epoch };
         let (parts, destination) = (self.parts.clone(), self.destination.clone());
-        let make = async move { attempt::make(&destination, &parts.http, &parts.templates, &parts.clock, &handed.due).await };
+        let make = async move { attempt::make(&destination, &parts, &handed.due).await };
         let task = self.attempts.spawn(make);
         self.under_way.insert(task.id(), under_way);
     }

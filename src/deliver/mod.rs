@@ -21,6 +21,7 @@ use crate::{
         decode::{Context, Fields, Located, Rate},
         tree::{Key, Node},
     },
+    contacts::Contacts,
     envelope::{DeliveryId, Name},
     render::{Strictness, Templates},
     route::path::Path,
@@ -35,6 +36,7 @@ mod client;
 mod condition;
 mod connect;
 pub mod endpoint;
+pub(crate) mod fetch;
 mod inbox;
 pub mod kinds;
 mod lane;
@@ -50,7 +52,7 @@ mod tls;
 #[cfg(test)]
 mod lane_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -204,6 +206,8 @@ pub struct Parts {
     pub destinations: Vec<Destination>,
     /// Named templates.
     pub templates: BTreeMap<String, String>,
+    /// Who stands behind a namespace.
+    pub contacts: Arc<Contacts>,
     /// Private targets that are let through.
     pub allow_targets: Vec<AllowTarget>,
     /// Where deliveries wait.
@@ -255,7 +259,7 @@ pub struct Deliver {
 impl Deliver {
     /// Starts a lane per destination, which begin with what the store holds for them, and listens to the store's commits.
     pub fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
-        let Parts { destinations, templates, allow_targets, store, clock, metrics, announcer } = parts;
+        let Parts { destinations, templates, contacts, allow_targets, store, clock, metrics, announcer } = parts;
         let templates = Arc::new(Templates::new(&all_templates(templates, &destinations), Strictness::Lenient));
         let desks = desks(destinations, &store);
         let https = clients(&desks, AddressPolicy::new(&allow_targets))?;
@@ -267,6 +271,7 @@ impl Deliver {
                 desk: desk.clone(),
                 http,
                 templates: templates.clone(),
+                contacts: contacts.clone(),
                 recorder: recorder.clone(),
                 leases: leases.subscribe(),
                 announcer: announcer.clone(),

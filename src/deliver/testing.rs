@@ -23,6 +23,7 @@ use crate::{
         decode::{Context, Decode},
         tree::{Key, Node, Place, Value},
     },
+    contacts::{self, Contacts},
     envelope::{DeliveryId, Envelope, EventUid, Name, tests::sample},
     store::{
         self, Accepted, Attempt, Backlog, Committed, Delivery, DeliveryRow, Due, EventRow, Filter, GaveUp, GivenUp, NewDelivery,
@@ -226,7 +227,9 @@ impl Relay {
         let metrics = Metrics::default();
         let cx = context();
         let (announcer, notices) = Announcer::new();
+        let contacts = Contacts::start(contacts::Settings::default(), &cx.allow_targets, &clock, announcer.clone()).unwrap();
         let deliver = Deliver::start(Parts {
+            contacts,
             destinations,
             templates: cx.templates,
             allow_targets: cx.allow_targets,

@@ -1,0 +1,234 @@
+//! Who stands behind a namespace: a namespace in, mail addresses, a Slack user and numbers out. Sends no message, and knows no event
+//! but by its namespace (and by the path that names its recipients).
+//!
+//! Asked in this order, the first that knows the namespace decides: the list in `routes.yaml`, the contacts file, the look-up service.
+//! What the one found does not have (it has a Slack user, and a mail is to be sent) comes from `*`, as it does for namespaces nobody
+//! stands behind and for events without one.
+
+use std::sync::{Arc, RwLock, Weak};
+
+use tokio::time::{Duration, sleep};
+
+use crate::{
+    announce::{Announcer, Notice},
+    clock::Clock,
+    config::{
+        AllowTarget,
+        decode::{Context, Decode, Located},
+        tree::Node,
+    },
+    deliver::{fetch::Fetch, policy::AddressPolicy},
+};
+
+pub mod address;
+mod entry;
+mod file;
+mod lookup;
+pub mod recipients;
+#[cfg(test)]
+mod tests;
+
+pub use address::{Mailbox, Number, SlackUser};
+pub use entry::Contact;
+pub use file::ContactsFile;
+pub use lookup::Lookup;
+pub use recipients::{NoRecipients, Recipients};
+
+use entry::Book;
+use lookup::Service;
+
+/// How somebody is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// Mail addresses.
+    pub email: Vec<Mailbox>,
+    /// A member of the Slack workspace.
+    pub slack: Option<SlackUser>,
+    /// Numbers for WhatsApp.
+    pub whatsapp: Vec<Number>,
+}
+
+impl Found {
+    /// True when there is no way to reach anybody.
+    pub fn is_empty(&self) -> bool {
+        self.email.is_empty() && self.slack.is_none() && self.whatsapp.is_empty()
+    }
+
+    /// These ways, and where one is missing, that of `other`.
+    fn or(self, other: &Self) -> Self {
+        Self {
+            email: if self.email.is_empty() { other.email.clone() } else { self.email },
+            slack: self.slack.or_else(|| other.slack.clone()),
+            whatsapp: if self.whatsapp.is_empty() { other.whatsapp.clone() } else { self.whatsapp },
+        }
+    }
+}
+
+/// The look-up service does not answer, and never did for this namespace. It may pass.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the look-up of contacts failed: {0}")]
+pub struct Unavailable(String);
+
+impl Unavailable {
+    fn resting() -> Self {
+        Self("it failed a moment ago and is left alone".to_owned())
+    }
+}
+
+/// `contacts`, `contacts_file` and `contacts_lookup`.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The list, in the order of the file.
+    pub list: Vec<Contact>,
+    /// The file beside it.
+    pub file: Option<ContactsFile>,
+    /// The service that is asked.
+    pub lookup: Option<Lookup>,
+}
+
+impl Settings {
+    /// Reads the three sections.
+    pub fn decode(list: Option<&Node>, file: Option<&Node>, lookup: Option<&Node>, cx: &mut Context) -> Self {
+        let list = list.and_then(|node| Vec::decode(node, cx)).unwrap_or_default();
+        let file = file.and_then(|node| Located::decode(node, cx)).and_then(|path| ContactsFile::decode(&path, cx));
+        let lookup = lookup.and_then(|node| Lookup::decode(node, cx));
+        Self { list, file, lookup }
+    }
+
+    /// Whether there is a `*`, for those who have nobody.
+    pub fn has_fallback(&self) -> bool {
+        let of_file = self.file.iter().flat_map(|file| file.contacts.iter());
+        self.list.iter().chain(of_file).any(Contact::is_fallback)
+    }
+
+    /// Whether nobody can ever be found.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.file.is_none() && self.lookup.is_none()
+    }
+}
+
+/// How often the file is looked at for a change.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Who stands behind which namespace. One per relay.
+pub struct Contacts {
+    list: Book,
+    file: Option<Watched>,
+    service: Option<Service>,
+}
+
+impl std::fmt::Debug for Contacts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contacts").finish_non_exhaustive()
+    }
+}
+
+/// A contacts file, as it was when it was last good.
+struct Watched {
+    settings: ContactsFile,
+    book: RwLock<Arc<Book>>,
+}
+
+impl Contacts {
+    /// Contacts that reach the look-up service as far as `allow` permits. The file is followed as long as the contacts live.
+    /// The error says why the service's HTTP client cannot be made.
+    pub fn start(settings: Settings, allow: &[AllowTarget], clock: &Clock, announcer: Announcer) -> Result<Arc<Self>, String> {
+        let service = |lookup: Lookup| {
+            let fetch = Fetch::new(AddressPolicy::new(allow), &lookup.tls)?;
+            Ok::<_, String>(Service::new(lookup, fetch, clock.clone()))
+        };
+        let service = settings.lookup.map(service).transpose()?;
+        let file = settings.file.map(|settings| {
+            let book = Book::new(settings.contacts.to_vec());
+            Watched { settings, book: RwLock::new(Arc::new(book)) }
+        });
+        let contacts = Arc::new(Self { list: Book::new(settings.list), file, service });
+        if contacts.file.is_some() {
+            tokio::spawn(follow(Arc::downgrade(&contacts), announcer));
+        }
+        Ok(contacts)
+    }
+
+    /// Who stands behind `namespace`. Waits for the look-up service a few seconds at most.
+    pub async fn find(&self, namespace: Option<&str>) -> Result<Found, Unavailable> {
+        let book = self.file.as_ref().map(Watched::book);
+        let known = namespace.and_then(|it| self.list.find(it).or_else(|| book.as_ref()?.find(it)).cloned());
+        let known = match (known, namespace, &self.service) {
+            (Some(known), ..) => known,
+            (None, Some(namespace), Some(service)) => service.find(namespace).await?,
+            _ => Found::default(),
+        };
+        let fallback = self.list.fallback().or_else(|| book.as_ref()?.fallback());
+        Ok(match fallback {
+            Some(fallback) => known.or(fallback),
+            None => known,
+        })
+    }
+}
+
+impl Watched {
+    fn book(&self) -> Arc<Book> {
+        self.book.read().map_or_else(|poisoned| poisoned.into_inner().clone(), |book| book.clone())
+    }
+
+    fn replace(&self, book: Book) {
+        match self.book.write() {
+            Ok(mut held) => *held = Arc::new(book),
+            Err(poisoned) => *poisoned.into_inner() = Arc::new(book),
+        }
+    }
+}
+
+/// Reads the file again whenever it changes; a bad one is told of once and changes nothing.
+async fn follow(contacts: Weak<Contacts>, announcer: Announcer) {
+    let mut seen = None;
+    let mut told = None;
+    loop {
+        sleep(LOOK_EVERY).await;
+        let Some(contacts) = contacts.upgrade() else { return };
+        let Some(watched) = &contacts.file else { return };
+        let path = watched.settings.path.clone();
+        let before = seen.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&path, before)).await;
+        let Ok(Some(looked)) = looked else { continue };
+        seen = looked.seen;
+        if told.as_ref() == Some(&looked.mark) {
+            continue;
+        }
+        match looked.contacts {
+            Ok(new) => {
+                // The first look finds what was read with the configuration.
+                if told.is_some() || new != **watched.settings.contacts {
+                    tracing::info!(contacts = new.len(), "the contacts file was read anew");
+                }
+                watched.replace(Book::new(new));
+            }
+            Err(reason) => {
+                let error = format!("{}: {reason}; the last good contacts stay", watched.settings.path.display());
+                tracing::error!("{error}");
+                announcer.tell(Notice::ConfigRejected { error });
+            }
+        }
+        told = Some(looked.mark);
+    }
+}
+
+/// What a look at the file found.
+struct Looked {
+    seen: Option<file::Seen>,
+    contacts: Result<Vec<Contact>, String>,
+    /// Tells two contents apart, and two errors.
+    mark: Vec<u8>,
+}
+
+/// Reads the file at `path` unless it is as it was `before`.
+fn look(path: &std::path::Path, before: Option<file::Seen>) -> Option<Looked> {
+    let seen = file::Seen::of(path).ok();
+    if seen.is_some() && seen == before {
+        return None;
+    }
+    let text = file::read(path);
+    let mark = text.as_ref().map_or_else(|reason| reason.clone().into_bytes(), |text| file::fingerprint(text).to_vec());
+    let contacts = text.and_then(|text| file::parse(path, &text));
+    Some(Looked { seen, contacts, mark })
+}

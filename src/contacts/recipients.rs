@@ -1,0 +1,321 @@
+//! `to` of a destination: who gets its messages.
+
+use serde_json::Value as Json;
+
+use super::{
+    Contacts, Found, Unavailable,
+    address::{Mailbox, Number},
+};
+use crate::{
+    config::{
+        decode::{Context, Decode, Fields},
+        tree::{Node, Value},
+    },
+    envelope::Envelope,
+    route::{path::Path, to_value},
+};
+
+/// Most recipients of one delivery.
+pub const RECIPIENTS_MAX: usize = 50;
+/// Most globs of `allow_recipients`.
+const GLOBS_MAX: usize = 200;
+
+/// How a destination's channel reaches people: mail addresses, or numbers.
+pub trait Reached: Clone + PartialEq + Decode {
+    /// What messages call it.
+    const WHAT: &'static str;
+    /// `text` as one.
+    fn parse(text: &str) -> Option<Self>;
+    /// Those of a contact.
+    fn of(found: Found) -> Vec<Self>;
+    /// As `allow_recipients` sees it.
+    fn text(&self) -> String;
+}
+
+impl Reached for Mailbox {
+    const WHAT: &'static str = "a mail address";
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::parse(text)
+    }
+
+    fn of(found: Found) -> Vec<Self> {
+        found.email
+    }
+
+    fn text(&self) -> String {
+        self.address()
+    }
+}
+
+impl Reached for Number {
+    const WHAT: &'static str = "a number such as +15550100";
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::parse(text)
+    }
+
+    fn of(found: Found) -> Vec<Self> {
+        found.whatsapp
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// Who gets a destination's messages.
+#[derive(Debug, Clone)]
+pub enum Recipients<T> {
+    /// `to: contact`: whoever stands behind the event's namespace.
+    Contact,
+    /// `to: [dana@example.com]`: always these.
+    Literal(Vec<T>),
+    /// `to: {path: $.data.email}`: those the event names, as far as they are allowed.
+    Path {
+        /// Where, in the envelope.
+        path: Path,
+        /// Who may be written to at all.
+        allowed: Vec<Allowed>,
+    },
+}
+
+/// Why a delivery has no recipients.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRecipients {
+    /// The look-up of contacts failed; it may pass.
+    #[error("{0}")]
+    Unavailable(#[from] Unavailable),
+    /// Nobody stands behind the namespace, and there is no `*`.
+    #[error("no contact has {0} for this namespace, nor has `*`")]
+    Nobody(&'static str),
+    /// The path finds nothing.
+    #[error("the event has nothing at `{0}`")]
+    NothingAtPath(String),
+    /// What the path finds is no address.
+    #[error("what the event has at `{0}` is not {1}")]
+    NotReachable(String, &'static str),
+    /// `allow_recipients` names none of them.
+    #[error("`allow_recipients` does not allow the recipient at `{0}`")]
+    NotAllowed(String),
+    /// The event names too many.
+    #[error("the event names more than {RECIPIENTS_MAX} recipients")]
+    TooMany,
+}
+
+impl<T: Reached> Recipients<T> {
+    /// Reads `to` and `allow_recipients` of a destination.
+    pub fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+        let allowed = fields.node("allow_recipients").map(|node| (node, Vec::<Allowed>::decode(node, cx)));
+        let Some(to) = fields.node("to") else {
+            fields.missing("to", cx);
+            return None;
+        };
+        let is_path = matches!(to.value, Value::Map(_));
+        if let (Some((node, _)), false) = (&allowed, is_path) {
+            cx.error("bad-value", node.place, "`allow_recipients` is used with `to: {path: …}` only");
+        }
+        match &to.value {
+            Value::String(word) if word == "contact" => Some(Self::Contact),
+            Value::Map(_) => {
+                let mut inner = Fields::open(to, "`to`", cx)?;
+                let path = inner.required("path", cx);
+                inner.finish(cx);
+                let allowed = match allowed {
+                    Some((node, allowed)) => allowed.filter(|allowed| check_globs(allowed, node, cx)),
+                    None => {
+                        let help = "name who may be written to: allow_recipients: [\"*@example.com\"]";
+                        cx.error("missing-key", to.place, "recipients from an event need `allow_recipients`").help(help);
+                        None
+                    }
+                };
+                Some(Self::Path { path: path?, allowed: allowed? })
+            }
+            Value::String(text) if T::parse(text).is_none() => {
+                cx.expected(&format!("`contact`, {} or a list of them, or {{path: $.data.email}}", T::WHAT), to)
+            }
+            Value::String(_) => T::decode(to, cx).map(|one| Self::Literal(vec![one])),
+            _ => Self::literal(to, cx),
+        }
+    }
+
+    fn literal(node: &Node, cx: &mut Context) -> Option<Self> {
+        let them = Vec::<T>::decode(node, cx)?;
+        if them.is_empty() || RECIPIENTS_MAX < them.len() {
+            cx.error("bad-value", node.place, format!("`to` names between 1 and {RECIPIENTS_MAX} recipients"));
+            return None;
+        }
+        Some(Self::Literal(without_repeats(them)))
+    }
+
+    /// The recipients of `event`: at least one, none twice.
+    pub async fn of(&self, event: &Envelope, contacts: &Contacts) -> Result<Vec<T>, NoRecipients> {
+        let them = match self {
+            Self::Literal(them) => return Ok(them.clone()),
+            Self::Contact => T::of(contacts.find(event.namespace.as_deref()).await?),
+            Self::Path { path, allowed } => at_path(path, allowed, &to_value(event))?,
+        };
+        match them.len() {
+            0 => Err(NoRecipients::Nobody(T::WHAT)),
+            1..=RECIPIENTS_MAX => Ok(without_repeats(them)),
+            _ => Err(NoRecipients::TooMany),
+        }
+    }
+}
+
+fn check_globs(allowed: &[Allowed], node: &Node, cx: &mut Context) -> bool {
+    let good = (1..=GLOBS_MAX).contains(&allowed.len());
+    if !good {
+        cx.error("bad-value", node.place, format!("`allow_recipients` names between 1 and {GLOBS_MAX} globs"));
+    }
+    good
+}
+
+/// What `path` finds: texts, or lists of them. All of them must be allowed, so that no event picks out whom we write to.
+fn at_path<T: Reached>(path: &Path, allowed: &[Allowed], event: &Json) -> Result<Vec<T>, NoRecipients> {
+    let at = || path.text().to_owned();
+    let mut them = Vec::new();
+    for node in path.find(event) {
+        let items = match node {
+            Json::Array(items) => items.iter().collect(),
+            one => vec![one],
+        };
+        for item in items {
+            let one = item.as_str().and_then(T::parse).ok_or_else(|| NoRecipients::NotReachable(at(), T::WHAT))?;
+            if !allowed.iter().any(|glob| glob.matches(&one.text())) {
+                return Err(NoRecipients::NotAllowed(at()));
+            }
+            them.push(one);
+            if RECIPIENTS_MAX < them.len() {
+                return Err(NoRecipients::TooMany);
+            }
+        }
+    }
+    if them.is_empty() { Err(NoRecipients::NothingAtPath(at())) } else { Ok(them) }
+}
+
+fn without_repeats<T: Reached>(them: Vec<T>) -> Vec<T> {
+    let mut out: Vec<T> = Vec::with_capacity(them.len());
+    for one in them {
+        if !out.iter().any(|other| other.text() == one.text()) {
+            out.push(one);
+        }
+    }
+    out
+}
+
+/// One entry of `allow_recipients`: `*@example.com`, `+1*`. `*` is any run of characters but `@`; case does not matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allowed(String);
+
+impl Decode for Allowed {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let text = String::decode(node, cx)?;
+        if text.is_empty() || 256 < text.len() {
+            return cx.expected("a glob such as *@example.com", node);
+        }
+        Some(Self(text.to_lowercase()))
+    }
+}
+
+impl Allowed {
+    /// Whether `text` fits.
+    pub fn matches(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        match (self.0.rsplit_once('@'), text.rsplit_once('@')) {
+            (Some((local, domain)), Some((its_local, its_domain))) => fits(local, its_local) && fits(domain, its_domain),
+            (None, None) => fits(&self.0, &text),
+            _ => false,
+        }
+    }
+}
+
+/// `*` is any run of bytes; only the last one is ever taken up again.
+fn fits(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t, mut retry) = (0, 0, None);
+    while let Some(byte) = text.get(t) {
+        match pattern.get(p) {
+            Some(b'*') => {
+                retry = Some((p, t));
+                p += 1;
+            }
+            Some(wanted) if wanted == byte => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                let Some((star, taken)) = retry else { return false };
+                retry = Some((star, taken + 1));
+                p = star + 1;
+                t = taken + 1;
+            }
+        }
+    }
+    pattern.get(p..).unwrap_or_default().iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::deliver::testing::node;
+
+    fn read(yaml: &str) -> Result<Recipients<Mailbox>, String> {
+        let mut cx = Context::default();
+        let tree = node(yaml);
+        let mut fields = Fields::open(&tree, "destination `mail`", &mut cx).unwrap();
+        let to = Recipients::decode(&mut fields, &mut cx);
+        fields.finish(&mut cx);
+        to.filter(|_| !cx.failed()).ok_or_else(|| cx.problems.into_iter().map(|it| it.message).collect::<Vec<_>>().join("; "))
+    }
+
+    fn found(path: &str, allowed: &[&str], event: Json) -> Result<String, String> {
+        let allowed: Vec<_> = allowed.iter().map(|it| Allowed((*it).to_owned())).collect();
+        let them = at_path::<Mailbox>(&Path::parse(path).unwrap(), &allowed, &event);
+        them.map(|them| them.iter().map(Mailbox::address).collect::<Vec<_>>().join(" ")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_three_forms_of_to() {
+        assert!(matches!(read("{to: contact}"), Ok(Recipients::Contact)));
+        assert!(
+            matches!(read("{to: [a@x.example, b@x.example, A <a@x.example>]}"), Ok(Recipients::Literal(them)) if them.len() == 2)
+        );
+        assert!(matches!(read("{to: a@x.example}"), Ok(Recipients::Literal(them)) if them.len() == 1));
+        assert!(matches!(read("{to: {path: $.data.email}, allow_recipients: ['*@x.example']}"), Ok(Recipients::Path { .. })));
+        let refused = |yaml| read(yaml).unwrap_err();
+        insta::assert_snapshot!(refused("{to: contacts}"), @"expected `contact`, a mail address or a list of them, or {path: $.data.email}, found `contacts`");
+        insta::assert_snapshot!(refused("{to: {path: $.data.email}}"), @"recipients from an event need `allow_recipients`");
+        insta::assert_snapshot!(refused("{to: contact, allow_recipients: ['*@x.example']}"), @"`allow_recipients` is used with `to: {path: …}` only");
+        insta::assert_snapshot!(refused("{to: []}"), @"`to` names between 1 and 50 recipients");
+        insta::assert_snapshot!(refused("{}"), @"destination `mail` needs `to`");
+    }
+
+    #[test]
+    fn an_event_names_only_whom_it_may() {
+        let event = json!({"data": {"one": "Dana@X.example", "more": ["a@x.example", "b@x.example"], "bad": "x", "n": 7,
+            "inject": "a@evil.example,b@x.example", "evil": ["a@x.example", "a@evil.example"]}});
+        let allowed = ["*@x.example"];
+        assert_eq!(found("$.data.one", &allowed, event.clone()), Ok("Dana@x.example".into()));
+        assert_eq!(found("$.data.more", &allowed, event.clone()), Ok("a@x.example b@x.example".into()));
+        let refused = |path| found(path, &allowed, event.clone()).unwrap_err();
+        insta::assert_snapshot!(refused("$.data.none"), @"the event has nothing at `$.data.none`");
+        insta::assert_snapshot!(refused("$.data.bad"), @"what the event has at `$.data.bad` is not a mail address");
+        insta::assert_snapshot!(refused("$.data.n"), @"what the event has at `$.data.n` is not a mail address");
+        insta::assert_snapshot!(refused("$.data.inject"), @"what the event has at `$.data.inject` is not a mail address");
+        insta::assert_snapshot!(refused("$.data.evil"), @"`allow_recipients` does not allow the recipient at `$.data.evil`");
+    }
+
+    #[test]
+    fn globs_of_recipients() {
+        let allows = |glob: &str, text: &str| Allowed(glob.to_owned()).matches(text);
+        assert!(allows("*@example.com", "dana.smith+x@Example.com"));
+        assert!(allows("*@*.example.com", "a@b.c.example.com"));
+        assert!(allows("+1*", "+15550100") && allows("dana@x.example", "Dana@x.example"));
+        assert!(!allows("*@example.com", "dana@example.com.evil.example"));
+        assert!(!allows("*@example.com", "dana@notexample.com"));
+        assert!(!allows("*", "dana@example.com") && !allows("+1*", "+495550100"));
+    }
+}
