@@ -37,6 +37,8 @@ pub enum Meaning {
     Permanent(Cause),
     /// Likewise, and maybe so would every other delivery: 3xx, 410.
     Moved(Cause),
+    /// Would fail the same way whatever were sent: what a body says of our credentials, or of what they are for.
+    Target,
 }
 
 /// What `status_rules` may say.

@@ -3,10 +3,11 @@
 //! `error` of an attempt is one of `timeout`, `dns`, `connect`, `tls`, `closed` (the connection ended without an answer),
 //! `address_forbidden`, `http_<status>`, or `internal`.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use url::Url;
 
 use super::{
     Destination,
@@ -14,16 +15,41 @@ use super::{
     breaker::{Signal, Verdict},
     client::{Answer, Failure, FailureKind, Http},
     endpoint::Body,
-    lane,
 };
 use crate::{
-    clock::{Timestamp, later},
+    clock::{Clock, Timestamp, later},
     contacts::Contacts,
     envelope::Envelope,
     json,
     render::{Scene, Templates, builtin},
-    store::{Attempt, Cause, Delivery, Due, Next, Rendered},
+    store::{Attempt, Cause, Delivery, Due, Next, Rendered, Store},
 };
+
+/// Where people reach the relay: what links in messages begin with.
+#[derive(Debug, Clone, Default)]
+pub struct Site {
+    /// `server.public_url`.
+    pub public_url: Option<Url>,
+    /// `server.admin_url`.
+    pub admin_url: Option<Url>,
+}
+
+/// What the attempts of one lane are made with. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Tools {
+    /// What sends them.
+    pub(super) http: Http,
+    /// The templates of the file.
+    pub(super) templates: Arc<Templates>,
+    /// Who stands behind a namespace.
+    pub(super) contacts: Arc<Contacts>,
+    /// What time it is.
+    pub(super) clock: Clock,
+    /// Where kinds keep what belongs to more than one delivery.
+    pub(super) store: Arc<dyn Store>,
+    /// Where people reach the relay.
+    pub(super) site: Arc<Site>,
+}
 
 /// What one attempt is made with.
 pub(super) struct Try<'a> {
@@ -44,6 +70,10 @@ pub(super) struct Try<'a> {
     /// Who stands behind a namespace.
     #[allow(dead_code, reason = "the kinds that write to people come next")]
     pub(super) contacts: &'a Contacts,
+    /// Where kinds keep what belongs to more than one delivery.
+    pub(super) store: &'a dyn Store,
+    /// Where people reach the relay.
+    pub(super) site: &'a Site,
     /// The trace context that goes along.
     pub(super) traceparent: String,
 }
@@ -69,6 +99,8 @@ pub(super) enum Outcome {
         /// Whether every other delivery may fail so too.
         moved: bool,
     },
+    /// Refused whatever were sent: our credentials, or what it was sent to, are wrong.
+    Target,
 }
 
 impl Outcome {
@@ -81,6 +113,7 @@ impl Outcome {
             Self::Permanent { moved: true, .. } => Some(Signal::Moved),
             Self::Permanent { cause: Cause::Internal, .. } => None,
             Self::Permanent { .. } => Some(Signal::Permanent),
+            Self::Target => Some(Signal::Refused),
         }
     }
 }
@@ -151,6 +184,7 @@ impl Tried {
             Meaning::Delivered => Outcome::Delivered,
             Meaning::Permanent(cause) => Outcome::Permanent { cause, moved: false },
             Meaning::Moved(cause) => Outcome::Permanent { cause, moved: true },
+            Meaning::Target => Outcome::Target,
             Meaning::Transient | Meaning::Denied => Outcome::Retry {
                 after: answer.retry_after.as_deref().and_then(|value| retry_after(value, at)),
                 whole_lane: matches!(answer.status, 429 | 503),
@@ -232,11 +266,11 @@ pub(super) struct Settled {
 pub(super) const BUG: &str = "a bug of ours";
 
 /// Makes the next attempt of `due` at `destination`.
-pub(super) async fn make(destination: &Destination, parts: &lane::Parts, due: &Due) -> Made {
+pub(super) async fn make(destination: &Destination, tools: &Tools, due: &Due) -> Made {
     #[cfg(test)]
     assert_ne!(due.delivery.template.as_deref(), Some(BUG), "a bug of ours");
     let began = Instant::now();
-    let at = parts.clock.now();
+    let at = tools.clock.now();
     let event = envelope(due);
     let attempt = Try {
         event: &event,
@@ -244,9 +278,11 @@ pub(super) async fn make(destination: &Destination, parts: &lane::Parts, due: &D
         number: due.delivery.attempts.saturating_add(1),
         at,
         deadline: began + destination.timeout,
-        http: &parts.http,
-        templates: &parts.templates,
-        contacts: &parts.contacts,
+        http: &tools.http,
+        templates: &tools.templates,
+        contacts: &tools.contacts,
+        store: &*tools.store,
+        site: &tools.site,
         traceparent: traceparent(due),
     };
     let tried = destination.kind.send(&attempt, &destination.answers).await;
@@ -304,6 +340,7 @@ fn next(
         Outcome::Delivered => Next::Delivered,
         // Nothing is burnt: it stays where it was, and goes first when the target is whole again.
         _ if standing.verdict.target_level => Next::Retry(delivery.due_at.unwrap_or(at)),
+        Outcome::Target => Next::Retry(delivery.due_at.unwrap_or(at)),
         Outcome::Permanent { cause, .. } => Next::Dead(cause),
         Outcome::Retry { .. } => {
             let made = delivery.attempts.saturating_add(1).saturating_sub(delivery.uncounted);

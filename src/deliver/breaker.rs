@@ -37,6 +37,8 @@ pub(super) enum Signal {
     Moved,
     /// It refuses this one delivery.
     Permanent,
+    /// It refuses whatever we send, and says so.
+    Refused,
 }
 
 /// What follows from an answer.
@@ -207,7 +209,7 @@ impl Breaker {
                 note(&mut self.failed, delivery, DELIVERIES);
             }
             Signal::Moved => self.moved = self.moved.saturating_add(1),
-            Signal::Permanent => {}
+            Signal::Permanent | Signal::Refused => {}
         }
         match signal {
             Signal::Success => {
@@ -226,6 +228,7 @@ impl Breaker {
             }
             Signal::Moved => known || MOVED <= self.moved,
             Signal::Permanent => false,
+            Signal::Refused => true,
         }
     }
 
@@ -284,7 +287,7 @@ mod tests {
         verdict
     }
 
-    use Signal::{Denied, Moved, Permanent, Success, Transient};
+    use Signal::{Denied, Moved, Permanent, Refused, Success, Transient};
 
     const OPENED: Option<Change> = Some(Change::Opened(Cause::Receiver));
     const AT_TARGET_LEVEL: Verdict = Verdict { target_level: true, change: Some(Change::Opened(Cause::Config)) };
@@ -315,6 +318,12 @@ mod tests {
         let moved = |seq| (Moved, seq);
         assert_eq!(after(&mut breaker, &[moved(1), moved(2), (Success, 3), moved(4), moved(5)]), Verdict::default());
         assert_eq!(after(&mut breaker, &[moved(6)]), AT_TARGET_LEVEL);
+    }
+
+    #[test]
+    fn one_that_refuses_whatever_we_send_is_broken_at_once_even_if_it_has_just_worked() {
+        let mut breaker = Breaker::new(8);
+        assert_eq!(after(&mut breaker, &[(Success, 1), (Refused, 2)]), AT_TARGET_LEVEL);
     }
 
     #[test]

@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Destination,
-    attempt::{self, Made, Settled, Standing},
+    attempt::{self, Made, Settled, Standing, Tools},
     breaker::{Allowed, Change, Verdict},
-    client::Http,
     condition::Desk,
     inbox::{Handed, Inbox},
     ownership::{LAST, Lease, Leases},
@@ -26,10 +25,8 @@ use super::{
 use crate::{
     announce::{Announcer, Notice},
     clock::{Clock, Timestamp},
-    contacts::Contacts,
     envelope::Name,
     rate::Bucket,
-    render::Templates,
     route::OWN_SOURCE,
     store::{Attempt, Store, shard_of},
     telemetry::Metrics,
@@ -52,9 +49,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// What a lane works with.
 pub(super) struct Parts {
     pub(super) desk: Arc<Desk>,
-    pub(super) http: Http,
-    pub(super) templates: Arc<Templates>,
-    pub(super) contacts: Arc<Contacts>,
+    pub(super) tools: Tools,
     pub(super) recorder: Recorder,
     pub(super) leases: watch::Receiver<Leases>,
     pub(super) announcer: Announcer,
@@ -356,7 +351,7 @@ impl Lane {
         let epoch = self.lease.map_or(0, |lease| lease.epoch);
         let under_way = UnderWay { handed: handed.clone(), probe, at, began: Instant::now(), still_ms, epoch };
         let (parts, destination) = (self.parts.clone(), self.destination.clone());
-        let make = async move { attempt::make(&destination, &parts, &handed.due).await };
+        let make = async move { attempt::make(&destination, &parts.tools, &handed.due).await };
         let task = self.attempts.spawn(make);
         self.under_way.insert(task.id(), under_way);
     }

@@ -56,11 +56,13 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use attempt::Site;
 pub use shown::relay_headers;
 pub use status::{TargetState, TargetStatus};
 pub use tls::TlsProfile;
 
 use answers::{Answers, Reading, StatusRules};
+use attempt::Tools;
 use client::{Clients, Http};
 use condition::Desk;
 use inbox::{Inbox, Inboxes};
@@ -210,6 +212,8 @@ pub struct Parts {
     pub contacts: Arc<Contacts>,
     /// Private targets that are let through.
     pub allow_targets: Vec<AllowTarget>,
+    /// Where people reach the relay.
+    pub site: Site,
     /// Where deliveries wait.
     pub store: Arc<dyn Store>,
     /// What time it is.
@@ -259,19 +263,25 @@ pub struct Deliver {
 impl Deliver {
     /// Starts a lane per destination, which begin with what the store holds for them, and listens to the store's commits.
     pub fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
-        let Parts { destinations, templates, contacts, allow_targets, store, clock, metrics, announcer } = parts;
+        let Parts { destinations, templates, contacts, allow_targets, site, store, clock, metrics, announcer } = parts;
         let templates = Arc::new(Templates::new(&all_templates(templates, &destinations), Strictness::Lenient));
         let desks = desks(destinations, &store);
         let https = clients(&desks, AddressPolicy::new(&allow_targets))?;
         let recorder = Recorder::new(store.clone());
+        let site = Arc::new(site);
         let (stop, break_off, leave) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let leases = Arc::new(watch::Sender::new(Leases::new()));
         let lane = |(desk, http): (&Arc<Desk>, Http)| {
             Lane::new(lane::Parts {
                 desk: desk.clone(),
-                http,
-                templates: templates.clone(),
-                contacts: contacts.clone(),
+                tools: Tools {
+                    http,
+                    templates: templates.clone(),
+                    contacts: contacts.clone(),
+                    clock: clock.clone(),
+                    store: store.clone(),
+                    site: site.clone(),
+                },
                 recorder: recorder.clone(),
                 leases: leases.subscribe(),
                 announcer: announcer.clone(),

@@ -14,7 +14,7 @@ use axum::{body::to_bytes, extract::Request, http::HeaderMap, response::IntoResp
 use bytes::Bytes;
 use serde_json::Value as Json;
 
-use super::{Defaults, Deliver, Destination, Parts};
+use super::{Defaults, Deliver, Destination, Parts, Site};
 use crate::{
     announce::{Announcer, Notice},
     clock::{Clock, Timestamp, later},
@@ -233,6 +233,7 @@ impl Relay {
             destinations,
             templates: cx.templates,
             allow_targets: cx.allow_targets,
+            site: Site::default(),
             store: store.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
