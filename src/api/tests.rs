@@ -246,6 +246,12 @@ impl Store for Fake {
     async fn remove_setting(&self, _: &str) -> store::Result<()> {
         Err(store::Error::Closed)
     }
+    async fn thread(&self, _: [u8; 16]) -> store::Result<Option<String>> {
+        Err(store::Error::Closed)
+    }
+    async fn set_thread(&self, _: [u8; 16], _: Option<String>) -> store::Result<()> {
+        Err(store::Error::Closed)
+    }
     async fn ready(&self) -> store::Result<()> {
         self.probes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         if self.broken { Err(store::Error::Full("no space".into())) } else { Ok(()) }

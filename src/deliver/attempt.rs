@@ -21,7 +21,7 @@ use crate::{
     contacts::Contacts,
     envelope::Envelope,
     json,
-    render::{Scene, Templates, builtin},
+    render::{Message, MessageScene, Scene, Templates, builtin},
     store::{Attempt, Cause, Delivery, Due, Next, Rendered, Store},
 };
 
@@ -162,6 +162,21 @@ impl Try<'_> {
         }
     }
 
+    /// What people read of this delivery: by the rule's template, else by `own`, else built in.
+    pub(super) fn message(&self, own: Option<&str>) -> Message {
+        let data = json::lenient(self.event.data());
+        let scene = MessageScene {
+            event: self.event,
+            data: &data,
+            delivery: self.delivery.id,
+            attempt: self.number,
+            severity: self.delivery.severity,
+            admin_url: self.site.admin_url.as_ref(),
+            reconnect: None,
+        };
+        self.templates.message(self.delivery.template.as_deref().or(own), &scene)
+    }
+
     /// The body kept from an earlier attempt.
     pub(super) fn kept(&self) -> Option<Body> {
         let kept = self.delivery.body.as_ref()?;
@@ -173,13 +188,16 @@ impl Tried {
     /// What an answer, or its absence, came to; `meaning` reads statuses.
     pub(super) fn new(answered: Result<Answer, Failure>, at: Timestamp, meaning: impl FnOnce(u16) -> Meaning) -> Self {
         match answered {
-            Ok(answer) => Self::answered(answer, at, meaning),
+            Ok(answer) => {
+                let meaning = meaning(answer.status);
+                Self::of(answer, at, meaning)
+            }
             Err(failure) => Self::failed(failure),
         }
     }
 
-    fn answered(answer: Answer, at: Timestamp, meaning: impl FnOnce(u16) -> Meaning) -> Self {
-        let meaning = meaning(answer.status);
+    /// What an answer that means `meaning` came to.
+    pub(super) fn of(answer: Answer, at: Timestamp, meaning: Meaning) -> Self {
         let outcome = match meaning {
             Meaning::Delivered => Outcome::Delivered,
             Meaning::Permanent(cause) => Outcome::Permanent { cause, moved: false },
@@ -204,7 +222,8 @@ impl Tried {
         }
     }
 
-    fn failed(failure: Failure) -> Self {
+    /// What the absence of an answer came to.
+    pub(super) fn failed(failure: Failure) -> Self {
         let outcome = match failure.kind {
             FailureKind::Forbidden => Outcome::Permanent { cause: Cause::Config, moved: false },
             FailureKind::Request => Outcome::Permanent { cause: Cause::Internal, moved: false },

@@ -107,6 +107,11 @@ impl Endpoint {
         Some(Self { url, ready, headers: headers?, tls, signing })
     }
 
+    /// `url` with `headers` that only the kind knows, and nothing else.
+    pub(super) fn at((url, ready): (Url, ReadyUrl), headers: HeaderMap) -> Self {
+        Self { url, ready, headers, tls: TlsProfile::default(), signing: None }
+    }
+
     /// Whether anything is signed.
     pub(super) fn signs(&self) -> bool {
         self.signing.is_some()

@@ -185,7 +185,7 @@ impl Destination {
         if matches!(word, kinds::Word::N8n) && rules.names(404) {
             cx.error("bad-value", fields.key_place("status_rules"), "n8n's 404 is always transient: a workflow is being edited");
         }
-        let rate_limit = fields.optional("rate_limit", cx);
+        let rate_limit = fields.optional("rate_limit", cx).or(word.rate());
         let order_by = fields.optional("order_by", cx);
         let renamed_from = fields.optional("renamed_from", cx);
         fields.finish(cx);

@@ -266,6 +266,7 @@ pub(crate) struct MemoryStore {
     /// Reads of due deliveries.
     pub(crate) reads: AtomicUsize,
     pub(crate) kept: Mutex<BTreeMap<String, String>>,
+    pub(crate) threads: Mutex<BTreeMap<[u8; 16], String>>,
     /// How long a lease lasts that is given now; `None`: as long as is asked for.
     pub(crate) lease: Mutex<Option<Duration>>,
     pub(crate) released: AtomicBool,
@@ -458,6 +459,17 @@ impl Store for MemoryStore {
     }
     async fn set_setting(&self, key: &str, value: String) -> store::Result<()> {
         self.kept.lock().unwrap().insert(key.to_owned(), value);
+        Ok(())
+    }
+    async fn thread(&self, key: [u8; 16]) -> store::Result<Option<String>> {
+        Ok(self.threads.lock().unwrap().get(&key).cloned())
+    }
+    async fn set_thread(&self, key: [u8; 16], root: Option<String>) -> store::Result<()> {
+        let mut threads = self.threads.lock().unwrap();
+        match root {
+            Some(root) => _ = threads.insert(key, root),
+            None => _ = threads.remove(&key),
+        }
         Ok(())
     }
     async fn own_shards(&self, _: OwnerId, now: Timestamp, lease: Duration) -> store::Result<Vec<Owned>> {

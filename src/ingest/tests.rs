@@ -155,6 +155,12 @@ impl Store for Memory {
     async fn remove_setting(&self, _: &str) -> Result<()> {
         Err(Error::Closed)
     }
+    async fn thread(&self, _: [u8; 16]) -> Result<Option<String>> {
+        Err(Error::Closed)
+    }
+    async fn set_thread(&self, _: [u8; 16], _: Option<String>) -> Result<()> {
+        Err(Error::Closed)
+    }
     async fn ready(&self) -> Result<()> {
         Ok(())
     }

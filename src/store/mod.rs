@@ -209,6 +209,12 @@ pub trait Store: Send + Sync {
     /// Forgets the value under `key`.
     async fn remove_setting(&self, key: &str) -> Result<()>;
 
+    /// What later messages of the thread `key` answer to, where it has begun.
+    async fn thread(&self, key: [u8; 16]) -> Result<Option<String>>;
+
+    /// Begins the thread `key` with `root`, or ends it. It is kept as long as an event would be ([`Retention::events`]).
+    async fn set_thread(&self, key: [u8; 16], root: Option<String>) -> Result<()>;
+
     /// Ok when the store can take an event now: writes and syncs a probe.
     async fn ready(&self) -> Result<()>;
 

@@ -29,6 +29,7 @@ mod policy;
 mod quarantine;
 mod secrets;
 mod seeds;
+mod slack;
 mod spec;
 mod spec_answers;
 mod spec_backlog;

@@ -34,7 +34,6 @@ const QUIET: &str = "issue 4: quiet hours";
 const TTL: &str = "issue 4: ttl";
 const CANCEL_ON: &str = "issue 4: cancel_on";
 const MUTES: &str = "issue 4: throttle, mutes";
-const SLACK: &str = "issue 4: Slack";
 const SMTP: &str = "issue 4: SMTP";
 const TWILIO: &str = "issue 4: Twilio";
 const RELOAD: &str = "reload";
@@ -238,7 +237,15 @@ const ANSWERS: &[Line] = &[
     shown("an address that policy forbids |", &["spec_answers::a_forbidden_address_is_dead_of_the_config"]),
     waits("Twilio, by `code`", TWILIO),
     waits("SMTP 4yz", SMTP),
-    waits("Slack, by body text", SLACK),
+    shown(
+        "Slack, by body text",
+        &[
+            "slack::words_that_would_come_again_are_permanent",
+            "slack::words_that_pass_are_transient",
+            "slack::words_about_the_destination_open_its_breaker_and_burn_nothing",
+            "slack::a_refusal_that_drips_is_read_as_far_as_it_came",
+        ],
+    ),
     shown("The status decides once", &["spec_answers::the_status_decides_once_the_header_has_come"]),
     shown(
         "Target-level: the breaker opens",

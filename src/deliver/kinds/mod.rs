@@ -7,16 +7,18 @@ use super::{
 };
 use crate::{
     config::{
-        decode::{Context, Fields, nearest, one_of},
+        decode::{Context, Fields, Rate, nearest, one_of},
         tree::{Node, Value},
     },
     render,
 };
 
 mod n8n;
+mod slack;
 mod webhook;
 
 pub use n8n::N8n;
+pub use slack::Slack;
 pub use webhook::Webhook;
 
 /// What a destination is, and what only its kind has.
@@ -26,6 +28,8 @@ pub enum Kind {
     Webhook(Webhook),
     /// A workflow of n8n that begins with a webhook.
     N8n(N8n),
+    /// A channel of Slack.
+    Slack(Slack),
 }
 
 /// What `kind` may say.
@@ -33,16 +37,25 @@ pub enum Kind {
 pub(super) enum Word {
     Webhook,
     N8n,
+    Slack,
 }
 
-const WORDS: [(&str, Word); 2] = [("webhook", Word::Webhook), ("n8n", Word::N8n)];
+const WORDS: [(&str, Word); 3] = [("webhook", Word::Webhook), ("n8n", Word::N8n), ("slack", Word::Slack)];
 
 impl Word {
+    /// How much is sent to one that does not say: Slack takes a message a second.
+    pub(super) fn rate(self) -> Option<Rate> {
+        match self {
+            Self::Slack => Some(Rate::per_second(1, 1)),
+            Self::Webhook | Self::N8n => None,
+        }
+    }
+
     /// Reads `kind`.
     pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let Some(node) = fields.node("kind") else {
             let message = format!("{} needs `kind`", fields.what());
-            cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n");
+            cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n slack");
             return None;
         };
         one_of(node, &WORDS, cx)
@@ -55,6 +68,7 @@ impl Kind {
         match word {
             Word::Webhook => Webhook::decode(name, fields, cx).map(Self::Webhook),
             Word::N8n => N8n::decode(name, fields, cx).map(Self::N8n),
+            Word::Slack => Slack::decode(name, fields, cx).map(Self::Slack),
         }
     }
 
@@ -63,6 +77,7 @@ impl Kind {
         match self {
             Self::Webhook(_) => "webhook",
             Self::N8n(_) => "n8n",
+            Self::Slack(_) => "slack",
         }
     }
 
@@ -71,6 +86,7 @@ impl Kind {
         match self {
             Self::Webhook(it) => it.endpoint(),
             Self::N8n(it) => it.endpoint(),
+            Self::Slack(it) => it.endpoint(),
         }
     }
 
@@ -79,6 +95,7 @@ impl Kind {
         match self {
             Self::Webhook(it) => it.template(),
             Self::N8n(it) => it.template(),
+            Self::Slack(it) => it.template(),
         }
     }
 
@@ -87,6 +104,7 @@ impl Kind {
         match self {
             Self::Webhook(it) => it.send(attempt, answers).await,
             Self::N8n(it) => it.send(attempt, answers).await,
+            Self::Slack(it) => it.send(attempt, answers).await,
         }
     }
 }

@@ -243,3 +243,16 @@ pub(crate) async fn settings_are_listed_by_prefix_and_removed(bench: Bench) {
     assert_eq!(keys("job.").await, ["job.2"]);
     assert_eq!(bench.store.setting("job.1").await.unwrap(), None);
 }
+
+pub(crate) async fn threads_go_on_over_a_restart_and_end(bench: Bench) {
+    bench.store.set_thread([1; 16], Some("1700000000.000100".into())).await.unwrap();
+    bench.store.set_thread([2; 16], Some("1700000000.000200".into())).await.unwrap();
+    bench.store.set_thread([2; 16], Some("1700000000.000300".into())).await.unwrap();
+    let bench = bench.restart().await;
+    let root = async |key| bench.store.thread([key; 16]).await.unwrap();
+    assert_eq!(root(1).await.as_deref(), Some("1700000000.000100"));
+    assert_eq!(root(2).await.as_deref(), Some("1700000000.000300"), "begun anew");
+    assert_eq!(root(3).await, None);
+    bench.store.set_thread([1; 16], None).await.unwrap();
+    assert_eq!(root(1).await, None);
+}

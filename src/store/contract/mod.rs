@@ -51,6 +51,7 @@ macro_rules! contract {
             ids_of_another_store_are_not_found
             settings_are_kept
             settings_are_listed_by_prefix_and_removed
+            threads_go_on_over_a_restart_and_end
             a_closed_store_says_so
             a_store_is_ready_until_it_is_closed
         );
@@ -109,6 +110,7 @@ macro_rules! contract {
         contract!(@ $open, pruning:
             what_a_clock_that_was_ahead_put_off_is_due
             finished_events_go_after_their_time
+            threads_go_after_the_time_of_events
             what_waits_keeps_its_event
             dead_letters_go_after_their_own_time
             a_seq_is_never_given_out_twice

@@ -244,3 +244,15 @@ pub(crate) async fn a_store_full_of_waiting_events_refuses_new_ones(bench: Bench
     bench.store.ready().await.unwrap();
     assert!(!bench.holds(waiting[0].event).await && bench.holds(waiting[50].event).await);
 }
+
+pub(crate) async fn threads_go_after_the_time_of_events(bench: Bench) {
+    bench.store.set_thread([1; 16], Some("old".into())).await.unwrap();
+    bench.clock.advance(days(30));
+    bench.store.set_thread([2; 16], Some("young".into())).await.unwrap();
+    bench.prune(KEEP, &[]).await;
+    assert!(bench.store.thread([1; 16]).await.unwrap().is_some(), "not before its time");
+    bench.clock.advance(seconds(1));
+    bench.prune(KEEP, &[]).await;
+    assert_eq!(bench.store.thread([1; 16]).await.unwrap(), None);
+    assert_eq!(bench.store.thread([2; 16]).await.unwrap().as_deref(), Some("young"));
+}

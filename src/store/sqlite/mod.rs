@@ -48,6 +48,7 @@ mod schema;
 mod session;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod writer;
 
 /// Opens the store in the file at `path`, made where it is missing; see [`super::open`].
@@ -186,6 +187,14 @@ impl Store for Sqlite {
     async fn remove_setting(&self, key: &str) -> Result<()> {
         let key = key.to_owned();
         self.writer.run(move |session| session.remove_setting(&key)).await
+    }
+
+    async fn thread(&self, key: [u8; 16]) -> Result<Option<String>> {
+        self.lanes.ask(move |conn, _| threads::root(conn, key)).await
+    }
+
+    async fn set_thread(&self, key: [u8; 16], root: Option<String>) -> Result<()> {
+        self.writer.run(move |session| threads::set(session, key, root.as_deref())).await
     }
 
     async fn own_shards(&self, owner: OwnerId, now: Timestamp, lease: Duration) -> Result<Vec<Owned>> {

@@ -9,6 +9,7 @@ use super::{
     lanes::{self, OrderKey},
     rows::{amount, cause_code},
     session::{Answer, Session},
+    threads,
 };
 use crate::{
     clock::{Timestamp, earlier, to_ms},
@@ -72,6 +73,7 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
     let rejections = rejections(&session.conn, before(retention.rejections))?;
     let keys = keys(session, to_ms(now))?;
     let steps = replays(&session.conn, before(retention.events))?;
+    let threads = threads::forget(&session.conn, before(retention.events))?;
     let swept = sweep(session, before(retention.events), retention.max_bytes.map(goal))?;
     if freed != 0 {
         session.keep_last_seq()?;
@@ -83,7 +85,13 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
         rejections,
         keys: keys.removed,
         given_up,
-        more: !swept.ended || full(steps) || full(given_up) || full(dead.len() as u64) || full(rejections) || keys.more,
+        more: !swept.ended
+            || full(steps)
+            || full(given_up)
+            || full(dead.len() as u64)
+            || full(rejections)
+            || keys.more
+            || threads,
         used: used(&session.conn)?,
     }))
 }

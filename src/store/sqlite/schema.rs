@@ -10,8 +10,12 @@ use crate::store::{Error, Result};
 const APPLICATION_ID: i32 = 0x486b_5964;
 
 /// What brings a store from one version to the next, oldest first. Never edited once released, only added to.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
+];
 
 /// The version of the schema that this binary reads and writes (SQLite's `user_version`).
 const VERSION: i32 = MIGRATIONS.len() as i32;
