@@ -152,10 +152,11 @@ fn report(total: Pruned, handles: &Handles) {
             "dead letters reached the end of their retention, or deliveries waited too long for a target that is held or gone"
         );
     }
-    for (count, reason) in [(total.given_up, "held_too_long"), (total.dead_letters, "retention")] {
-        if 0 < count {
-            handles.announcer.tell(Notice::DeadInBulk { count, reason });
-        }
+    if 0 < total.given_up {
+        handles.announcer.tell(Notice::HeldTooLong { count: total.given_up });
+    }
+    if 0 < total.dead_letters {
+        handles.announcer.tell(Notice::Removed { count: total.dead_letters });
     }
     if 0 < total.events + total.rejections {
         info!(events = total.events, rejections = total.rejections, keys = total.keys, "pruned the store");

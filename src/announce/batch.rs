@@ -18,7 +18,7 @@ const LISTED_MAX: usize = 20;
 /// Kinds (type and target or source) that are told apart; what comes beyond is gathered by type alone.
 const KEYS_MAX: usize = 512;
 
-/// What is told of together: a type, and the target or source it is about.
+/// What is told of together: what notices are gathered as, and the target or source they are about.
 type Key = (&'static str, Option<String>);
 
 /// Notices that are told in one event.
@@ -50,15 +50,15 @@ struct Gathering {
 impl Batches {
     /// Gathers `notice`, which came at `now`.
     pub(super) fn add(&mut self, notice: &Notice, now: Timestamp) {
-        let (r#type, subject) = (event::r#type(notice), event::subject(notice).map(|name| name.as_str().to_owned()));
-        let key = self.key(r#type, subject, now);
+        let subject = event::subject(notice).map(|name| name.as_str().to_owned());
+        let key = self.key(event::gathered_as(notice), subject, now);
         let subject = key.1.clone();
         let gathering = self.0.entry(key).or_insert(Gathering { window: WINDOW, last: now, batch: None });
         if gathering.batch.is_none() && CALM <= until(gathering.last, now) {
             gathering.window = WINDOW;
         }
         gathering.last = now;
-        let fresh = || Batch { r#type, subject, count: 0, listed: Vec::new(), since: now, until: now };
+        let fresh = || Batch { r#type: event::r#type(notice), subject, count: 0, listed: Vec::new(), since: now, until: now };
         let batch = gathering.batch.get_or_insert_with(fresh);
         batch.count += event::weight(notice);
         batch.until = now;
@@ -68,12 +68,12 @@ impl Batches {
     }
 
     /// Under what a notice is gathered. Kinds that have been calm are forgotten when there are too many.
-    fn key(&mut self, r#type: &'static str, subject: Option<String>, now: Timestamp) -> Key {
-        let key = (r#type, subject);
+    fn key(&mut self, gathered_as: &'static str, subject: Option<String>, now: Timestamp) -> Key {
+        let key = (gathered_as, subject);
         if KEYS_MAX <= self.0.len() && !self.0.contains_key(&key) {
             self.0.retain(|_, gathering| gathering.batch.is_some() || until(gathering.last, now) < CALM);
             if KEYS_MAX <= self.0.len() {
-                return (r#type, None);
+                return (gathered_as, None);
             }
         }
         key

@@ -18,7 +18,7 @@ const KIND: &str = "hookyard";
 /// The event's type.
 pub(super) fn r#type(notice: &Notice) -> &'static str {
     match notice {
-        Notice::Dead { .. } | Notice::DeadInBulk { .. } => "relay.delivery.dead",
+        Notice::Dead { .. } | Notice::HeldTooLong { .. } | Notice::Removed { .. } => "relay.delivery.dead",
         Notice::Broken { .. } => "relay.target.broken",
         Notice::Recovered { .. } => "relay.target.recovered",
         Notice::Paused { .. } => "relay.target.paused",
@@ -30,6 +30,15 @@ pub(super) fn r#type(notice: &Notice) -> &'static str {
     }
 }
 
+/// What it is gathered with: deaths and removals share a type, and are not counted together.
+pub(super) fn gathered_as(notice: &Notice) -> &'static str {
+    match notice {
+        Notice::HeldTooLong { .. } => "held too long",
+        Notice::Removed { .. } => "removed",
+        _ => r#type(notice),
+    }
+}
+
 /// The target or source it is about.
 pub(super) fn subject(notice: &Notice) -> Option<&Name> {
     match notice {
@@ -38,13 +47,20 @@ pub(super) fn subject(notice: &Notice) -> Option<&Name> {
         | Notice::Recovered { target, .. }
         | Notice::Paused { target, .. } => Some(target),
         Notice::Rejecting { source, .. } | Notice::Silent { source, .. } => Some(source),
-        Notice::DeadInBulk { .. } | Notice::Filling { .. } | Notice::ConfigLoaded { .. } | Notice::ConfigRejected { .. } => None,
+        Notice::HeldTooLong { .. }
+        | Notice::Removed { .. }
+        | Notice::Filling { .. }
+        | Notice::ConfigLoaded { .. }
+        | Notice::ConfigRejected { .. } => None,
     }
 }
 
 /// How many things it tells of.
 pub(super) fn weight(notice: &Notice) -> u64 {
-    if let Notice::DeadInBulk { count, .. } = notice { *count } else { 1 }
+    match notice {
+        Notice::HeldTooLong { count } | Notice::Removed { count } => *count,
+        _ => 1,
+    }
 }
 
 /// What it says, as a JSON object.
@@ -57,7 +73,8 @@ pub(super) fn item(notice: &Notice, at: Timestamp) -> Map<String, Value> {
             "cause": cause.word(),
             "error": error,
         }),
-        Notice::DeadInBulk { count, reason } => json!({"dead": count, "cause": "config", "error": reason}),
+        Notice::HeldTooLong { count } => json!({"dead": count, "cause": "config", "error": "held_too_long"}),
+        Notice::Removed { count } => json!({"removed": count, "reason": "retention"}),
         Notice::Broken { target, cause, error } => json!({"target": target.as_str(), "cause": cause.word(), "error": error}),
         Notice::Recovered { target, broken_since } => {
             json!({"target": target.as_str(), "broken_since": rfc3339_ms(*broken_since)})

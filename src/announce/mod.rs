@@ -89,12 +89,15 @@ pub enum Notice {
         /// The limit.
         max: u64,
     },
-    /// `relay.delivery.dead` again: deaths nobody was told of one by one, and dead letters that were removed.
-    DeadInBulk {
+    /// `relay.delivery.dead` again: deliveries that were held for too long, of which nobody was told one by one.
+    HeldTooLong {
+        /// How many died.
+        count: u64,
+    },
+    /// `relay.delivery.dead` too: dead letters that reached the end of their retention and are gone for good.
+    Removed {
         /// How many.
         count: u64,
-        /// What became of them: `held_too_long`, `retention`.
-        reason: &'static str,
     },
     /// `relay.config.loaded`.
     ConfigLoaded {

@@ -155,3 +155,15 @@ fn kinds_are_bounded() {
     assert!(all.len() <= 513);
     assert_eq!(all.iter().map(|batch| batch.count).sum::<u64>(), 2000);
 }
+
+#[test]
+fn deaths_and_removals_are_not_counted_together() {
+    let at = "2026-01-20T12:00:00Z".parse().unwrap();
+    let mut batches = Batches::default();
+    for notice in [Notice::HeldTooLong { count: 3 }, Notice::Removed { count: 5 }, Notice::Removed { count: 2 }] {
+        batches.add(&notice, at);
+    }
+    let mut told: Vec<_> = batches.all().into_iter().map(|batch| (batch.r#type, batch.count, batch.listed.len())).collect();
+    told.sort_unstable();
+    assert_eq!(told, [("relay.delivery.dead", 3, 1), ("relay.delivery.dead", 7, 2)]);
+}

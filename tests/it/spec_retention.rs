@@ -81,7 +81,12 @@ async fn dead_letters_go_at_their_time_after_death_counted_and_announced() {
     kept(&app, &[]).await;
     until("the announcement", SOON, async || {
         app.clock.advance(seconds(5));
-        ops.seen().iter().any(|request| request.text().contains("relay.delivery.dead")).then_some(())
+        // Its death was told of too.
+        let told: Vec<_> = ops.seen().iter().map(|request| request.json()).collect();
+        let data = |event: &serde_json::Value| event["data"].clone();
+        let removed = told.iter().map(data).find(|data| data["removed"] == 1)?;
+        assert_eq!((&removed["count"], &removed["reason"], &removed["cause"]), (&json!(1), &json!("retention"), &json!(null)));
+        Some(())
     })
     .await;
 }
