@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 use tokio::sync::oneshot;
 
 use super::{
+    keys::Seen,
     lanes, prune,
     rows::{PENDING, severity_code},
     session::{Answer, Session},
@@ -115,24 +116,9 @@ enum Known {
     New { suffix: Option<i64> },
 }
 
-/// What the table of keys says of one.
-struct Seen {
-    body: [u8; 16],
-    seq: i64,
-    seen_at: i64,
-    suffix: Option<i64>,
-}
-
-/// What is remembered of a key.
-pub(super) const KNOWN: &str = "SELECT body, seq, seen_at, suffix FROM dedupe WHERE key = ?";
-
 fn known(session: &Session, event: &NewEvent) -> rusqlite::Result<Known> {
     let dedupe = &event.dedupe;
-    let mut look_up = session.conn.prepare_cached(KNOWN)?;
-    let seen = look_up.query_row([dedupe.key], |row| {
-        Ok(Seen { body: row.get(0)?, seq: row.get(1)?, seen_at: row.get(2)?, suffix: row.get(3)? })
-    });
-    let Some(seen) = seen.optional()? else { return Ok(Known::New { suffix: None }) };
+    let Some(seen) = session.keys.seen(&session.conn, &dedupe.key)? else { return Ok(Known::New { suffix: None }) };
     let (Remember::Id(window) | Remember::Hash(window)) = dedupe.remember;
     Ok(if session.now.saturating_sub(seen.seen_at) < ms(window) {
         Known::Repeat { seq: seen.seq, suffix: seen.suffix, mismatch: seen.body != dedupe.body }
@@ -161,16 +147,14 @@ fn count_repeat(session: &Session, seq: i64, mismatch: bool) -> rusqlite::Result
     Ok(())
 }
 
-fn remember(session: &Session, event: &NewEvent, seq: i64, suffix: Option<i64>) -> rusqlite::Result<()> {
+fn remember(session: &mut Session, event: &NewEvent, seq: i64, suffix: Option<i64>) -> rusqlite::Result<()> {
     let (hashed, kept) = match event.dedupe.remember {
         Remember::Id(window) => (false, ms(window)),
         Remember::Hash(window) => (true, ms(window).max(HASH_KEPT_MS)),
     };
-    let sql = "INSERT OR REPLACE INTO dedupe (key, body, seq, seen_at, hashed, suffix, forget_at) VALUES (?, ?, ?, ?, ?, ?, ?)";
     let forget_at = session.now.saturating_add(kept);
-    let row = (event.dedupe.key, event.dedupe.body, seq, session.now, hashed, suffix, forget_at);
-    session.conn.prepare_cached(sql)?.execute(row)?;
-    Ok(())
+    let seen = Seen { body: event.dedupe.body, seq, seen_at: session.now, hashed, suffix, forget_at };
+    session.keys.remember(&session.conn, event.dedupe.key, seen)
 }
 
 /// Writes event, body and deliveries.

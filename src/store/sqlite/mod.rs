@@ -2,7 +2,8 @@
 //! commits together what is queued ([`writer`]); those that read go to a few connections beside it ([`reader`]).
 //!
 //! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`], [`lanes`] (who goes before
-//! whom), [`give_up`], [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`checkpoint`]. The readers' side:
+//! whom), [`give_up`], [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`keys`] (of events), [`checkpoint`]. The
+//! readers' side:
 //! [`query`] (due work, events, deliveries) and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
 
 use std::{
@@ -34,6 +35,7 @@ mod accept;
 mod checkpoint;
 mod connect;
 mod give_up;
+mod keys;
 mod lanes;
 mod owners;
 mod person;

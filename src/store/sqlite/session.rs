@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use super::{
     checkpoint::{Checkpoints, WAL_PAGES},
     connect::{Disk, Lock},
+    keys::{IDLE_SLICE, Keys, Progress},
     owners::Shards,
     prune::{self, Room},
     rows::fault,
@@ -28,6 +29,8 @@ pub(super) struct Session {
     pub(super) now: i64,
     /// What is known about the space left.
     pub(super) room: Room,
+    /// How events are known again.
+    pub(super) keys: Keys,
     /// Who owns the shards.
     pub(super) owned: Shards,
     /// The clock was set back, or may have been before this start: times in the tables may lie in its former future.
@@ -48,6 +51,7 @@ const PROBE_BYTES: u32 = 64 * 1024;
 #[derive(Clone, Copy)]
 struct Mark {
     last_seq: i64,
+    keys: Progress,
     room: Room,
     owned: Shards,
 }
@@ -61,6 +65,7 @@ impl Session {
         let identity = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get(1)?));
         let sql = "SELECT salt, max(last_seq, (SELECT coalesce(max(seq), 0) FROM events)) FROM identity";
         let (salt, last_seq) = conn.query_row(sql, [], identity).map_err(fault)?;
+        let keys = Keys::load(&conn).map_err(fault)?;
         let checkpoints = Checkpoints::start(&mut conn, path, disk.clone(), WAL_PAGES)?;
         Ok(Self {
             conn,
@@ -68,6 +73,7 @@ impl Session {
             salt: salt.cast_unsigned(),
             now: to_ms(clock.now()),
             room: Room::default(),
+            keys,
             owned: Shards::default(),
             set_back: true,
             last_seq,
@@ -81,11 +87,14 @@ impl Session {
     /// Runs `work` in one transaction: all of it is on disk when this answers `Ok`, nothing of it otherwise.
     pub(super) fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         self.room.forget();
-        let before = Mark { last_seq: self.last_seq, room: self.room, owned: self.owned };
+        let before = Mark { last_seq: self.last_seq, keys: self.keys.mark(), room: self.room, owned: self.owned };
         let now = to_ms(self.clock.now());
         self.set_back |= now < self.now;
         self.now = now;
-        let done = self.attempt(work);
+        let done = self.attempt(|session| {
+            session.keys.step(&session.conn, session.last_seq, now)?;
+            work(session)
+        });
         if done.is_err() {
             self.roll_back(before);
         }
@@ -95,6 +104,19 @@ impl Session {
     /// What is to be done between two transactions, after everybody was answered.
     pub(super) fn between(&mut self) {
         self.checkpoints.look(&self.conn);
+    }
+
+    /// Does a little of what can wait, while nothing else is to be done; false when nothing of that kind is left.
+    pub(super) fn while_idle(&mut self) -> bool {
+        if !self.keys.are_moving() {
+            return false;
+        }
+        let moved = self.transaction(|session| session.keys.move_some(&session.conn, IDLE_SLICE));
+        if let Err(error) = &moved {
+            tracing::warn!("dedupe keys stay where they are for now: {error}");
+        }
+        self.between();
+        moved.is_ok()
     }
 
     fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
@@ -112,6 +134,7 @@ impl Session {
             tracing::error!("the store cannot roll back: {error}");
         }
         self.last_seq = before.last_seq;
+        self.keys.put_back(before.keys);
         self.room.put_back(before.room);
         self.owned = before.owned;
         // Had it been looked after, that was undone.

@@ -127,7 +127,7 @@ async fn a_store_of_version_1_is_brought_up_and_keeps_what_it_held() {
     store.close().await;
     let version: i32 =
         Connection::open(place.file()).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 3);
+    assert_eq!(version, schema::VERSION);
 }
 
 #[tokio::test]
@@ -304,7 +304,7 @@ async fn no_hot_query_walks_a_table() {
         query::ATTEMPTS,
         prune::GIVE_UP,
         prune::KEYS,
-        accept::KNOWN,
+        keys::KNOWN,
         record::SETTLE,
         record::SETTLE_ORDERED,
         lanes::WAITING,

@@ -139,7 +139,7 @@ type Batch = Vec<Box<dyn Job>>;
 
 impl Work {
     fn run(mut self, mut queue: mpsc::Receiver<Message>) {
-        while let Some(first) = queue.blocking_recv() {
+        while let Some(first) = self.next(&mut queue) {
             let batch = gather(first, &mut queue);
             if !batch.is_empty() {
                 self.commit(batch);
@@ -147,6 +147,18 @@ impl Work {
             }
         }
         self.session.close();
+    }
+
+    /// The next message; does what can wait while there is none.
+    fn next(&mut self, queue: &mut mpsc::Receiver<Message>) -> Option<Message> {
+        loop {
+            match queue.try_recv() {
+                Ok(message) => return Some(message),
+                Err(mpsc::error::TryRecvError::Disconnected) => return None,
+                Err(mpsc::error::TryRecvError::Empty) if self.session.while_idle() => {}
+                Err(mpsc::error::TryRecvError::Empty) => return queue.blocking_recv(),
+            }
+        }
     }
 
     fn commit(&mut self, mut batch: Batch) {
