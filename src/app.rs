@@ -118,7 +118,8 @@ impl App {
         let (admin, admin_addr) = bind(&config.server.admin_listen).await?;
         let sealer = sealer(&config)?;
         tell_limits(&*store, &config, options.clock.now()).await;
-        let router = Arc::new(Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations)));
+        let router = Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations));
+        let router = Arc::new(router.with_audiences(deliver::audiences(&config.destinations)));
         let (announcer, notices) = Announcer::new();
         let telling = announce::Parts { store: store.clone(), router: router.clone(), clock: options.clock.clone() };
         let announcing = announce::start(notices, telling);

@@ -106,6 +106,14 @@ pub fn rfc3339_ms(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
+/// `90s`, `5m`, `24h`, `7d`: a length of time in the largest unit that tells all of it, as `routes.yaml` writes it.
+pub fn short(length: Duration) -> String {
+    let ms = length.as_millis();
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let whole = units.iter().find(|(_, unit)| ms != 0 && ms.is_multiple_of(*unit));
+    whole.map_or_else(|| format!("{ms}ms"), |(word, unit)| format!("{}{word}", ms / unit))
+}
+
 /// `2026-01-20T12:00:00Z`: RFC 3339 in UTC with whole seconds.
 pub fn rfc3339_s(at: Timestamp) -> String {
     let whole = Timestamp::from_second(at.as_second()).unwrap_or(at);
@@ -122,6 +130,13 @@ mod tests {
         assert_eq!(rfc3339_ms(at), "2026-01-20T12:00:00.412Z");
         assert_eq!(rfc3339_s(at), "2026-01-20T12:00:00Z");
         assert_eq!(from_ms(to_ms(at)), "2026-01-20T12:00:00.412Z".parse().unwrap());
+    }
+
+    #[test]
+    fn lengths_are_written_short() {
+        let written = [90, 300, 86_400, 604_800, 5400].map(|s| short(Duration::from_secs(s)));
+        assert_eq!(written, ["90s", "5m", "1d", "7d", "90m"]);
+        assert_eq!([short(Duration::ZERO), short(Duration::from_millis(1500))], ["0ms", "1500ms"]);
     }
 
     #[tokio::test]

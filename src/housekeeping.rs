@@ -51,6 +51,7 @@ impl Keeper {
         handles.metrics.backlog(&rows);
         handles.ingest.notices().into_iter().for_each(|notice| handles.announcer.tell(notice));
         handles.ingest.keep_statistics().await?;
+        handles.deliver.expire().await?;
         let mut held = handles.deliver.held();
         held.extend(self.gone(handles, &backlog, now).await?);
         let retention = handles.config.store.retention;

@@ -6,6 +6,7 @@
 //! - [`sign`]: every signing scheme, making and checking.
 //! - [`ingest`]: limit, verify, normalise, plan, accept.
 //! - [`route`]: which rules match an event, and why.
+//! - [`schedule`]: named windows of the week.
 //! - [`store`]: what is on disk.
 //! - [`contacts`]: who stands behind a namespace.
 //! - [`deliver`]: lanes, attempts, retries, dead letters.
@@ -33,6 +34,7 @@ pub mod listen;
 mod rate;
 pub mod render;
 pub mod route;
+pub mod schedule;
 pub mod seal;
 pub mod secret;
 pub mod sign;

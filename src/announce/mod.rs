@@ -15,7 +15,7 @@ use self::batch::{Batch, Batches};
 use crate::{
     clock::{Clock, Timestamp},
     envelope::{DeliveryId, Name},
-    route::Router,
+    route::{Plan, Router},
     sign,
     store::{Cause, DedupeKey, Error, NewEvent, Remember, Store},
 };
@@ -214,5 +214,6 @@ async fn accept(parts: &Parts, batch: &Batch) -> Result<(), Error> {
         body: half(sign::sha256(&[&envelope.body])),
         remember: Remember::Id(REMEMBER),
     };
-    parts.store.accept(NewEvent { envelope, dedupe, deliveries: plan.deliveries, rules: plan.rules }).await.map(|_| ())
+    let Plan { deliveries, rules, endings } = plan;
+    parts.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings }).await.map(|_| ())
 }

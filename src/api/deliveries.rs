@@ -175,8 +175,8 @@ impl<'a> View<'a> {
     /// asked for.
     async fn written(&self, api: &Api, filter: Filter, state: Option<Stored>) -> store::Result<Vec<DeliveryRow>> {
         let (written, targets) = match state {
-            Some(Stored::Pending) => (Some(Stored::Pending), Some(Targets::Among(self.flowing()))),
-            Some(Stored::Held) => (Some(Stored::Pending), Some(Targets::NotAmong(self.flowing()))),
+            Some(Stored::Pending) => (Some(Stored::Pending), Some(Targets::Flowing(self.flowing()))),
+            Some(Stored::Held) => (Some(Stored::Pending), Some(Targets::Held(self.flowing()))),
             other => (other, None),
         };
         let in_hand = u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX);

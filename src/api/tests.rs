@@ -16,8 +16,8 @@ use super::{operating_tests::Operated, *};
 use crate::{
     envelope::{Envelope, EventUid, Name, tests::sample},
     store::{
-        Accepted, Attempt, Backlog, Cause, Delivery, DeliveryRow, Due, EventRow, GaveUp, GivenUp, NewDelivery, NewEvent,
-        NewRejection, Next, OnCommit, Page, Pruned, Rejection, Resolution, Retention, Retried, State, Targets,
+        Accepted, Ask, Attempt, Backlog, Cause, Decision, Delivery, DeliveryRow, Due, EventRow, GaveUp, GivenUp, NewDelivery,
+        NewEvent, NewRejection, Next, OnCommit, Page, Pruned, Rejection, Resolution, Retention, Retried, State, Targets,
     },
 };
 
@@ -107,6 +107,22 @@ impl Store for Fake {
         Ok(GivenUp::default())
     }
 
+    async fn decide(&self, _: &Name, asks: Vec<Ask>, _: i64, _: Timestamp) -> store::Result<Vec<Decision>> {
+        Ok(vec![Decision::Over; asks.len()])
+    }
+
+    async fn carried(&self, _: DeliveryId, _: u32) -> store::Result<Vec<(DeliveryId, Arc<Envelope>)>> {
+        Ok(vec![])
+    }
+
+    async fn expire(&self, _: &Name, _: Timestamp, _: &str, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
+        Ok(vec![])
+    }
+
+    async fn rouse(&self, _: &Name, _: Timestamp) -> store::Result<()> {
+        Ok(())
+    }
+
     async fn next_due(&self, _: &Name, _: Vec<DeliveryId>) -> store::Result<Option<Timestamp>> {
         Ok(None)
     }
@@ -153,8 +169,8 @@ impl Store for Fake {
         rows.retain(|row| filter.event.is_none_or(|event| event == row.delivery.id.event));
         rows.retain(|row| match &filter.targets {
             None => true,
-            Some(Targets::Among(names)) => names.contains(&row.delivery.target),
-            Some(Targets::NotAmong(names)) => !names.contains(&row.delivery.target),
+            Some(Targets::Flowing(names)) => names.contains(&row.delivery.target),
+            Some(Targets::Held(names)) => !names.contains(&row.delivery.target),
         });
         Ok(paged(rows, &filter, |row| row.delivery.id.place()))
     }

@@ -3,13 +3,13 @@
 //! A decoder never stops at the first error: it notes a [`Problem`] and yields `None`, and its caller goes on with the
 //! rest. [`Fields`] reads a map key by key and at [`Fields::finish`] reports the keys nobody asked for.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use ipnet::IpNet;
 
 use super::tree::{Key, Node, Place, Value};
 pub use super::units::{Rate, Size, duration, size};
-use crate::secret::Secret;
+use crate::{schedule::Schedule, secret::Secret};
 
 /// Longest piece of the file that a message repeats, in bytes.
 const WRITTEN_MAX: usize = 80;
@@ -74,6 +74,8 @@ pub struct Context {
     pub problems: Vec<Problem>,
     /// Named templates of the file, for destinations and rules that refer to them.
     pub templates: BTreeMap<String, String>,
+    /// Named schedules of the file; `None` for one with a mistake in it, which is declared all the same.
+    pub schedules: BTreeMap<String, Option<Arc<Schedule>>>,
     /// Private targets the file lets through (`security.allow_targets`), for the check of URLs.
     pub allow_targets: Vec<AllowTarget>,
     /// Whether targets must be https (`security.require_https`).

@@ -10,7 +10,7 @@ use super::{
     decode::{Context, Severity, nearest},
     tree::{Key, Lines, Node, Place, Value},
 };
-use crate::contacts;
+use crate::{contacts, deliver::kinds::Word};
 
 /// The relay's own source, which tells what it does (`relay.**`).
 const RESERVED: &str = "hookyard";
@@ -28,6 +28,7 @@ pub(super) fn check(root: &Node, contacts: &contacts::Settings, cx: &mut Context
     declared.renames(root, cx);
     let mut used = HashSet::new();
     for (index, rule) in items(root, "rules").iter().enumerate() {
+        digests(root, rule, cx);
         let name = rule.get("name").and_then(Node::text);
         let what = name.map_or_else(|| format!("rules[{index}]"), |name| format!("rule \"{name}\""));
         for source in rule.get("match").and_then(|matching| matching.get("source")).map(one_or_more).unwrap_or_default() {
@@ -57,6 +58,20 @@ fn unreached(root: &Node, contacts: &contacts::Settings, cx: &mut Context) {
         } else if !contacts.has_fallback() && !cx.failed() {
             cx.warning("no-fallback", place, "a message for a namespace without a contact would reach nobody")
                 .help("add a contact for the rest: {namespace: \"*\", email: [ops@example.com]}");
+        }
+    }
+}
+
+/// A digest is one message that lists its events: only kinds that people read can send it.
+fn digests(root: &Node, rule: &Node, cx: &mut Context) {
+    let Some(digest) = rule.get("digest").filter(|node| node.value != Value::Null) else { return };
+    for target in rule.get("to").map(one_or_more).unwrap_or_default() {
+        let node = target.get("destination").unwrap_or(target);
+        let destination = node.text().and_then(|name| root.get("destinations")?.get(name));
+        let Some(kind) = destination.and_then(|it| it.get("kind")?.text()) else { continue };
+        if Word::of(kind).is_some_and(|word| !word.takes_digests()) {
+            let message = format!("{} is of kind `{kind}`: only Slack, email and WhatsApp take digests", quoted(node));
+            cx.error("bad-digest", digest.place, message).help("leave `digest` out, or send to it by a rule of its own");
         }
     }
 }

@@ -218,6 +218,7 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     let contacts = contacts::Settings::decode(list, file_of_contacts, lookup, cx);
     let templates = sections::templates(fields.node("templates"), cx);
     cx.templates.clone_from(&templates);
+    cx.schedules = sections::schedules(fields.node("schedules"), cx);
     let defaults = defaults(fields.node("defaults"), cx);
     let sources = entries(fields.node("sources"), "`sources`", cx, Source::decode);
     let destinations =

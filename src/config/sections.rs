@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use super::{
     references::Environment,
     tree::{Node, Value},
 };
-use crate::{envelope::Name, render, seal::Sealer, secret::Secret, store::Retention};
+use crate::{envelope::Name, render, schedule::Schedule, seal::Sealer, secret::Secret, store::Retention};
 
 /// Where the store is when the file does not say.
 pub(super) const STORE_URL: &str = "sqlite://hookyard.db";
@@ -235,6 +236,25 @@ pub(super) fn templates(node: Option<&Node>, cx: &mut Context) -> BTreeMap<Strin
         templates.insert(key.name.clone(), text);
     }
     templates
+}
+
+/// Reads `schedules`: names and their windows.
+pub(super) fn schedules(node: Option<&Node>, cx: &mut Context) -> BTreeMap<String, Option<Arc<Schedule>>> {
+    let mut schedules = BTreeMap::new();
+    let Some(node) = node else { return schedules };
+    let Value::Map(map) = &node.value else {
+        cx.expected::<()>("`schedules` as a map of names and windows", node);
+        return schedules;
+    };
+    for (key, node) in map {
+        let name = Name::parse(&key.name);
+        if name.is_none() {
+            bad_name("a schedule", &key.name, key.place, cx);
+        }
+        let name = name.unwrap_or_else(|| Name::from(key.name.as_str()));
+        schedules.insert(key.name.clone(), Schedule::decode(name, node, cx).map(Arc::new));
+    }
+    schedules
 }
 
 /// Notes what Jinja does not understand. What a template does with an event shows when it is rendered.

@@ -15,14 +15,15 @@ use super::{
     breaker::{Signal, Verdict},
     client::{Answer, Failure, FailureKind, Http},
     endpoint::Body,
+    inbox::Handed,
 };
 use crate::{
     clock::{Clock, Timestamp, later},
     contacts::Contacts,
     envelope::Envelope,
     json,
-    render::{Message, MessageScene, Scene, Templates, builtin},
-    store::{Attempt, Cause, Delivery, Due, Next, Rendered, Store},
+    render::{DigestItem, Message, MessageScene, Scene, Templates, builtin},
+    store::{Attempt, Cause, Delivery, Digested, Due, Next, Rendered, Store},
 };
 
 /// Where people reach the relay: what links in messages begin with.
@@ -57,6 +58,8 @@ pub(super) struct Try<'a> {
     pub(super) event: &'a Envelope,
     /// Its delivery.
     pub(super) delivery: &'a Delivery,
+    /// What goes out with it, its own event included; `None`: it goes alone.
+    pub(super) digest: Option<&'a Digested>,
     /// The how-manieth attempt, from 1.
     pub(super) number: u32,
     /// When it began.
@@ -162,7 +165,7 @@ impl Try<'_> {
         }
     }
 
-    /// What people read of this delivery: by the rule's template, else by `own`, else built in.
+    /// What people read of this delivery, or of all that goes out with it: by the rule's template, else by `own`, else built in.
     pub(super) fn message(&self, own: Option<&str>) -> Message {
         let data = json::lenient(self.event.data());
         let scene = MessageScene {
@@ -174,7 +177,12 @@ impl Try<'_> {
             admin_url: self.site.admin_url.as_ref(),
             reconnect: None,
         };
-        self.templates.message(self.delivery.template.as_deref().or(own), &scene)
+        let template = self.delivery.template.as_deref().or(own);
+        let Some(digest) = self.digest else { return self.templates.message(template, &scene) };
+        let data: Vec<_> = digest.events.iter().map(|(_, event)| json::lenient(event.data())).collect();
+        let pairs = digest.events.iter().zip(&data);
+        let items: Vec<_> = pairs.map(|((delivery, event), data)| DigestItem { event, data, delivery: *delivery }).collect();
+        self.templates.digest(template, &scene, &items, usize::try_from(digest.omitted).unwrap_or(usize::MAX))
     }
 
     /// The body kept from an earlier attempt.
@@ -285,7 +293,8 @@ pub(super) struct Settled {
 pub(super) const BUG: &str = "a bug of ours";
 
 /// Makes the next attempt of `due` at `destination`.
-pub(super) async fn make(destination: &Destination, tools: &Tools, due: &Due) -> Made {
+pub(super) async fn make(destination: &Destination, tools: &Tools, handed: &Handed) -> Made {
+    let due = &handed.due;
     #[cfg(test)]
     assert_ne!(due.delivery.template.as_deref(), Some(BUG), "a bug of ours");
     let began = Instant::now();
@@ -294,6 +303,7 @@ pub(super) async fn make(destination: &Destination, tools: &Tools, due: &Due) ->
     let attempt = Try {
         event: &event,
         delivery: &due.delivery,
+        digest: handed.digest.as_deref(),
         number: due.delivery.attempts.saturating_add(1),
         at,
         deadline: began + destination.timeout,

@@ -1,4 +1,4 @@
-//! How a lane stands: paused by a person, broken, or well; and what of that outlives a restart, as JSON.
+//! How a lane stands: paused by a person, broken, quiet, or well; and what of that outlives a restart, as JSON.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,11 +13,14 @@ use super::{
 use crate::{
     clock::{Timestamp, from_ms, later, to_ms, until},
     envelope::{DeliveryId, Name},
+    schedule::Schedule,
     store::{self, Cause, Store},
 };
 
 /// A last success that is known anew is kept at once when the one kept is older than this.
 const SUCCESS_KEPT_EVERY: Duration = Duration::from_secs(600);
+/// How much time may go by before standing still is added up: the windows in it are walked over at every attempt.
+const COUNTED_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// How one lane stands.
 #[derive(Debug, Clone)]
@@ -35,8 +38,12 @@ pub(super) struct Condition {
     success_kept: Option<Timestamp>,
     /// Nothing is sent before (`Retry-After`).
     pub(super) hold_until: Option<Timestamp>,
-    /// How long it has stood still in all, the pause it is in left out.
+    /// How long it has stood still in all until
     still_ms: i64,
+    /// this time: paused, or quiet.
+    counted_at: Timestamp,
+    /// When it is quiet.
+    quiet: Option<Arc<Schedule>>,
 }
 
 /// A pause.
@@ -47,8 +54,8 @@ pub(super) struct Paused {
 }
 
 impl Condition {
-    /// Well, and nothing known.
-    pub(super) fn new(concurrency: u32) -> Self {
+    /// Well at `now`, and nothing known.
+    pub(super) fn new(concurrency: u32, quiet: Option<Arc<Schedule>>, now: Timestamp) -> Self {
         Self {
             paused: None,
             breaker: Breaker::new(concurrency),
@@ -58,25 +65,39 @@ impl Condition {
             success_kept: None,
             hold_until: None,
             still_ms: 0,
+            counted_at: now,
+            quiet,
         }
     }
 
-    /// How long it has stood still in all until `now`, in milliseconds.
+    /// How long it has stood still in all until `now`, in milliseconds. A pause in quiet hours counts once.
     pub(super) fn stood_still_ms(&self, now: Timestamp) -> i64 {
-        let pausing = self.paused.as_ref().map_or(Duration::ZERO, |paused| until(paused.since, now));
-        self.still_ms.saturating_add(i64::try_from(pausing.as_millis()).unwrap_or(i64::MAX))
+        let since = match (&self.paused, &self.quiet) {
+            (Some(_), _) => until(self.counted_at, now),
+            (None, Some(quiet)) => quiet.within(self.counted_at, now),
+            (None, None) => Duration::ZERO,
+        };
+        self.still_ms.saturating_add(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// Adds up until `now`, so that little is left to add.
+    fn count_until(&mut self, now: Timestamp) {
+        (self.still_ms, self.counted_at) = (self.stood_still_ms(now), now);
     }
 
     /// Stops it, until somebody lets it go on. False: it was stopped already.
     pub(super) fn pause(&mut self, by: &str, now: Timestamp) -> bool {
         let first = self.paused.is_none();
+        if first {
+            self.count_until(now);
+        }
         self.paused.get_or_insert_with(|| Paused { since: now, by: by.to_owned() });
         first
     }
 
     /// Lets it go on.
     pub(super) fn resume(&mut self, now: Timestamp) {
-        self.still_ms = self.stood_still_ms(now);
+        self.count_until(now);
         self.paused = None;
     }
 
@@ -89,6 +110,9 @@ impl Condition {
         own: bool,
         now: Timestamp,
     ) -> (Verdict, Option<Change>) {
+        if COUNTED_EVERY < until(self.counted_at, now) {
+            self.count_until(now);
+        }
         let verdict = self.breaker.answered(signal, delivery, probe, self.last_success_at, now);
         if signal == Signal::Success {
             self.last_success_at = self.last_success_at.max(Some(now));
@@ -154,6 +178,7 @@ impl Condition {
             last_success_ms: self.last_success_at.map(to_ms),
             hold_until_ms: self.hold_until.map(to_ms),
             still_ms: self.still_ms,
+            counted_ms: Some(to_ms(self.counted_at)),
         };
         // Plain data: writing it cannot fail.
         serde_json::to_string(&kept).unwrap_or_default()
@@ -170,6 +195,8 @@ impl Condition {
         self.success_kept = self.last_success_at;
         self.hold_until = kept.hold_until_ms.map(from_ms);
         self.still_ms = kept.still_ms;
+        let counted = kept.counted_ms.map(from_ms).or(self.paused.as_ref().map(|paused| paused.since));
+        self.counted_at = counted.unwrap_or(self.counted_at);
     }
 }
 
@@ -183,6 +210,9 @@ struct Kept {
     #[serde(default)]
     hold_until_ms: Option<i64>,
     still_ms: i64,
+    /// Absent in what older versions kept: they knew pauses only.
+    #[serde(default)]
+    counted_ms: Option<i64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -261,7 +291,8 @@ impl Desk {
                 state.loaded = true;
             }
         }
-        Ok(())
+        // From here on the time it stands still is counted: that must not begin anew at every start.
+        if self.destination.quiet.is_some() { self.keep().await } else { Ok(()) }
     }
 
     /// Changes the condition and keeps it. On an error the change holds for this run, but may not outlive it.
@@ -305,7 +336,7 @@ mod tests {
     fn a_condition_outlives_a_restart() {
         let now: Timestamp = "2026-01-20T12:00:00Z".parse().unwrap();
         let id = DeliveryId { event: EventUid { salt: 7, seq: 1 }, n: 1 };
-        let mut condition = Condition::new(8);
+        let mut condition = Condition::new(8, None, now);
         condition.answered(Signal::Success, id, false, false, now);
         (condition.last_error, condition.still_ms) = (Some("http_401".into()), 5);
         condition.hold_until = Some(later(now, Duration::from_secs(60)));
@@ -313,7 +344,7 @@ mod tests {
             condition.answered(Signal::Denied, id, false, false, later(now, Duration::from_secs(24 * 3600)));
         }
         assert!(condition.pause("ana", now) && !condition.pause("ben", later(now, Duration::from_secs(9))));
-        let mut restored = Condition::new(8);
+        let mut restored = Condition::new(8, None, later(now, Duration::from_secs(7)));
         restored.restore(&condition.to_json());
         assert_eq!((&restored.paused, restored.breaker.open()), (&condition.paused, condition.breaker.open()));
         assert_eq!(restored.hold_until, condition.hold_until);

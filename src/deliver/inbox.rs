@@ -15,7 +15,7 @@ use super::{condition::Condition, status::Minute};
 use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Name},
-    store::{Committed, Delivery, Due, Next, OnCommit, Severity},
+    store::{Committed, Delivery, Digested, Due, Next, OnCommit, Severity, Stage},
     telemetry::Metrics,
 };
 
@@ -44,6 +44,8 @@ pub(super) struct State {
     critical: VecDeque<Handed>,
     /// Others handed over by commits, in their order.
     pub(super) ready: VecDeque<Handed>,
+    /// Those that may go: they were decided about, or the rate did not allow them yet.
+    decided: VecDeque<Handed>,
     /// Read back from the store: critical ones first, then earliest due.
     pub(super) fetched: VecDeque<Handed>,
     /// True while the lane does not send: nothing is handed over.
@@ -61,26 +63,31 @@ pub(super) struct State {
 /// A delivery in hand, with its share of the budget where a commit handed it over.
 pub(super) struct Handed {
     pub(super) due: Due,
+    /// Nothing is left to be decided before it is tried.
+    pub(super) decided: bool,
+    /// What goes out with it.
+    pub(super) digest: Option<Arc<Digested>>,
     _share: Option<Share>,
 }
 
 impl Handed {
     /// One that was read from the store.
     pub(super) fn read(due: Due) -> Self {
-        Self { due, _share: None }
+        Self { due, decided: false, digest: None, _share: None }
     }
 }
 
 impl Inbox {
     /// Empty, and behind what the store holds.
-    pub(super) fn new(concurrency: u32) -> Self {
+    pub(super) fn new(condition: Condition) -> Self {
         let state = State {
-            condition: Condition::new(concurrency),
+            condition,
             version: 0,
             loaded: false,
             minute: Minute::default(),
             critical: VecDeque::new(),
             ready: VecDeque::new(),
+            decided: VecDeque::new(),
             fetched: VecDeque::new(),
             // A broken lane takes nothing over: it opens once it knows that it is not.
             shut: true,
@@ -114,7 +121,7 @@ impl Inbox {
             Some(share) => {
                 state.claimed.insert(due.delivery.id, false);
                 let queue = if critical { &mut state.critical } else { &mut state.ready };
-                queue.push_back(Handed { due, _share: Some(share) });
+                queue.push_back(Handed { due, decided: false, digest: None, _share: Some(share) });
             }
             None => {
                 state.behind = true;
@@ -130,8 +137,8 @@ impl Inbox {
     pub(super) fn put_back(&self, shut: bool) {
         let mut state = self.state();
         state.shut = shut;
-        let State { critical, ready, fetched, claimed, behind, .. } = &mut *state;
-        for handed in critical.drain(..).chain(ready.drain(..)).chain(fetched.drain(..)) {
+        let State { critical, decided, ready, fetched, claimed, behind, .. } = &mut *state;
+        for handed in critical.drain(..).chain(decided.drain(..)).chain(ready.drain(..)).chain(fetched.drain(..)) {
             claimed.remove(&handed.due.delivery.id);
             *behind = true;
         }
@@ -147,6 +154,15 @@ impl Inbox {
         }
     }
 
+    /// Lets go of deliveries that are not being sent: the store holds them.
+    pub(super) fn let_go(&self, deliveries: Vec<Handed>) {
+        let mut state = self.state();
+        for handed in deliveries {
+            state.claimed.remove(&handed.due.delivery.id);
+            state.behind = true;
+        }
+    }
+
     /// Takes over again what commits bring.
     pub(super) fn open(&self) {
         self.state().shut = false;
@@ -155,12 +171,12 @@ impl Inbox {
     /// Lets go of `ids` as far as they are not being sent: they were cancelled.
     pub(super) fn forget(&self, ids: &[DeliveryId]) {
         let mut state = self.state();
-        let State { critical, ready, fetched, claimed, .. } = &mut *state;
+        let State { critical, decided, ready, fetched, claimed, .. } = &mut *state;
         let gone: Vec<_> = ids.iter().filter(|id| claimed.get(id) == Some(&false)).copied().collect();
         if gone.is_empty() {
             return;
         }
-        for queue in [critical, ready, fetched] {
+        for queue in [critical, decided, ready, fetched] {
             queue.retain(|handed| !gone.contains(&handed.due.delivery.id));
         }
         gone.iter().for_each(|id| _ = claimed.remove(id));
@@ -190,20 +206,18 @@ impl Inbox {
         let mut state = self.state();
         state.claimed.remove(&delivery.id);
         if let Next::Retry(at) = next {
-            state.next_due = Some(state.next_due.map_or(at, |known| known.min(at)));
-            if delivery.severity == Severity::Critical {
-                state.urgent_at = Some(state.urgent_at.map_or(at, |known| known.min(at)));
-            }
+            state.wake_at(at, delivery.severity == Severity::Critical);
         }
-        // The next one of its key may go now.
-        state.behind |= delivery.order_key.is_some();
+        // The next one of its key may go now, or a suppressed one may have taken its place.
+        state.behind |= delivery.order_key.is_some() || (matches!(next, Next::Dead(_)) && delivery.stage != Stage::Free);
     }
 }
 
 impl State {
     /// Whether anything is in hand and not being sent.
+    #[cfg(test)]
     pub(super) fn has_more(&self) -> bool {
-        !(self.critical.is_empty() && self.ready.is_empty() && self.fetched.is_empty())
+        !(self.critical.is_empty() && self.decided.is_empty() && self.ready.is_empty() && self.fetched.is_empty())
     }
 
     /// What is in hand, sent or not, by id.
@@ -213,15 +227,36 @@ impl State {
         ids
     }
 
-    /// The first of what is in hand: a critical one, else the earliest due.
+    /// Takes back what is not sent yet, to go before (`first`) or behind what else may go.
+    pub(super) fn take_back(&mut self, handed: Handed, first: bool) {
+        let it = &handed.due.delivery;
+        self.claimed.insert(it.id, false);
+        let queue = if it.severity == Severity::Critical { &mut self.critical } else { &mut self.decided };
+        if first { queue.push_front(handed) } else { queue.push_back(handed) }
+    }
+
+    /// A delivery that was taken is not sent yet.
+    pub(super) fn lay_aside(&mut self, id: DeliveryId) {
+        self.claimed.insert(id, false);
+    }
+
+    /// One in the store falls due at this time.
+    pub(super) fn wake_at(&mut self, at: Timestamp, critical: bool) {
+        self.next_due = Some(self.next_due.map_or(at, |known| known.min(at)));
+        if critical {
+            self.urgent_at = Some(self.urgent_at.map_or(at, |known| known.min(at)));
+        }
+    }
+
+    /// The first of what is in hand: a critical one, else what was decided about, else the earliest due.
     pub(super) fn take(&mut self) -> Option<Handed> {
         let urgent = |handed: &Handed| handed.due.delivery.severity == Severity::Critical;
         let fetched_first = match (self.ready.front(), self.fetched.front()) {
             (Some(ready), Some(fetched)) => urgent(fetched) || due_at(&fetched.due) <= due_at(&ready.due),
             (ready, _) => ready.is_none(),
         };
-        let next = match self.critical.pop_front() {
-            Some(critical) => critical,
+        let next = match self.critical.pop_front().or_else(|| self.decided.pop_front()) {
+            Some(first) => first,
             None if fetched_first => self.fetched.pop_front()?,
             None => self.ready.pop_front()?,
         };
@@ -286,6 +321,12 @@ impl OnCommit for Inboxes {
                 if !told.iter().any(|known| Arc::ptr_eq(known, inbox)) {
                     told.push(inbox);
                 }
+            }
+            for (target, delivery) in event.cancelled {
+                let Some(inbox) = self.by_target.get(&target) else { continue };
+                inbox.forget(&[delivery]);
+                // Another may have moved up, or carries its digest now.
+                inbox.wake();
             }
         }
         told.into_iter().for_each(|inbox| inbox.bell.notify_one());

@@ -19,6 +19,7 @@ use super::{
     breaker::{Allowed, Change, Verdict},
     condition::Desk,
     inbox::{Handed, Inbox},
+    mutes::{Active, Mutes},
     ownership::{LAST, Lease, Leases},
     record::Recorder,
 };
@@ -28,14 +29,17 @@ use crate::{
     envelope::Name,
     rate::Bucket,
     route::OWN_SOURCE,
-    store::{Attempt, Store, shard_of},
+    store::{self, Attempt, Store, Wish, shard_of},
     telemetry::Metrics,
 };
 
+mod deciding;
 mod giving_up;
 mod reading;
 mod recording;
 
+use deciding::Decided;
+pub(super) use deciding::expired;
 use giving_up::Looked;
 use recording::{Recorded, Unrecorded};
 
@@ -52,6 +56,7 @@ pub(super) struct Parts {
     pub(super) tools: Tools,
     pub(super) recorder: Recorder,
     pub(super) leases: watch::Receiver<Leases>,
+    pub(super) mutes: Arc<Mutes>,
     pub(super) announcer: Announcer,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
@@ -92,6 +97,16 @@ pub(super) struct Lane {
     recording: usize,
     /// Writing down how the lane stands.
     chores: JoinSet<()>,
+    /// What people want to hear nothing of.
+    mutes: watch::Receiver<Active>,
+    /// What is left to be decided from before is known.
+    prepared: bool,
+    /// In hand, and to be decided about before it is tried.
+    undecided: Vec<(Handed, Wish)>,
+    /// What the store is asked about now,
+    asked: Vec<Handed>,
+    /// and the asking; one at a time.
+    deciding: JoinSet<store::Result<Vec<Decided>>>,
     /// What is known of deliveries that die while the target is broken; `None`: the store is asked.
     looked: Option<Looked>,
 }
@@ -124,6 +139,7 @@ impl Lane {
         Self {
             refused: parts.recorder.refused(),
             leases: parts.leases.clone(),
+            mutes: parts.mutes.watch(),
             shard: shard_of(&destination.name),
             lease: None,
             bucket: destination.rate_limit.map(|rate| Bucket::new(rate, &parts.clock)),
@@ -142,6 +158,10 @@ impl Lane {
             recordings: JoinSet::new(),
             recording: 0,
             chores: JoinSet::new(),
+            prepared: false,
+            undecided: Vec::new(),
+            asked: Vec::new(),
+            deciding: JoinSet::new(),
             looked: None,
         }
     }
@@ -160,6 +180,7 @@ impl Lane {
                 self.read_back().await;
             }
             self.begin_attempts();
+            self.decide();
             self.record();
             // One read-back may bring less than there are slots: what is left is read at once.
             if !self.wants_more() {
@@ -175,6 +196,7 @@ impl Lane {
 
     /// Waits for what is under way, and writes down how the lane stands.
     async fn finish(&mut self) {
+        self.stop_deciding().await;
         loop {
             self.record();
             tokio::select! {
@@ -199,6 +221,7 @@ impl Lane {
             () = inbox.bell.notified() => {}
             Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
             Some(ended) = self.recordings.join_next() => self.recorded(ended),
+            Some(ended) = self.deciding.join_next() => self.decided(ended),
             Some(_) = self.chores.join_next() => {}
             () = sleep_until(&parts.clock, due) => {}
             () = tokio::time::sleep_until(lease) => {}
@@ -251,7 +274,7 @@ impl Lane {
         self.lease = owned;
         if self.lease.is_some()
             && !self.resting
-            && let Err(error) = self.parts.desk.load().await
+            && let Err(error) = self.load().await
         {
             tracing::error!(target.name = %self.name(), %error, "how the lane stood cannot be read");
             self.rest();
@@ -265,6 +288,8 @@ impl Lane {
         }
         tracing::warn!(target.name = %self.name(), attempts = self.attempts.len(), "the lane is no longer owned");
         self.attempts.shutdown().await;
+        self.stop_deciding().await;
+        self.prepared = false;
         let mut state = self.inbox.state();
         for (_, it) in self.under_way.drain() {
             state.claimed.remove(&it.handed.due.delivery.id);
@@ -273,6 +298,12 @@ impl Lane {
         state.loaded = false;
         drop(state);
         self.inbox.put_back(true);
+    }
+
+    /// Learns how the lane stood, and what was left to be decided.
+    async fn load(&mut self) -> store::Result<()> {
+        self.parts.desk.load().await?;
+        self.prepare().await
     }
 
     fn rest(&mut self) {
@@ -291,7 +322,7 @@ impl Lane {
         let owns = self.owns();
         let now = self.parts.clock.now();
         let state = self.inbox.state();
-        if !owns || !state.loaded || state.condition.paused.is_some() {
+        if !owns || !self.prepared || !state.loaded || state.condition.paused.is_some() {
             return IDLE;
         }
         if *self.refused.borrow() != 0 {
@@ -315,20 +346,21 @@ impl Lane {
         self.paced_until = self.paced_until.filter(|until| now < *until);
         while self.paced_until.is_none() && self.unsettled() < UNRECORDED_MAX && !self.parts.stop.is_cancelled() {
             match self.gate() {
-                Gate::Shut { idle: true, .. } => return self.inbox.put_back(true),
+                Gate::Shut { idle: true, .. } => {
+                    self.leave_undecided();
+                    return self.inbox.put_back(true);
+                }
                 Gate::Open(limit) if self.attempts.len() < limit => self.inbox.open(),
                 Gate::Probe => {}
                 Gate::Open(_) | Gate::Shut { .. } => return,
             }
             let probe = self.gate() == Gate::Probe;
-            if !self.inbox.state().has_more() {
-                return;
-            }
+            let Some(next) = self.take_decided() else { return };
             if let Some(Err(until)) = self.bucket.as_ref().map(Bucket::take) {
                 self.paced_until = Some(until);
+                self.inbox.state().take_back(next, true);
                 return;
             }
-            let Some(next) = self.inbox.state().take() else { return };
             self.begin(next, probe);
         }
     }
@@ -351,7 +383,7 @@ impl Lane {
         let epoch = self.lease.map_or(0, |lease| lease.epoch);
         let under_way = UnderWay { handed: handed.clone(), probe, at, began: Instant::now(), still_ms, epoch };
         let (parts, destination) = (self.parts.clone(), self.destination.clone());
-        let make = async move { attempt::make(&destination, &parts.tools, &handed.due).await };
+        let make = async move { attempt::make(&destination, &parts.tools, &handed).await };
         let task = self.attempts.spawn(make);
         self.under_way.insert(task.id(), under_way);
     }

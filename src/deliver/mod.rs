@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     announce::{Announcer, Notice},
-    clock::{Clock, Timestamp},
+    clock::{Clock, Timestamp, earlier},
     config::{
         AllowTarget,
         decode::{Context, Fields, Located, Rate},
@@ -24,7 +24,7 @@ use crate::{
     contacts::Contacts,
     envelope::{DeliveryId, Name},
     render::{Strictness, Templates},
-    route::path::Path,
+    route::{handling::Audience, path::Path},
     store::{self, OwnerId, Store},
     telemetry::Metrics,
 };
@@ -40,8 +40,10 @@ pub(crate) mod fetch;
 mod inbox;
 pub mod kinds;
 mod lane;
+pub mod mutes;
 mod ownership;
 pub mod policy;
+pub mod quiet;
 mod record;
 pub mod retry;
 mod shown;
@@ -64,12 +66,14 @@ pub use tls::TlsProfile;
 use answers::{Answers, Reading, StatusRules};
 use attempt::Tools;
 use client::{Clients, Http};
-use condition::Desk;
+use condition::{Condition, Desk};
 use inbox::{Inbox, Inboxes};
 use kinds::Kind;
 use lane::Lane;
+use mutes::Mutes;
 use ownership::{Keeper, Leases};
 use policy::AddressPolicy;
+use quiet::Quiet;
 use record::Recorder;
 use retry::Policy;
 
@@ -96,6 +100,10 @@ pub struct Destination {
     pub order_by: Option<Path>,
     /// What it was called before: what waits for that name is its own.
     pub renamed_from: Option<Name>,
+    /// What is older is not worth sending.
+    pub ttl: Option<Duration>,
+    /// When it wants to be left alone.
+    pub quiet: Option<Quiet>,
 }
 
 /// `defaults.destination`: what a destination that does not say otherwise gets.
@@ -188,11 +196,34 @@ impl Destination {
         let rate_limit = fields.optional("rate_limit", cx).or(word.rate());
         let order_by = fields.optional("order_by", cx);
         let renamed_from = fields.optional("renamed_from", cx);
+        let ttl = fields.optional::<Located<Duration>>("ttl", cx);
+        if let Some(Located { place, .. }) = ttl.as_ref().filter(|ttl| ttl.value.is_zero()) {
+            cx.error("bad-value", *place, "a `ttl` of 0 would let nothing be sent");
+        }
+        let ttl = ttl.map(|ttl| ttl.value);
+        let quiet = fields.optional::<Quiet>("quiet", cx);
+        if quiet.as_ref().is_some_and(Quiet::gathers) && !word.takes_digests() {
+            let message = format!("{} cannot gather: only Slack, email and WhatsApp take digests", fields.what());
+            cx.error("bad-value", fields.key_place("quiet"), message).help("`then: hold` or `then: drop`");
+        }
         fields.finish(cx);
         let Defaults { timeout, concurrency, retry, answers, retry_after_max } = common;
         let answers = Reading { table: answers, rules };
         let (name, kind) = (name?, kind?);
-        Some(Self { name, kind, timeout, concurrency, retry, answers, retry_after_max, rate_limit, order_by, renamed_from })
+        Some(Self {
+            name,
+            kind,
+            timeout,
+            concurrency,
+            retry,
+            answers,
+            retry_after_max,
+            rate_limit,
+            order_by,
+            renamed_from,
+            ttl,
+            quiet,
+        })
     }
 
     /// Where it goes, for people: the path, which may carry a secret, is masked.
@@ -229,6 +260,11 @@ pub fn orders(destinations: &[Destination]) -> Vec<(Name, Path)> {
     destinations.iter().filter_map(|it| Some((it.name.clone(), it.order_by.clone()?))).collect()
 }
 
+/// Who reads what destinations send: what the router needs to know of digests.
+pub fn audiences(destinations: &[Destination]) -> Vec<(Name, Audience)> {
+    destinations.iter().map(|it| (it.name.clone(), it.kind.audience())).collect()
+}
+
 /// Why delivery cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -248,6 +284,7 @@ pub struct Deliver {
     /// One per lane, in the order of the file.
     desks: Vec<Arc<Desk>>,
     inboxes: Arc<Inboxes>,
+    mutes: Arc<Mutes>,
     clock: Clock,
     announcer: Announcer,
     lanes: std::sync::Mutex<Vec<JoinHandle<()>>>,
@@ -265,7 +302,8 @@ impl Deliver {
     pub fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
         let Parts { destinations, templates, contacts, allow_targets, site, store, clock, metrics, announcer } = parts;
         let templates = Arc::new(Templates::new(&all_templates(templates, &destinations), Strictness::Lenient));
-        let desks = desks(destinations, &store);
+        let desks = desks(destinations, &store, clock.now());
+        let mutes = Arc::new(Mutes::new(store.clone(), clock.clone()));
         let https = clients(&desks, AddressPolicy::new(&allow_targets))?;
         let recorder = Recorder::new(store.clone());
         let site = Arc::new(site);
@@ -284,6 +322,7 @@ impl Deliver {
                 },
                 recorder: recorder.clone(),
                 leases: leases.subscribe(),
+                mutes: mutes.clone(),
                 announcer: announcer.clone(),
                 clock: clock.clone(),
                 metrics: metrics.clone(),
@@ -304,6 +343,7 @@ impl Deliver {
         Ok(Arc::new(Self {
             desks,
             inboxes,
+            mutes,
             clock,
             announcer,
             lanes: std::sync::Mutex::new(lanes),
@@ -319,6 +359,31 @@ impl Deliver {
     pub async fn load(&self) -> store::Result<()> {
         for desk in &self.desks {
             desk.load().await?;
+        }
+        Ok(())
+    }
+
+    /// What people want to hear nothing of for a while.
+    pub fn mutes(&self) -> &Mutes {
+        &self.mutes
+    }
+
+    /// Expires what waits for longer than the `ttl` of its target, wherever it waits.
+    pub async fn expire(&self) -> Result<(), store::Error> {
+        let now = self.clock.now();
+        for (desk, ttl) in self.desks.iter().filter_map(|desk| Some((desk, desk.destination.ttl?))) {
+            let (cutoff, reason) = (earlier(now, ttl), lane::expired(ttl));
+            loop {
+                let mut in_flight = self.inboxes.in_flight();
+                in_flight.sort_unstable();
+                let expired = desk.store.expire(desk.name(), cutoff, &reason, in_flight, now).await?;
+                if expired.is_empty() {
+                    break;
+                }
+                tracing::info!(target.name = %desk.name(), deliveries = expired.len(), "expired: {reason}");
+                desk.inbox.forget(&expired);
+                desk.inbox.wake();
+            }
         }
         Ok(())
     }
@@ -419,9 +484,10 @@ impl Drop for Deliver {
     }
 }
 
-fn desks(destinations: Vec<Destination>, store: &Arc<dyn Store>) -> Vec<Arc<Desk>> {
+fn desks(destinations: Vec<Destination>, store: &Arc<dyn Store>, now: Timestamp) -> Vec<Arc<Desk>> {
     let desk = |destination: Destination| {
-        let inbox = Arc::new(Inbox::new(destination.concurrency));
+        let quiet = destination.quiet.as_ref().map(|quiet| quiet.schedule.clone());
+        let inbox = Arc::new(Inbox::new(Condition::new(destination.concurrency, quiet, now)));
         Arc::new(Desk { destination: Arc::new(destination), inbox, store: store.clone() })
     };
     destinations.into_iter().map(desk).collect()

@@ -26,8 +26,9 @@ use crate::{
     contacts::{self, Contacts},
     envelope::{DeliveryId, Envelope, EventUid, Name, tests::sample},
     store::{
-        self, Accepted, Attempt, Backlog, Committed, Delivery, DeliveryRow, Due, EventRow, Filter, GaveUp, GivenUp, NewDelivery,
-        NewEvent, NewRejection, Next, OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Retention, Retried, State, Store,
+        self, Accepted, Ask, Attempt, Backlog, Committed, Decision, Delivery, DeliveryRow, Due, EventRow, Filter, GaveUp,
+        GivenUp, NewDelivery, NewEvent, NewRejection, Next, OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Retention,
+        Retried, State, Store,
     },
     telemetry::Metrics,
 };
@@ -289,7 +290,7 @@ impl MemoryStore {
         rows.extend(deliveries.iter().map(|it| (it.id, Due { delivery: it.clone(), envelope: envelope.clone() })));
         drop(rows);
         if let Some(listener) = &*self.listener.lock().unwrap() {
-            listener.committed(vec![Committed { uid, envelope, deliveries }]);
+            listener.committed(vec![Committed { uid, envelope, deliveries, cancelled: Vec::new() }]);
         }
         uid.seq
     }
@@ -421,6 +422,18 @@ impl Store for MemoryStore {
         Ok(given_up)
     }
 
+    async fn decide(&self, _: &Name, asks: Vec<Ask>, _: i64, _: Timestamp) -> store::Result<Vec<Decision>> {
+        Ok(vec![Decision::Go(0); asks.len()])
+    }
+    async fn carried(&self, _: DeliveryId, _: u32) -> store::Result<Vec<(DeliveryId, Arc<Envelope>)>> {
+        Ok(Vec::new())
+    }
+    async fn expire(&self, _: &Name, _: Timestamp, _: &str, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
+        Ok(Vec::new())
+    }
+    async fn rouse(&self, _: &Name, _: Timestamp) -> store::Result<()> {
+        Ok(())
+    }
     async fn accept(&self, _: NewEvent) -> store::Result<Accepted> {
         Err(store::Error::Closed)
     }
@@ -508,8 +521,9 @@ impl Store for MemoryStore {
     async fn count_events(&self, _: Filter) -> store::Result<u64> {
         Err(store::Error::Closed)
     }
-    async fn settings(&self, _: &str) -> store::Result<Vec<(String, String)>> {
-        Err(store::Error::Closed)
+    async fn settings(&self, prefix: &str) -> store::Result<Vec<(String, String)>> {
+        let kept = self.kept.lock().unwrap();
+        Ok(kept.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.clone(), value.clone())).collect())
     }
     async fn remove_setting(&self, _: &str) -> store::Result<()> {
         Err(store::Error::Closed)

@@ -28,7 +28,7 @@ use crate::{
     announce::Notice,
     clock::{Clock, Timestamp, rfc3339_ms},
     envelope::Envelope,
-    route::Router,
+    route::{Plan, Router},
     seal::Sealer,
     sign,
     store::{self, Accepted, Filter, NewEvent, Store},
@@ -301,7 +301,8 @@ impl Ingest {
         let envelope = envelope(source, facts, request, now);
         let plan = self.router.plan(&envelope);
         let r#type = envelope.r#type.clone();
-        let accepted = self.store.accept(NewEvent { envelope, dedupe, deliveries: plan.deliveries, rules: plan.rules }).await?;
+        let Plan { deliveries, rules, endings } = plan;
+        let accepted = self.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings }).await?;
         self.metrics.received(Some(&source.name), Some(&r#type), word(&accepted));
         Ok(accepted)
     }

@@ -54,6 +54,22 @@ impl Store for Memory {
         Ok(Accepted::New { uid: EventUid { salt: 1, seq: i64::try_from(events.len()).unwrap() }, id })
     }
 
+    async fn decide(&self, _: &Name, _: Vec<store::Ask>, _: i64, _: Timestamp) -> Result<Vec<store::Decision>> {
+        Ok(Vec::new())
+    }
+
+    async fn carried(&self, _: DeliveryId, _: u32) -> Result<Vec<(DeliveryId, Arc<Envelope>)>> {
+        Ok(Vec::new())
+    }
+
+    async fn expire(&self, _: &Name, _: Timestamp, _: &str, _: Vec<DeliveryId>, _: Timestamp) -> Result<Vec<DeliveryId>> {
+        Ok(Vec::new())
+    }
+
+    async fn rouse(&self, _: &Name, _: Timestamp) -> Result<()> {
+        Ok(())
+    }
+
     async fn reject(&self, rejections: Vec<NewRejection>, _: u32, _: u64) -> Result<()> {
         let mut rows = self.rejections.lock().unwrap();
         for rejection in rejections {

@@ -60,6 +60,7 @@ fn filter(filter: &Filter) -> Value {
         resolved,
         matched,
         event,
+        carrier,
         since,
         until,
         code,
@@ -67,8 +68,8 @@ fn filter(filter: &Filter) -> Value {
         limit: _,
     } = filter;
     let (among, not_among) = match targets {
-        Some(Targets::Among(names)) => (Some(names), None),
-        Some(Targets::NotAmong(names)) => (None, Some(names)),
+        Some(Targets::Flowing(names)) => (Some(names), None),
+        Some(Targets::Held(names)) => (None, Some(names)),
         None => (None, None),
     };
     let names = |names: &Vec<Name>| Value::from(names.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>());
@@ -86,6 +87,7 @@ fn filter(filter: &Filter) -> Value {
         ("resolved", resolved.map(Value::from)),
         ("matched", matched.map(Value::from)),
         ("event", event.map(|event| Value::from(event.to_string()))),
+        ("carrier", carrier.map(|carrier| Value::from(carrier.to_string()))),
         ("since", since.as_ref().map(time)),
         ("until", until.as_ref().map(time)),
         ("code", code.as_ref().map(text)),
@@ -147,12 +149,13 @@ fn read_filter(kept: &Value) -> Option<Filter> {
             "type" => filter.r#type = Some(text()?),
             "target" => filter.target = Some(text()?),
             "state" => filter.state = Some(store::State::parse(value.as_str()?)?),
-            "targets" => filter.targets = Some(Targets::Among(names(value)?)),
-            "not_targets" => filter.targets = Some(Targets::NotAmong(names(value)?)),
+            "targets" => filter.targets = Some(Targets::Flowing(names(value)?)),
+            "not_targets" => filter.targets = Some(Targets::Held(names(value)?)),
             "cause" => filter.cause = Some(cause(value.as_str()?)?),
             "resolved" => filter.resolved = Some(value.as_bool()?),
             "matched" => filter.matched = Some(value.as_bool()?),
             "event" => filter.event = Some(value.as_str()?.parse().ok()?),
+            "carrier" => filter.carrier = Some(value.as_str()?.parse().ok()?),
             "since" => filter.since = Some(value.as_str()?.parse().ok()?),
             "until" => filter.until = Some(value.as_str()?.parse().ok()?),
             "code" => filter.code = Some(text()?),

@@ -49,7 +49,11 @@ impl Selection {
 
 /// Whether `filter` asks nothing of deliveries, but perhaps for their target.
 fn is_about_events(filter: &Filter) -> bool {
-    filter.targets.is_none() && filter.cause.is_none() && filter.resolved.is_none() && filter.event.is_none()
+    filter.targets.is_none()
+        && filter.cause.is_none()
+        && filter.resolved.is_none()
+        && filter.event.is_none()
+        && filter.carrier.is_none()
 }
 
 /// How many things a job of `kind` would take up.

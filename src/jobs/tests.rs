@@ -14,7 +14,8 @@ use crate::{
     envelope::{Envelope, EventUid, tests::sample},
     route::OWN_SOURCE,
     store::{
-        Accepted, Attempt, Cause, DedupeKey, NewDelivery, NewEvent, Next, Page, Remember, Resolution, State as Stored, sqlite,
+        Accepted, Attempt, Cause, DedupeKey, Endings, NewDelivery, NewEvent, Next, Page, Remember, Resolution, State as Stored,
+        sqlite,
     },
 };
 
@@ -84,7 +85,10 @@ impl Bench {
             key.copy_from_slice(crate::sign::sha256(&[envelope.id.as_bytes()]).split_at(16).0);
             let dedupe = DedupeKey { key, body: key, remember: Remember::Id(Duration::from_secs(60)) };
             let deliveries = vec![NewDelivery::to("crm".into())];
-            let accepted = self.store.accept(NewEvent { envelope, dedupe, deliveries, rules: vec!["all".into()] }).await;
+            let accepted = self
+                .store
+                .accept(NewEvent { envelope, dedupe, deliveries, rules: vec!["all".into()], endings: Endings::default() })
+                .await;
             let Ok(Accepted::New { uid, .. }) = accepted else { panic!("{accepted:?}") };
             uids.push(uid);
         }

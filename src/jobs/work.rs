@@ -234,7 +234,16 @@ impl Walk<'_> {
                 let order_key = parts.router.order_key(&envelope, target);
                 vec![NewDelivery { order_key, ..NewDelivery::to(target.clone()) }]
             }
-            _ => parts.router.plan(&envelope).deliveries,
+            // A replay skips throttle, digest and `cancel_on`.
+            _ => {
+                let plan = parts.router.plan(&envelope);
+                let unhandled = |it: NewDelivery| NewDelivery {
+                    order_key: it.order_key.or_else(|| parts.router.order_key(&envelope, &it.target)),
+                    handling: None,
+                    ..it
+                };
+                plan.deliveries.into_iter().map(unhandled).collect()
+            }
         };
         if deliveries.is_empty() {
             return Ok(());

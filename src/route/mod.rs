@@ -15,15 +15,17 @@ use crate::{
     envelope::{Envelope, Name},
     json,
     sign::sha256,
-    store::{NewDelivery, Severity},
+    store::{Endings, NewDelivery, Severity},
 };
 
 pub mod glob;
+pub mod handling;
 mod index;
 pub mod path;
 mod rule;
 pub mod when;
 
+use handling::{Audience, EndIndex};
 use path::Path;
 pub use rule::{Match, Rule, To};
 
@@ -37,6 +39,10 @@ pub struct Router {
     index: index::Index,
     unmatched: Vec<Name>,
     orders: HashMap<Name, Path>,
+    audiences: HashMap<Name, Audience>,
+    ends: EndIndex,
+    /// Whether any rule wants anything done with its deliveries before they go out.
+    handles: bool,
 }
 
 /// What is to be done with an event.
@@ -46,6 +52,8 @@ pub struct Plan {
     pub deliveries: Vec<NewDelivery>,
     /// The rules that matched, in order. None: the verdict is `unmatched`.
     pub rules: Vec<Name>,
+    /// What the event ends of deliveries that came before it, whether or not a rule matches it.
+    pub endings: Endings,
 }
 
 /// Why a rule did or did not match an event.
@@ -63,8 +71,15 @@ impl Router {
     /// Indexes `rules`; what none of them matches goes to `unmatched`. `orders` are the destinations that keep an order, and the
     /// path (`order_by`) to what they keep it by.
     pub fn new(rules: Vec<Rule>, unmatched: Vec<Name>, orders: Vec<(Name, Path)>) -> Self {
-        let index = index::Index::new(&rules);
-        Self { rules, index, unmatched, orders: orders.into_iter().collect() }
+        let (index, ends) = (index::Index::new(&rules), EndIndex::new(&rules));
+        let handles = rules.iter().any(|rule| rule.wanted.is_some());
+        let orders = orders.into_iter().collect();
+        Self { rules, index, unmatched, orders, audiences: HashMap::new(), ends, handles }
+    }
+
+    /// The same, knowing who reads what destinations send: those that are not named send to the same people whatever the event.
+    pub fn with_audiences(self, audiences: Vec<(Name, Audience)>) -> Self {
+        Self { audiences: audiences.into_iter().collect(), ..self }
     }
 
     /// Plans the deliveries of `event`: every matching rule fires, top to bottom, until one says `stop`; one event reaches one
@@ -72,9 +87,13 @@ impl Router {
     pub fn plan(&self, event: &Envelope) -> Plan {
         let mut view = View::new(event);
         let mut plan = Plan::default();
+        let mut fired = Vec::new();
         for rule in self.index.candidates(event).filter_map(|at| self.rules.get(at)) {
             if rule.matches.fits(event) && rule.when.iter().all(|condition| condition.holds(view.value())) {
                 plan.add(rule);
+                if self.handles {
+                    fired.push(rule);
+                }
                 if rule.stop {
                     break;
                 }
@@ -84,7 +103,28 @@ impl Router {
             plan.deliveries = self.unmatched.iter().map(|target| NewDelivery::to(target.clone())).collect();
         }
         self.order(&mut plan, &mut view);
+        if self.handles {
+            self.handle(&mut plan, &fired, event, &mut view);
+            plan.endings = self.ends.endings(&self.rules, event, || view.value());
+        }
         plan
+    }
+
+    /// What the rules that fired want done with the deliveries before they go out.
+    fn handle(&self, plan: &mut Plan, fired: &[&Rule], event: &Envelope, view: &mut View<'_>) {
+        if !fired.iter().any(|rule| rule.wanted.is_some()) {
+            return;
+        }
+        for planned in &mut plan.deliveries {
+            let names = |rule: &&&Rule| rule.to.iter().any(|to| to.destination.value == planned.target);
+            let rules: Vec<&Rule> = fired.iter().filter(names).copied().collect();
+            let audience = self.audiences.get(&planned.target).unwrap_or(&Audience::Same);
+            planned.handling = handling::handling(&rules, audience, event, view.value());
+            if planned.handling.as_ref().is_some_and(|it| it.digest.is_some()) {
+                // A digest lists its events in their order; one that waited for another would gather nothing.
+                planned.order_key = None;
+            }
+        }
     }
 
     /// What a delivery of `event` to `target` is ordered by, for one that no rule planned (a replay).

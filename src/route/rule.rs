@@ -1,6 +1,6 @@
 //! One entry of `rules`, as the file writes it.
 
-use super::{OWN_SOURCE, glob::Glob, when::Condition};
+use super::{OWN_SOURCE, glob::Glob, handling::Wanted, when::Condition};
 use crate::{
     config::{
         decode::{Context, Decode, Fields, Located, OneOrMore},
@@ -27,6 +27,8 @@ pub struct Rule {
     pub stop: bool,
     /// How grave what it matches is.
     pub severity: Severity,
+    /// What is done with its deliveries before they go out.
+    pub wanted: Wanted,
 }
 
 /// `match`: exact or globs, one or a list each. An empty list is a key that was left out, which anything fits.
@@ -68,9 +70,10 @@ impl Rule {
         let to = fields.required::<OneOrMore<To>>("to", cx);
         let stop = fields.or("stop", false, cx);
         let severity = fields.or("severity", Severity::Info, cx);
+        let wanted = Wanted::decode(&mut fields, cx);
         fields.finish(cx);
         let name = name?;
-        Some(Self { name: name.value, place: name.place, matches: matches?, when: when?, to: to?.0, stop, severity })
+        Some(Self { name: name.value, place: name.place, matches: matches?, when: when?, to: to?.0, stop, severity, wanted })
     }
 }
 
@@ -103,7 +106,8 @@ impl Decode for Match {
     }
 }
 
-fn globs(fields: &mut Fields<'_>, name: &'static str, cx: &mut Context) -> Option<Vec<Glob>> {
+/// Globs that may be left out, but not empty; `None` when they are wrong.
+pub(super) fn globs(fields: &mut Fields<'_>, name: &'static str, cx: &mut Context) -> Option<Vec<Glob>> {
     let Some(node) = fields.node(name) else { return Some(Vec::new()) };
     let OneOrMore(globs) = OneOrMore::decode(node, cx)?;
     if globs.is_empty() {

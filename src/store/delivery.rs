@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::{Handling, Stage};
 use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Envelope, Name},
@@ -22,12 +23,14 @@ pub struct NewDelivery {
     pub order_key: Option<[u8; 16]>,
     /// The highest severity of the rules that planned it.
     pub severity: Severity,
+    /// What is decided about it before its first attempt, where the rules want anything.
+    pub handling: Option<Box<Handling>>,
 }
 
 impl NewDelivery {
     /// A delivery to `target` that nothing more is said of.
     pub fn to(target: Name) -> Self {
-        Self { target, rule: None, template: None, order_key: None, severity: Severity::Info }
+        Self { target, rule: None, template: None, order_key: None, severity: Severity::Info, handling: None }
     }
 }
 
@@ -53,32 +56,42 @@ impl Severity {
     }
 }
 
-/// Where a delivery stands (`delivery.md`, "States"; the states of later issues join here).
+/// Where a delivery stands (`delivery.md`, "States").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Waits for its turn or its retry time.
+    /// Waits for its turn, its retry time, or its digest window.
     Pending,
     /// An attempt is under way. Never written: the lane's owner knows it.
     Sending,
-    /// Waits for somebody: its lane is paused or broken, or its target is gone from `routes.yaml`. Never written: it is the lane's state.
+    /// Waits for somebody: its lane is paused or broken, its target is gone from `routes.yaml`, or it is quiet. Never written: it is
+    /// the lane's state, or a pending one of cause [`Cause::Quiet`].
     Held,
     /// The target took it.
     Delivered,
     /// Given up: a dead letter.
     Dead,
-    /// A person cancelled it.
+    /// A person cancelled it, or a later event made it pointless.
     Cancelled,
+    /// Not sent on purpose: its cause says why. Final, unless it takes the place of one that died.
+    Suppressed,
+    /// Its event went out inside another delivery: [`Delivery::carrier`].
+    Digested,
+    /// Older than its `ttl`.
+    Expired,
 }
 
 impl State {
     /// Every state and its word.
-    pub const ALL: [(&str, Self); 6] = [
+    pub const ALL: [(&str, Self); 9] = [
         ("pending", Self::Pending),
         ("sending", Self::Sending),
         ("held", Self::Held),
         ("delivered", Self::Delivered),
         ("dead", Self::Dead),
         ("cancelled", Self::Cancelled),
+        ("suppressed", Self::Suppressed),
+        ("digested", Self::Digested),
+        ("expired", Self::Expired),
     ];
 
     /// The state's word in API and CLI.
@@ -92,7 +105,7 @@ impl State {
     }
 }
 
-/// Whose fault a dead letter is, or why a delivery is held.
+/// Whose fault a dead letter is, or why a delivery is held, suppressed or cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The target refused it or could not be reached.
@@ -101,11 +114,27 @@ pub enum Cause {
     Config,
     /// Our own fault.
     Internal,
+    /// As many of its key went already.
+    Throttle,
+    /// A person wants none of it for a while.
+    Mute,
+    /// Quiet hours.
+    Quiet,
+    /// A later event made it pointless.
+    CancelOn,
 }
 
 impl Cause {
     /// Every cause and its word.
-    pub const ALL: [(&str, Self); 3] = [("receiver", Self::Receiver), ("config", Self::Config), ("internal", Self::Internal)];
+    pub const ALL: [(&str, Self); 7] = [
+        ("receiver", Self::Receiver),
+        ("config", Self::Config),
+        ("internal", Self::Internal),
+        ("throttle", Self::Throttle),
+        ("mute", Self::Mute),
+        ("quiet", Self::Quiet),
+        ("cancel_on", Self::CancelOn),
+    ];
 
     /// The cause's word in API and CLI.
     pub fn word(self) -> &'static str {
@@ -122,7 +151,7 @@ pub struct Delivery {
     pub target: Name,
     /// Where it stands.
     pub state: State,
-    /// Why it is dead.
+    /// Why it is dead, suppressed or cancelled; [`Cause::Quiet`] too while it is held.
     pub cause: Option<Cause>,
     /// The rule that planned it first.
     pub rule: Option<Name>,
@@ -154,12 +183,20 @@ pub struct Delivery {
     pub out_of_order: bool,
     /// What a person settled its death with.
     pub resolved: Option<Resolution>,
+    /// How far the decision about its first attempt has come.
+    pub stage: Stage,
+    /// The delivery inside which its event goes or went out.
+    pub carrier: Option<DeliveryId>,
+    /// Why it was suppressed, cancelled or expired, for a person.
+    pub reason: Option<String>,
+    /// When a person last retried it: its `ttl` runs from there.
+    pub renewed_at: Option<Timestamp>,
 }
 
 impl Delivery {
     /// The delivery `planned` at `at`, which is due at once.
     pub fn new(id: DeliveryId, planned: NewDelivery, at: Timestamp) -> Self {
-        let NewDelivery { target, rule, template, order_key, severity } = planned;
+        let NewDelivery { target, rule, template, order_key, severity, handling } = planned;
         Self {
             id,
             target,
@@ -180,6 +217,10 @@ impl Delivery {
             stood_still_ms: 0,
             out_of_order: false,
             resolved: None,
+            stage: if handling.is_some() { Stage::Undecided } else { Stage::Free },
+            carrier: None,
+            reason: None,
+            renewed_at: None,
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Delivery, NewDelivery};
+use super::{Delivery, Endings, NewDelivery};
 use crate::{
     clock::Timestamp,
-    envelope::{Envelope, EventUid, Name},
+    envelope::{DeliveryId, Envelope, EventUid, Name},
 };
 
 /// How an event is known again.
@@ -40,6 +40,8 @@ pub struct NewEvent {
     pub deliveries: Vec<NewDelivery>,
     /// Names of the rules that matched, in order.
     pub rules: Vec<Name>,
+    /// What it ends of deliveries that came before.
+    pub endings: Endings,
 }
 
 /// What became of an event handed to [`Store::accept`].
@@ -70,6 +72,8 @@ pub struct Committed {
     pub envelope: Arc<Envelope>,
     /// Its deliveries with their ids; all are due at once.
     pub deliveries: Vec<Delivery>,
+    /// Deliveries of earlier events that it cancelled, with their targets.
+    pub cancelled: Vec<(Name, DeliveryId)>,
 }
 
 /// An event as lists and details show it.

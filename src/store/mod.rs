@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use crate::{
     clock::{Clock, Timestamp},
-    envelope::{DeliveryId, EventUid, Name},
+    envelope::{DeliveryId, Envelope, EventUid, Name},
     secret::Secret,
 };
 
@@ -22,6 +22,7 @@ mod attempt;
 pub(crate) mod contract;
 mod delivery;
 mod event;
+mod handling;
 mod page;
 mod rejection;
 mod retention;
@@ -33,6 +34,9 @@ pub use delivery::{
     Backlog, Cause, Delivery, DeliveryRow, Due, GaveUp, GivenUp, NewDelivery, Rendered, Resolution, Severity, State,
 };
 pub use event::{Accepted, Committed, DedupeKey, EventRow, NewEvent, Remember};
+pub use handling::{
+    Ask, DIGEST_MAX, DIGEST_READ_MAX, Decision, Digest, Digested, Endings, Handling, Hush, Key, Stage, Throttle, Wish,
+};
 pub use page::{Filter, N_MAX, Page, SEQ_MAX, Targets};
 pub use rejection::{NewRejection, Rejection, Retried};
 pub use retention::{Pruned, Retention};
@@ -86,7 +90,7 @@ pub enum Error {
 /// What the store's methods answer.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Told of every commit that made deliveries, on the writer's thread: must not block.
+/// Told of every commit that made or cancelled deliveries, on the writer's thread: must not block.
 pub trait OnCommit: Send + Sync {
     /// `events` are on disk.
     fn committed(&self, events: Vec<Committed>);
@@ -102,7 +106,8 @@ pub trait Store: Send + Sync {
     /// Names who is told of commits; called once, before the first [`Store::accept`].
     fn on_commit(&self, listener: Arc<dyn OnCommit>);
 
-    /// Writes the event and all its deliveries in one commit; returns once they are on disk.
+    /// Writes the event and all its deliveries in one commit, with what it ends ([`NewEvent::endings`]) of deliveries that came before
+    /// it: throttles whose windows end, and waiting deliveries that it cancels. Returns once all is on disk.
     /// A repeat writes nothing but its count: [`Accepted::Duplicate`].
     async fn accept(&self, event: NewEvent) -> Result<Accepted>;
 
@@ -110,7 +115,8 @@ pub trait Store: Send + Sync {
     /// but the attempt is kept. An attempt recorded again (same number, same start) changes nothing; another one under a
     /// number that is taken gets the next free one. Attempts of deliveries that are not held are dropped. One that does not
     /// count ([`Attempt::counts`]) is counted apart and begins no clock. A failure of a former owner ([`Attempt::epoch`]) is
-    /// kept and changes nothing; a success settles like any other.
+    /// kept and changes nothing; a success settles like any other, and also what a later event has cancelled meanwhile.
+    /// When one that a throttle counted dies, the newest suppressed one of its key is pending again and [`Stage::Undecided`].
     async fn record(&self, attempts: Vec<Attempt>) -> Result<()>;
 
     /// Up to `limit` pending deliveries of `target` that are due at `now`, critical ones first, then earliest due first (then by
@@ -118,6 +124,29 @@ pub trait Store: Send + Sync {
     /// leaving out those in `except` (sorted), which the caller has in hand. Fewer come when their bodies are large:
     /// [`Store::next_due`] tells whether there are more.
     async fn due(&self, target: &Name, now: Timestamp, limit: u32, except: Vec<DeliveryId>) -> Result<Vec<Due>>;
+
+    /// Decides about pending deliveries of `target` that are about to be tried, one after the other; answers in their order. What an
+    /// owner of a former `epoch` asks is over. A throttle counts those of its key that it let go and that are pending, delivered or
+    /// digested. A digest is carried by the first delivery it gathers, which falls due when it ends; who leaves it is followed by the
+    /// next. Once the carrier may go, the others are [`State::Digested`].
+    async fn decide(&self, target: &Name, asks: Vec<Ask>, epoch: i64, now: Timestamp) -> Result<Vec<Decision>>;
+
+    /// The deliveries that `carrier` carries and their events, itself left out, in the order of acceptance, at most `limit`.
+    async fn carried(&self, carrier: DeliveryId, limit: u32) -> Result<Vec<(DeliveryId, Arc<Envelope>)>>;
+
+    /// Expires a slice of the pending deliveries of `target` that were planned (or retried by a person) at `cutoff` or before, for this
+    /// reason; those in `except` (sorted) and carriers of a closed digest are left out. Answers which.
+    async fn expire(
+        &self,
+        target: &Name,
+        cutoff: Timestamp,
+        reason: &str,
+        except: Vec<DeliveryId>,
+        now: Timestamp,
+    ) -> Result<Vec<DeliveryId>>;
+
+    /// Makes what quiet hours hold of `target` due at `now`: they may have changed since.
+    async fn rouse(&self, target: &Name, now: Timestamp) -> Result<()>;
 
     /// When the next pending delivery of `target` falls due; `except` is left out, and what stands behind an earlier one of its
     /// order key.
@@ -164,7 +193,8 @@ pub trait Store: Send + Sync {
     /// `held` names the targets that are held (paused, broken, or gone from `routes.yaml`) and since when: a delivery that has been
     /// held for longer than [`Retention::events`] (from then or from when it was last due, whichever is later) becomes a dead
     /// letter, cause `config`.
-    /// Events with a delivery that is not final, or with an unresolved dead letter, stay whatever their age.
+    /// Events with a delivery that is not final, or with an unresolved dead letter, stay whatever their age, and so do those that such
+    /// a delivery carries.
     async fn prune(&self, now: Timestamp, retention: Retention, held: Vec<(Name, Timestamp)>) -> Result<Pruned>;
 
     /// A value kept under `key`: the last good configuration, ….

@@ -42,13 +42,13 @@ impl DeliveryId {
     }
 }
 
-/// Which targets a list is about.
+/// Which deliveries a list is about, by whether they flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Targets {
-    /// These.
-    Among(Vec<Name>),
-    /// All but these.
-    NotAmong(Vec<Name>),
+    /// Those to these targets that quiet hours do not hold.
+    Flowing(Vec<Name>),
+    /// Those to other targets, and those that quiet hours hold.
+    Held(Vec<Name>),
 }
 
 /// What to list. Fields that are `None` do not filter.
@@ -64,16 +64,18 @@ pub struct Filter {
     pub target: Option<String>,
     /// Only in this state (deliveries): one that is written.
     pub state: Option<State>,
-    /// Only dead of this cause (deliveries).
+    /// Only of this cause (deliveries).
     pub cause: Option<Cause>,
     /// Only dead letters that a person has settled, or only those that nobody has (deliveries).
     pub resolved: Option<bool>,
     /// Only with deliveries planned, or only without: the verdict `unmatched` (events).
     pub matched: Option<bool>,
-    /// Only to targets among these, or not among these (deliveries).
+    /// Only those that flow, or only those that are held (deliveries).
     pub targets: Option<Targets>,
     /// Only this event's (deliveries).
     pub event: Option<EventUid>,
+    /// Only those that went out inside this one (deliveries).
+    pub carrier: Option<DeliveryId>,
     /// Only taken in (planned, rejected) at this time or later.
     pub since: Option<Timestamp>,
     /// Only before this time.
@@ -99,6 +101,7 @@ impl Default for Filter {
             matched: None,
             targets: None,
             event: None,
+            carrier: None,
             since: None,
             until: None,
             code: None,

@@ -114,7 +114,6 @@ async fn repeated_keys_and_keys_of_later_parts_are_errors() {
     let good = routes().interactor().text();
     for (text, word) in [
         (format!("{good}\nversion: 1\n"), "version"),
-        (format!("{good}\nschedules: {{}}\n"), "schedules"),
         (format!("{good}\nreconnect: {{}}\n"), "reconnect"),
         (good.replace("version: 1", "version: 7"), "version"),
         (good.replace("kind: interactor", "kind: carrier-pigeon"), "carrier-pigeon"),

@@ -7,8 +7,8 @@ use hookyard::{
     envelope::{DeliveryId, Envelope},
     secret::Secret,
     store::{
-        self, Accepted, Attempt, DedupeKey, Filter, NewDelivery, NewEvent, Next, OwnerId, Remember, SHARDS, State, Store,
-        shard_of,
+        self, Accepted, Attempt, DedupeKey, Endings, Filter, NewDelivery, NewEvent, Next, OwnerId, Remember, SHARDS, State,
+        Store, shard_of,
     },
 };
 use serde_json::json;
@@ -66,6 +66,7 @@ fn planned(id: &str, clock: &Clock) -> NewEvent {
         dedupe: DedupeKey { key, body: key, remember: Remember::Id(Duration::from_secs(60)) },
         deliveries: vec![NewDelivery::to("crm".into())],
         rules: Vec::new(),
+        endings: Endings::default(),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
         tree::{Node, Value},
     },
     render,
+    route::handling::Audience,
 };
 
 mod n8n;
@@ -34,7 +35,7 @@ pub enum Kind {
 
 /// What `kind` may say.
 #[derive(Clone, Copy)]
-pub(super) enum Word {
+pub(crate) enum Word {
     Webhook,
     N8n,
     Slack,
@@ -49,6 +50,19 @@ impl Word {
             Self::Slack => Some(Rate::per_second(1, 1)),
             Self::Webhook | Self::N8n => None,
         }
+    }
+
+    /// Whether deliveries of this kind can go out together, as one message that lists them.
+    pub(crate) fn takes_digests(self) -> bool {
+        match self {
+            Self::Slack => true,
+            Self::Webhook | Self::N8n => false,
+        }
+    }
+
+    /// The kind called `text`, where there is one.
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        WORDS.iter().find(|(word, _)| *word == text).map(|(_, kind)| *kind)
     }
 
     /// Reads `kind`.
@@ -87,6 +101,13 @@ impl Kind {
             Self::Webhook(it) => it.endpoint(),
             Self::N8n(it) => it.endpoint(),
             Self::Slack(it) => it.endpoint(),
+        }
+    }
+
+    /// Who reads what it sends.
+    pub fn audience(&self) -> Audience {
+        match self {
+            Self::Webhook(_) | Self::N8n(_) | Self::Slack(_) => Audience::Same,
         }
     }
 

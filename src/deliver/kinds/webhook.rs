@@ -72,7 +72,7 @@ impl Webhook {
         if let Some(kept) = attempt.kept() {
             return self.post(attempt, &kept, answers).await;
         }
-        if let Some(body) = self.plain(attempt) {
+        if let Some(body) = batch(attempt).or_else(|| self.plain(attempt)) {
             // Kept too, should it have to be sent again: by then the file may name another payload.
             return self.post(attempt, &body, answers).await.rendered(body, None);
         }
@@ -126,6 +126,23 @@ impl Payload {
             }
         }
     }
+}
+
+/// Media type of several events at once (CloudEvents 1.0 HTTP binding, batched mode).
+const BATCH: &str = "application/cloudevents-batch+json; charset=utf-8";
+
+/// What gathered while the destination was of a kind that people read, and is sent now that it is not: all of it.
+fn batch(attempt: &Try<'_>) -> Option<Body> {
+    let digest = attempt.digest?;
+    let mut bytes = vec![b'['];
+    for (n, (_, event)) in digest.events.iter().enumerate() {
+        if 0 < n {
+            bytes.push(b',');
+        }
+        bytes.extend(event.to_json());
+    }
+    bytes.push(b']');
+    Some(Body { content_type: BATCH.to_owned(), bytes: bytes.into() })
 }
 
 /// JSON where the text is JSON, else plain text.

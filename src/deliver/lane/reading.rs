@@ -31,9 +31,10 @@ impl Lane {
         state.fetched.is_empty() && self.may_fetch_urgently()
     }
 
-    /// Whether a critical one that is read back could be sent before what is in hand.
+    /// Whether a critical one that is read back could be sent before what is in hand. While some are being decided about, nothing
+    /// more is read, so that no more than was read at once is in hand.
     pub(super) fn may_fetch_urgently(&self) -> bool {
-        0 < self.free() && !self.resting && self.paced_until.is_none()
+        0 < self.free() && !self.resting && self.paced_until.is_none() && self.deciding.is_empty()
     }
 
     /// Attempts that could be begun beside those under way.

@@ -98,9 +98,9 @@ pub(crate) async fn deliveries_are_filtered(bench: Bench) {
     assert_eq!(found(state(State::Dead)).await, "evt_2>mail");
     assert_eq!(found(state(State::Held)).await, "", "a state that is never written");
     let pending_to = |targets| Filter { targets: Some(targets), ..state(State::Pending) };
-    assert_eq!(found(pending_to(Targets::Among(vec!["n8n".into(), "mail".into()]))).await, "evt_1>n8n");
-    assert_eq!(found(pending_to(Targets::NotAmong(vec!["n8n".into()]))).await, "evt_2>crm");
-    assert_eq!(found(pending_to(Targets::Among(Vec::new()))).await, "");
+    assert_eq!(found(pending_to(Targets::Flowing(vec!["n8n".into(), "mail".into()]))).await, "evt_1>n8n");
+    assert_eq!(found(pending_to(Targets::Held(vec!["n8n".into()]))).await, "evt_2>crm");
+    assert_eq!(found(pending_to(Targets::Flowing(Vec::new()))).await, "");
     assert_eq!(found(Filter { event: Some(first), ..state(State::Pending) }).await, "evt_1>n8n");
     assert_eq!(found(Filter { event: Some(first), ..state(State::Dead) }).await, "");
     assert_eq!(found(Filter { page: Page::After(0), limit: 1, ..state(State::Pending) }).await, "evt_1>n8n");

@@ -20,6 +20,7 @@ use crate::{
 
 pub(crate) mod accepting;
 pub(crate) mod delivering;
+pub(crate) mod gathering;
 pub(crate) mod giving_up;
 pub(crate) mod listing;
 pub(crate) mod ordering;
@@ -84,6 +85,31 @@ macro_rules! contract {
             a_lane_is_adopted_whole
             what_is_adopted_waits_behind_a_head_of_its_key
             forty_thousand_are_adopted_and_a_long_key_is_no_burden
+        );
+        contract!(@ $open, gathering:
+            of_a_throttled_key_so_many_go
+            a_throttle_counts_what_is_not_suppressed_cancelled_expired_or_dead
+            a_delivery_of_two_rules_is_suppressed_when_both_are_full
+            the_newest_suppressed_one_takes_the_place_of_one_that_died
+            a_reset_ends_the_window_and_what_was_suppressed_in_it_stays_so
+            a_later_event_cancels_what_waits_for_its_key
+            what_arrives_though_it_was_cancelled_meanwhile_is_delivered
+            what_was_called_off_takes_nobodys_place
+            a_digest_gathers_until_its_window_ends
+            a_full_digest_goes_out_at_once
+            a_digest_of_one_is_a_delivery_like_any_other
+            a_digest_is_as_grave_as_the_gravest_in_it
+            who_leaves_a_digest_is_followed_by_the_next
+            a_digest_whose_last_one_leaves_is_no_more
+            what_quiet_hours_hold_goes_when_they_end
+            what_is_held_is_roused_when_the_hours_change
+            quiet_hours_drop_or_gather
+            a_digest_that_ends_in_quiet_hours_waits_and_gathers_on
+            what_is_older_than_its_ttl_expires
+            a_former_owner_decides_nothing
+            windows_go_on_under_a_new_name
+            events_inside_a_delivery_stay_as_long_as_it_does
+            a_window_outlives_the_events_it_counts
         );
         contract!(@ $open, people:
             a_retried_dead_letter_starts_anew
@@ -194,7 +220,7 @@ impl Bench {
         let data = Some(start..body.len() - 1);
         let envelope = Envelope { id: id.into(), received_at: self.clock.now(), data, body, ..sample() };
         let dedupe = DedupeKey { key: first_16(id.as_bytes()), body: first_16(&envelope.body), remember: Remember::Id(days(7)) };
-        NewEvent { envelope, dedupe, deliveries: Vec::new(), rules: Vec::new() }
+        NewEvent { envelope, dedupe, deliveries: Vec::new(), rules: Vec::new(), endings: Endings::default() }
     }
 
     /// An event without an id of its own.

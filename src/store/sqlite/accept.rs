@@ -6,16 +6,17 @@ use rusqlite::params;
 use tokio::sync::oneshot;
 
 use super::{
+    ending,
     keys::Seen,
     lanes, prune,
-    rows::{PENDING, severity_code},
+    rows::{PENDING, severity_code, stage_code},
     session::{Answer, Session},
     writer::Job,
 };
 use crate::{
     clock::{from_ms, to_ms},
-    envelope::{DeliveryId, Envelope, EventUid},
-    store::{Accepted, Committed, Delivery, Error, N_MAX, NewDelivery, NewEvent, Remember, Result, SEQ_MAX},
+    envelope::{DeliveryId, Envelope, EventUid, Name},
+    store::{Accepted, Committed, Delivery, Error, N_MAX, NewDelivery, NewEvent, Remember, Result, SEQ_MAX, Stage},
 };
 
 /// How long the key of a hash id is kept at least, so that the same bytes get a suffix when they come after their window.
@@ -26,6 +27,8 @@ const HASH_KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 pub(super) struct Accept {
     event: NewEvent,
     done: Option<Result<Done>>,
+    /// Deliveries of earlier events that it cancelled.
+    cancelled: Vec<(Name, DeliveryId)>,
     salt: u64,
     reply: oneshot::Sender<Result<Accepted>>,
 }
@@ -42,21 +45,22 @@ enum Done {
 impl Accept {
     /// Takes in `event` and answers through `reply`.
     pub(super) fn new(event: NewEvent, reply: oneshot::Sender<Result<Accepted>>) -> Self {
-        Self { event, done: None, salt: 0, reply }
+        Self { event, done: None, cancelled: Vec::new(), salt: 0, reply }
     }
 }
 
 impl Job for Accept {
     fn run(&mut self, session: &mut Session) -> rusqlite::Result<()> {
         self.salt = session.salt;
-        self.done = Some(accept(session, &self.event)?);
+        self.cancelled.clear();
+        self.done = Some(accept(session, &self.event, &mut self.cancelled)?);
         Ok(())
     }
 
     fn event(&mut self) -> Option<Committed> {
         let Some(Ok(Done::New { seq, suffix, at })) = self.done else { return None };
         let planned = std::mem::take(&mut self.event.deliveries);
-        if planned.is_empty() {
+        if planned.is_empty() && self.cancelled.is_empty() {
             return None;
         }
         let uid = EventUid { salt: self.salt, seq };
@@ -64,11 +68,12 @@ impl Job for Accept {
             (1..).zip(planned).map(|(n, planned)| Delivery::new(DeliveryId { event: uid, n }, planned, from_ms(at))).collect();
         // A clone shares the body.
         let id = with_suffix(self.event.envelope.id.clone(), suffix);
-        Some(Committed { uid, envelope: Arc::new(Envelope { id, ..self.event.envelope.clone() }), deliveries })
+        let envelope = Arc::new(Envelope { id, ..self.event.envelope.clone() });
+        Some(Committed { uid, envelope, deliveries, cancelled: std::mem::take(&mut self.cancelled) })
     }
 
     fn answer(self: Box<Self>, outcome: Result<()>) {
-        let Self { event, done, salt, reply } = *self;
+        let Self { event, done, salt, reply, .. } = *self;
         let id = event.envelope.id;
         let _ = reply.send(outcome.and_then(|()| done.unwrap_or(Err(Error::Closed))).map(|done| match done {
             Done::New { seq, suffix, .. } => Accepted::New { uid: EventUid { salt, seq }, id: with_suffix(id, suffix) },
@@ -88,7 +93,7 @@ fn with_suffix(id: String, suffix: Option<i64>) -> String {
     }
 }
 
-fn accept(session: &mut Session, event: &NewEvent) -> Answer<Done> {
+fn accept(session: &mut Session, event: &NewEvent, cancelled: &mut Vec<(Name, DeliveryId)>) -> Answer<Done> {
     let suffix = match known(session, event)? {
         Known::Repeat { seq, suffix, mismatch } => {
             count_repeat(session, seq, mismatch)?;
@@ -104,6 +109,10 @@ fn accept(session: &mut Session, event: &NewEvent) -> Answer<Done> {
         return Ok(Err(Error::Backend(format!("an event has at most {N_MAX} deliveries, a store {SEQ_MAX} events").into())));
     }
     remember(session, event, seq, suffix)?;
+    // What it ends comes before what it begins.
+    if !event.endings.is_empty() {
+        *cancelled = ending::end(session, event, seq)?;
+    }
     insert(session, event, seq, suffix)?;
     Ok(Ok(Done::New { seq, suffix, at: session.now }))
 }
@@ -212,13 +221,18 @@ pub(super) fn insert_delivery(
     let target = session.target_id(&planned.target)?;
     let turn = lanes::turn(&session.conn, target, planned.order_key.as_ref(), planned.severity)?;
     let sql =
-        "INSERT INTO deliveries (place, target_id, state, created_at, due_at, rule, template, order_key, severity, turn, replay)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        "INSERT INTO deliveries (place, target_id, state, created_at, due_at, rule, template, order_key, severity, turn, replay,
+            stage)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let severity = severity_code(planned.severity);
     let rule = planned.rule.as_ref().map(|name| name.as_str());
     let template = planned.template.as_deref();
-    let row = (id.place(), target, PENDING, at, at, rule, template, planned.order_key, severity, turn, replay);
+    let stage = stage_code(if planned.handling.is_some() { Stage::Undecided } else { Stage::Free });
+    let row = (id.place(), target, PENDING, at, at, rule, template, planned.order_key, severity, turn, replay, stage);
     session.conn.prepare_cached(sql)?.execute(row)?;
+    if let Some(handling) = &planned.handling {
+        ending::keep(&session.conn, id.place(), handling)?;
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use super::{
     query,
     rows::{self, Cells, DEAD, Reading, cause_code},
     session::{Answer, Session},
+    throttle,
 };
 use crate::{
     clock::{from_ms, to_ms},
@@ -51,6 +52,7 @@ pub(super) fn give_up(
         if let Some(key) = key {
             lanes::move_up(conn, target_id, &key)?;
         }
+        throttle::died(conn, place, now)?;
         dead.push(ended(conn, reading, place, target)?);
     }
     Ok(Ok(GivenUp { dead, next: next.map(from_ms) }))

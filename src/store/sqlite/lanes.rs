@@ -74,6 +74,7 @@ pub(super) fn adopt(session: &mut Session, old: &Name, new: &Name) -> Answer<u64
     let conn = &session.conn;
     let waiting = move_waiting(conn, old, new)?;
     let dead = move_dead(conn, old, new, SLICE - waiting.min(SLICE))?;
+    move_windows(conn, old, new)?;
     Ok(Ok((waiting + dead) as u64))
 }
 
@@ -95,6 +96,17 @@ fn move_waiting(conn: &Connection, old: i64, new: i64) -> rusqlite::Result<usize
         move_up(conn, old, key)?;
     }
     Ok(rows.len())
+}
+
+/// Windows go on under the new name. There are as many as there are keys of them, not as deliveries.
+fn move_windows(conn: &Connection, old: i64, new: i64) -> rusqlite::Result<()> {
+    for sql in [
+        "UPDATE OR REPLACE throttled SET target_id = ?2 WHERE target_id = ?1",
+        "UPDATE OR REPLACE digests SET target_id = ?2 WHERE target_id = ?1",
+    ] {
+        conn.prepare_cached(sql)?.execute((old, new))?;
+    }
+    Ok(())
 }
 
 fn move_dead(conn: &Connection, old: i64, new: i64, limit: usize) -> rusqlite::Result<usize> {

@@ -23,17 +23,20 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Accepted, Attempt, Backlog, DeliveryRow, Due, Error, EventRow, Filter, GaveUp, GivenUp, NewDelivery, NewEvent, NewRejection,
-    OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Result, Retention, Retried, Store,
+    Accepted, Ask, Attempt, Backlog, Decision, DeliveryRow, Due, Error, EventRow, Filter, GaveUp, GivenUp, NewDelivery, NewEvent,
+    NewRejection, OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Result, Retention, Retried, Store,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
-    envelope::{DeliveryId, EventUid, Name},
+    envelope::{DeliveryId, Envelope, EventUid, Name},
 };
 
 mod accept;
 mod checkpoint;
 mod connect;
+mod decide;
+mod digest;
+mod ending;
 mod give_up;
 mod keys;
 mod lanes;
@@ -51,6 +54,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod throttle;
 mod writer;
 
 /// Opens the store in the file at `path`, made where it is missing; see [`super::open`].
@@ -114,6 +118,32 @@ impl Store for Sqlite {
     async fn due(&self, target: &Name, now: Timestamp, limit: u32, except: Vec<DeliveryId>) -> Result<Vec<Due>> {
         let target = target.clone();
         self.lanes.ask(move |conn, reading| query::due(conn, reading, &target, to_ms(now), limit, &except)).await
+    }
+
+    async fn decide(&self, target: &Name, asks: Vec<Ask>, epoch: i64, now: Timestamp) -> Result<Vec<Decision>> {
+        let target = target.clone();
+        self.writer.run(move |session| decide::decide(session, &target, &asks, epoch, to_ms(now))).await
+    }
+
+    async fn carried(&self, carrier: DeliveryId, limit: u32) -> Result<Vec<(DeliveryId, Arc<Envelope>)>> {
+        self.lanes.ask(move |conn, reading| query::carried(conn, reading, carrier, limit)).await
+    }
+
+    async fn expire(
+        &self,
+        target: &Name,
+        cutoff: Timestamp,
+        reason: &str,
+        except: Vec<DeliveryId>,
+        now: Timestamp,
+    ) -> Result<Vec<DeliveryId>> {
+        let (target, reason) = (target.clone(), reason.to_owned());
+        self.writer.run(move |session| ending::expire(session, &target, to_ms(cutoff), &reason, &except, to_ms(now))).await
+    }
+
+    async fn rouse(&self, target: &Name, now: Timestamp) -> Result<()> {
+        let target = target.clone();
+        self.writer.run(move |session| ending::rouse(session, &target, to_ms(now))).await
     }
 
     async fn next_due(&self, target: &Name, except: Vec<DeliveryId>) -> Result<Option<Timestamp>> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    ending,
     lanes::{self, OrderKey},
     rows::{amount, cause_code},
     session::{Answer, Session},
@@ -74,6 +75,7 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
     let keys = keys(session, to_ms(now))?;
     let steps = replays(&session.conn, before(retention.events))?;
     let threads = threads::forget(&session.conn, before(retention.events))?;
+    let windows = ending::prune(&session.conn, before(retention.events), to_ms(now))?;
     let swept = sweep(session, before(retention.events), retention.max_bytes.map(goal))?;
     if freed != 0 {
         session.keep_last_seq()?;
@@ -86,6 +88,7 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
         keys: keys.removed,
         given_up,
         more: !swept.ended
+            || windows
             || full(steps)
             || full(given_up)
             || full(dead.len() as u64)
@@ -134,7 +137,7 @@ fn used(conn: &Connection) -> rusqlite::Result<u64> {
 /// Deliveries that wait for a time which a clock made that was ahead: they were planned or tried in what is the future now.
 pub(super) const AHEAD: &str = "UPDATE deliveries SET due_at = ?1 WHERE place IN (
     SELECT d.place FROM targets t CROSS JOIN deliveries d INDEXED BY deliveries_pending
-    ON d.state = 0 AND d.target_id = t.id AND d.turn IN (0, 1, 2) AND d.due_at > ?2
+    ON d.state = 0 AND d.target_id = t.id AND d.turn IN (0, 1, 2, 3) AND d.due_at > ?2
     WHERE d.created_at > ?2 OR EXISTS (SELECT 1 FROM attempts a WHERE a.place = d.place AND a.started_at > ?2) LIMIT ?3)";
 
 /// Makes due what waits for a time that only a wrong clock has seen, once the clock was set back.
@@ -153,7 +156,7 @@ fn wake(session: &mut Session, now: i64) -> rusqlite::Result<()> {
 /// Deliveries that have been due since before `cutoff`, of a lane that stands still.
 pub(super) const GIVE_UP: &str = "UPDATE deliveries SET state = 2, cause = ?3, due_at = NULL, settled_at = ?4 WHERE place IN (
     SELECT place FROM deliveries INDEXED BY deliveries_pending
-    WHERE state = 0 AND target_id = ?1 AND turn IN (0, 1, 2) AND due_at < ?2 LIMIT ?5) RETURNING order_key";
+    WHERE state = 0 AND target_id = ?1 AND turn IN (0, 1, 2, 3) AND due_at < ?2 LIMIT ?5) RETURNING order_key";
 
 /// Gives up what lanes held since before `cutoff` have held for that long. Being due is being held there: a delivery that
 /// a person has retried since is not given up for its age.
@@ -212,7 +215,8 @@ fn free(conn: &Connection, dead: &[i64], cutoff: i64) -> rusqlite::Result<u64> {
 /// What decides whether an event goes.
 const CANDIDATES: &str = "SELECT e.seq, e.received_at, NOT EXISTS (SELECT 1 FROM deliveries d NOT INDEXED
     WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) | 65535
-        AND (d.state = 0 OR d.state = 2 AND d.resolved_at IS NULL)) FROM events e";
+        AND (d.state = 0 OR d.state = 2 AND d.resolved_at IS NULL OR d.state = 5 AND EXISTS (SELECT 1 FROM deliveries c NOT INDEXED
+            WHERE c.place = d.carrier AND (c.state = 0 OR c.state = 2 AND c.resolved_at IS NULL)))) FROM events e";
 
 struct Candidate {
     seq: i64,
@@ -284,6 +288,8 @@ fn remove_event(conn: &Connection, seq: i64) -> rusqlite::Result<()> {
 fn remove_deliveries(conn: &Connection, first: i64, last: i64) -> rusqlite::Result<()> {
     conn.prepare_cached("DELETE FROM attempts WHERE place BETWEEN ? AND ?")?.execute((first, last))?;
     conn.prepare_cached("DELETE FROM bodies WHERE place BETWEEN ? AND ?")?.execute((first, last))?;
+    conn.prepare_cached("DELETE FROM handling WHERE place BETWEEN ? AND ?")?.execute((first, last))?;
+    conn.prepare_cached("DELETE FROM awaited WHERE place BETWEEN ? AND ?")?.execute((first, last))?;
     conn.prepare_cached("DELETE FROM deliveries NOT INDEXED WHERE place BETWEEN ? AND ?")?.execute((first, last))?;
     Ok(())
 }

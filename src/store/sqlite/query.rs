@@ -113,25 +113,27 @@ fn made(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<Delivery> {
 
 /// `delivery` with its event, which other lanes may have read just now; `None` where it was removed meanwhile.
 fn with_event(conn: &Connection, reading: &Reading, delivery: Delivery) -> rusqlite::Result<Option<Due>> {
-    let seq = delivery.id.event.seq;
-    let envelope = match reading.recent.get(seq) {
-        Some(known) => known,
-        None => {
-            let read = conn.prepare_cached(DUE_EVENT)?.query_row([seq], |row| {
-                let mut cells = Cells::of(row);
-                let payload: Vec<u8> = cells.take()?;
-                reading.envelope(&mut cells, payload.into())
-            });
-            let Some(envelope) = read.optional()?.map(Arc::new) else { return Ok(None) };
-            reading.recent.put(seq, &envelope);
-            envelope
-        }
-    };
+    let Some(envelope) = event_at(conn, reading, delivery.id.event.seq)? else { return Ok(None) };
     if delivery.replayed && !envelope.replayed {
         let envelope = Arc::new(Envelope { replayed: true, ..(*envelope).clone() });
         return Ok(Some(Due { delivery, envelope }));
     }
     Ok(Some(Due { delivery, envelope }))
+}
+
+/// The event at `seq`, which others may have asked for just now; `None` where it was removed.
+fn event_at(conn: &Connection, reading: &Reading, seq: i64) -> rusqlite::Result<Option<Arc<Envelope>>> {
+    if let Some(known) = reading.recent.get(seq) {
+        return Ok(Some(known));
+    }
+    let read = conn.prepare_cached(DUE_EVENT)?.query_row([seq], |row| {
+        let mut cells = Cells::of(row);
+        let payload: Vec<u8> = cells.take()?;
+        reading.envelope(&mut cells, payload.into())
+    });
+    let event = read.optional()?.map(Arc::new);
+    event.iter().for_each(|event| reading.recent.put(seq, event));
+    Ok(event)
 }
 
 /// When something falls due; see [`crate::store::Store::next_due`].
@@ -150,6 +152,27 @@ pub(super) fn next_due(
         }
     }
     Ok(earliest.map(from_ms))
+}
+
+/// What goes out inside a delivery, as places in their order.
+pub(super) const CARRIED: &str = "SELECT place FROM deliveries INDEXED BY deliveries_carried
+    WHERE carrier IS NOT NULL AND carrier = ?1 AND state = 5 ORDER BY place LIMIT ?2";
+
+/// The events of what `carrier` carries; see [`crate::store::Store::carried`].
+pub(super) fn carried(
+    conn: &Connection,
+    reading: &Reading,
+    carrier: DeliveryId,
+    limit: u32,
+) -> rusqlite::Result<Vec<(DeliveryId, Arc<Envelope>)>> {
+    let mut places = conn.prepare_cached(CARRIED)?;
+    let rows = places.query_map((carrier.place(), limit), |row| row.get::<_, i64>(0))?;
+    let mut events = Vec::new();
+    for place in rows {
+        let id = DeliveryId::at(reading.salt, place?);
+        events.extend(event_at(conn, reading, id.event.seq)?.map(|event| (id, event)));
+    }
+    Ok(events)
 }
 
 /// What waits by target, from the index alone.
@@ -289,6 +312,10 @@ fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
         let (first, last) = places(event, salt);
         clauses.and("d.place BETWEEN ? AND ?", [first.into(), last.into()]);
     }
+    if let Some(carrier) = filter.carrier {
+        let ours = if carrier.event.salt == salt { carrier.place() } else { -1 };
+        clauses.and("d.carrier = ? AND d.state = 5", [ours.into()]);
+    }
     let index = in_state(&mut clauses, filter);
     of_the_dead(&mut clauses, filter);
     let tables =
@@ -296,10 +323,10 @@ fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     (clauses, tables)
 }
 
-/// Filters dead letters by cause, and by whether somebody has settled them.
+/// Filters by cause, and dead letters by whether somebody has settled them.
 fn of_the_dead(clauses: &mut Where, filter: &Filter) {
     if let Some(cause) = filter.cause {
-        clauses.and("d.state = 2 AND d.cause = ?", [cause_code(cause).into()]);
+        clauses.and("d.cause = ?", [cause_code(cause).into()]);
     }
     match filter.resolved {
         Some(true) => clauses.and("d.state = 2 AND d.resolved_at IS NOT NULL", []),
@@ -329,19 +356,22 @@ fn in_state(clauses: &mut Where, filter: &Filter) -> &'static str {
     match state {
         State::Pending if filter.event.is_none() => "INDEXED BY deliveries_pending",
         State::Dead => "INDEXED BY deliveries_dead",
+        State::Suppressed => "INDEXED BY deliveries_suppressed",
+        State::Digested if filter.carrier.is_none() => "INDEXED BY deliveries_digested",
+        State::Expired => "INDEXED BY deliveries_expired",
         _ => "",
     }
 }
 
 fn among(clauses: &mut Where, targets: Option<&Targets>) {
-    let (not, names) = match targets {
-        Some(Targets::Among(names)) => ("", names),
-        Some(Targets::NotAmong(names)) => ("NOT", names),
+    let (clause, names) = match targets {
+        Some(Targets::Flowing(names)) => ("t.name IN (SELECT value FROM json_each(?)) AND d.cause IS NOT 5", names),
+        Some(Targets::Held(names)) => ("(t.name NOT IN (SELECT value FROM json_each(?)) OR d.cause IS 5)", names),
         None => return,
     };
     let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
     let names = serde_json::to_string(&names).unwrap_or_default();
-    clauses.and(&format!("t.name {not} IN (SELECT value FROM json_each(?))"), [names.into()]);
+    clauses.and(clause, [names.into()]);
 }
 
 /// The first and the last place that a delivery of `event` can have; none lies between them for an event that is not ours.

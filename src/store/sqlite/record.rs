@@ -6,6 +6,7 @@ use super::{
     lanes::{self, OrderKey},
     rows::{DEAD, DELIVERED, PENDING, cause_code},
     session::{Answer, Session},
+    throttle,
 };
 use crate::{
     clock::to_ms,
@@ -24,6 +25,9 @@ pub(super) fn record(session: &mut Session, attempts: &[Attempt]) -> Answer<()> 
             let moves = attempt.next == Next::Delivered || !session.owned.is_stale(attempt.epoch);
             if !(moves && settle(conn, SETTLE, place, number, attempt, &after)?) {
                 settle_slowly(conn, place, number, attempt, &after, moves)?;
+            }
+            if moves && after.state == DEAD {
+                throttle::died(conn, place, now)?;
             }
         }
     }
@@ -143,6 +147,7 @@ fn settle_slowly(
     let lane = conn.prepare_cached(sql)?.query_row([place], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     match lane {
         None => forget(conn, place, number),
+        Some(_) if attempt.next == Next::Delivered && arrive(conn, place, number, after)? => Ok(()),
         Some((target_id, Some(key))) if moves => {
             let key: OrderKey = key;
             let settled = settle(conn, SETTLE_ORDERED, place, number, attempt, after)?;
@@ -150,6 +155,16 @@ fn settle_slowly(
         }
         Some(_) => keep_body(conn, place, attempt),
     }
+}
+
+/// What a later event has cancelled, or what expired, while an attempt was under way, and what arrived all the same.
+pub(super) const ARRIVE: &str = "UPDATE deliveries SET state = 1, cause = NULL, note = NULL, error = NULL, settled_at = ?2,
+        attempts = max(attempts, ?3)
+    WHERE place = ?1 AND (state = 3 AND cause = 6 OR state = 6)";
+
+/// Settles what was ended too late; false when it was not.
+fn arrive(conn: &Connection, place: i64, number: u32, after: &After) -> rusqlite::Result<bool> {
+    Ok(conn.prepare_cached(ARRIVE)?.execute((place, after.settled_at, number))? != 0)
 }
 
 /// Takes back the row of an attempt whose delivery is not held.

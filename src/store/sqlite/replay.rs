@@ -108,7 +108,7 @@ impl Job for Replay {
         let planned = std::mem::take(&mut self.deliveries);
         let made = |(n, planned)| Delivery { replayed: true, ..Delivery::new(self.id(n), planned, self.now) };
         let deliveries = (first..).zip(planned).map(made).collect();
-        Some(Committed { uid: self.event, envelope: Arc::new(envelope), deliveries })
+        Some(Committed { uid: self.event, envelope: Arc::new(envelope), deliveries, cancelled: Vec::new() })
     }
 
     fn answer(self: Box<Self>, outcome: Result<()>) {

@@ -15,7 +15,7 @@ use rusqlite::{
 use crate::{
     clock::{Timestamp, from_ms},
     envelope::{DeliveryId, Envelope, EventUid},
-    store::{Attempt, Cause, Delivery, Error, EventRow, Next, Rendered, Resolution, Severity, State},
+    store::{Attempt, Cause, Delivery, Error, EventRow, Next, Rendered, Resolution, Severity, Stage, State},
 };
 
 /// What an error of SQLite means to the store's callers.
@@ -84,7 +84,8 @@ macro_rules! delivery_columns {
             "d.place, ",
             $target,
             ", d.state, d.cause, d.rule, d.template, d.created_at, d.due_at, d.first_attempt_at, d.attempts, d.error, d.order_key,
-            d.severity, d.replay, d.uncounted, d.stood_still_ms, d.out_of_order, d.resolved_at, d.note"
+            d.severity, d.replay, d.uncounted, d.stood_still_ms, d.out_of_order, d.resolved_at, d.note, d.stage, d.carrier,
+            d.renewed_at"
         )
     };
 }
@@ -215,7 +216,7 @@ impl Reading {
 
     /// The delivery in the next cells ([`delivery_columns`]).
     pub(super) fn delivery(&self, cells: &mut Cells<'_>, body: Option<Rendered>) -> rusqlite::Result<Delivery> {
-        Ok(Delivery {
+        let mut delivery = Delivery {
             id: DeliveryId::at(self.salt, cells.take()?),
             target: cells.text()?.into(),
             state: state(cells.take()?),
@@ -234,8 +235,22 @@ impl Reading {
             uncounted: cells.take()?,
             stood_still_ms: cells.take()?,
             out_of_order: cells.take()?,
-            resolved: resolution(cells)?,
-        })
+            resolved: None,
+            stage: Stage::Free,
+            carrier: None,
+            reason: None,
+            renewed_at: None,
+        };
+        // One column holds what a person settled a death with, or why it was not sent.
+        let (resolved_at, note) = (cells.time()?, cells.take::<Option<String>>()?);
+        match resolved_at {
+            Some(at) => delivery.resolved = Some(Resolution { at, note: note.unwrap_or_default() }),
+            None => delivery.reason = note,
+        }
+        delivery.stage = stage(cells.take()?);
+        delivery.carrier = cells.take::<Option<i64>>()?.map(|place| DeliveryId::at(self.salt, place));
+        delivery.renewed_at = cells.time()?;
+        Ok(delivery)
     }
 
     /// The attempt in `row` (all columns of `attempts`).
@@ -256,11 +271,6 @@ impl Reading {
             epoch: row.get("epoch")?,
         })
     }
-}
-
-fn resolution(cells: &mut Cells<'_>) -> rusqlite::Result<Option<Resolution>> {
-    let (at, note) = (cells.time()?, cells.take::<Option<String>>()?);
-    Ok(at.map(|at| Resolution { at, note: note.unwrap_or_default() }))
 }
 
 fn next(row: &Row<'_>) -> rusqlite::Result<Next> {
@@ -293,6 +303,9 @@ pub(super) fn state_code(state: State) -> Option<i64> {
         State::Delivered => Some(DELIVERED),
         State::Dead => Some(DEAD),
         State::Cancelled => Some(CANCELLED),
+        State::Suppressed => Some(SUPPRESSED),
+        State::Digested => Some(DIGESTED),
+        State::Expired => Some(EXPIRED),
         State::Sending | State::Held => None,
     }
 }
@@ -305,12 +318,21 @@ pub(super) const DELIVERED: i64 = 1;
 pub(super) const DEAD: i64 = 2;
 /// [`State::Cancelled`] in the tables.
 pub(super) const CANCELLED: i64 = 3;
+/// [`State::Suppressed`] in the tables.
+pub(super) const SUPPRESSED: i64 = 4;
+/// [`State::Digested`] in the tables.
+pub(super) const DIGESTED: i64 = 5;
+/// [`State::Expired`] in the tables.
+pub(super) const EXPIRED: i64 = 6;
 
 fn state(code: i64) -> State {
     match code {
         DELIVERED => State::Delivered,
         DEAD => State::Dead,
         CANCELLED => State::Cancelled,
+        SUPPRESSED => State::Suppressed,
+        DIGESTED => State::Digested,
+        EXPIRED => State::Expired,
         _ => State::Pending,
     }
 }
@@ -321,6 +343,10 @@ pub(super) fn cause_code(cause: Cause) -> i64 {
         Cause::Receiver => 0,
         Cause::Config => 1,
         Cause::Internal => 2,
+        Cause::Throttle => 3,
+        Cause::Mute => 4,
+        Cause::Quiet => 5,
+        Cause::CancelOn => 6,
     }
 }
 
@@ -328,7 +354,35 @@ fn cause(code: i64) -> Cause {
     match code {
         1 => Cause::Config,
         2 => Cause::Internal,
+        3 => Cause::Throttle,
+        4 => Cause::Mute,
+        5 => Cause::Quiet,
+        6 => Cause::CancelOn,
         _ => Cause::Receiver,
+    }
+}
+
+/// The number that `stage` is in the tables.
+pub(super) fn stage_code(stage: Stage) -> i64 {
+    match stage {
+        Stage::Free => 0,
+        Stage::Undecided => 1,
+        Stage::Passed => 2,
+        Stage::Gathering => 3,
+        Stage::Gathered => 4,
+        Stage::Carrying => 5,
+    }
+}
+
+/// The stage that `code` stands for.
+pub(super) fn stage(code: i64) -> Stage {
+    match code {
+        1 => Stage::Undecided,
+        2 => Stage::Passed,
+        3 => Stage::Gathering,
+        4 => Stage::Gathered,
+        5 => Stage::Carrying,
+        _ => Stage::Free,
     }
 }
 
@@ -363,6 +417,9 @@ mod tests {
         }
         for (_, it) in Severity::ALL {
             assert_eq!(severity(severity_code(it)), it);
+        }
+        for code in 0..6 {
+            assert_eq!(stage_code(stage(code)), code);
         }
     }
 

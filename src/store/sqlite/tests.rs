@@ -54,6 +54,7 @@ pub(super) fn event(id: &str, bytes: usize) -> NewEvent {
         envelope: Envelope { id: id.into(), body: body.into(), data: None, ..sample() },
         deliveries: vec![NewDelivery::to("crm".into())],
         rules: Vec::new(),
+        endings: crate::store::Endings::default(),
     }
 }
 
@@ -312,6 +313,16 @@ async fn no_hot_query_walks_a_table() {
         person::RETRY,
         person::CANCEL,
         person::RESOLVE,
+        query::CARRIED,
+        decide::WAITING,
+        decide::SET_ASIDE,
+        throttle::WENT,
+        throttle::SUPPRESSED,
+        digest::OPEN,
+        digest::FOLLOWER,
+        ending::OLD,
+        ending::ROUSE,
+        record::ARRIVE,
     ];
     for sql in hot {
         let plan = plan(&conn, sql);
@@ -345,7 +356,7 @@ async fn every_filter_of_deliveries_finds_its_way() {
                     source: text(0, "interactor"),
                     r#type: text(1, "credential.expired"),
                     target: text(2, "crm"),
-                    targets: given(3).then(|| Targets::Among(vec!["crm".into()])),
+                    targets: given(3).then(|| Targets::Flowing(vec!["crm".into()])),
                     event: given(4).then_some(uid),
                     since: now.filter(|_| given(5)),
                     state: Some(state),
