@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::{checkpoint::WAL_PAGES, rows::fault, schema};
 use crate::store::{Error, Result};
@@ -123,7 +123,7 @@ fn connect_writer(path: &Path) -> Result<Connection> {
 
 /// WAL with a sync on every commit: what was acknowledged outlives the power. Settings that need no write come first.
 fn set_writer(conn: &Connection) -> rusqlite::Result<()> {
-    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    keep_plans(conn)?;
     conn.pragma_update(None, "foreign_keys", false)?;
     conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     conn.pragma_update(None, "temp_store", "memory")?;
@@ -138,6 +138,13 @@ fn set_writer(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Plans each statement once. SQLite would otherwise look at the values bound to it, and plan it again whenever they were others: for
+/// each delivery that is read back that cost more than the reading.
+fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
+}
+
 /// Opens the database at `path`, which the writer has opened before, to move the log into it.
 pub(super) fn mover(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -150,7 +157,7 @@ pub(super) fn mover(path: &Path) -> rusqlite::Result<Connection> {
 pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(BUSY)?;
-    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    keep_plans(&conn)?;
     conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     conn.pragma_update(None, "temp_store", "memory")?;
     Ok(conn)

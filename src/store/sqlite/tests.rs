@@ -341,6 +341,43 @@ async fn no_hot_query_walks_a_table() {
     store.close().await;
 }
 
+/// SQLite plans a statement again at every use when its plan depended on a value, unless it is told not to.
+#[tokio::test]
+async fn no_hot_statement_is_planned_at_every_use() {
+    let place = Place::new();
+    place.open().await.unwrap().close().await;
+    let conn = connect::writer(&place.file()).unwrap();
+    let mut planned = Vec::new();
+    for sql in [
+        query::QUEUE,
+        query::DUE,
+        query::DUE_EVENT,
+        query::OLDEST,
+        query::ATTEMPTS,
+        give_up::TRIED,
+        give_up::END,
+        give_up::ENDED,
+        keys::KNOWN,
+        lanes::HEAD,
+        lanes::NEXT,
+        record::SETTLE,
+        record::SETTLE_ORDERED,
+    ] {
+        for value in 0..3_i64 {
+            let mut statement = conn.prepare_cached(sql).unwrap();
+            let values = vec![value; statement.parameter_count()];
+            let mut rows = statement.query(rusqlite::params_from_iter(values)).unwrap();
+            while rows.next().unwrap().is_some() {}
+            drop(rows);
+            if statement.get_status(rusqlite::StatementStatus::RePrepare) != 0 {
+                planned.push(sql);
+                break;
+            }
+        }
+    }
+    assert!(planned.is_empty(), "{planned:#?}");
+}
+
 #[tokio::test]
 async fn every_filter_of_deliveries_finds_its_way() {
     let place = Place::new();
