@@ -156,7 +156,7 @@ impl<'a> View<'a> {
     /// The state to show, and why.
     fn state(&self, delivery: &Delivery) -> (Stored, Option<&'static str>) {
         match delivery.state {
-            Stored::Pending if self.in_flight.contains(&delivery.id) => (Stored::Sending, None),
+            Stored::Pending if delivery.awaits_report || self.in_flight.contains(&delivery.id) => (Stored::Sending, None),
             Stored::Pending => match self.lanes.get(&delivery.target) {
                 Some(TargetState::Ok) => (Stored::Pending, None),
                 Some(lane) => (Stored::Held, Some(lane.word())),
@@ -186,7 +186,7 @@ impl<'a> View<'a> {
         Ok(rows)
     }
 
-    /// Rows that are in hand: a bounded number, looked up event by event.
+    /// Rows that are in hand, a bounded number, looked up event by event; and those whose target has yet to report.
     async fn sending(&self, api: &Api, filter: Filter) -> store::Result<Vec<DeliveryRow>> {
         let events: HashSet<_> = self.in_flight.iter().map(|id| id.event).collect();
         let mut rows = Vec::new();
@@ -195,6 +195,9 @@ impl<'a> View<'a> {
             rows.extend(api.store.deliveries(found).await?);
         }
         rows.retain(|row| self.state(&row.delivery).0 == Stored::Sending && within(filter.page, row.delivery.id.place()));
+        rows.retain(|row| !row.delivery.awaits_report);
+        let limit = list::one_more(&filter);
+        rows.extend(api.store.deliveries(Filter { state: Some(Stored::Sending), limit, ..filter.clone() }).await?);
         match filter.page {
             Page::After(..) => rows.sort_unstable_by_key(|row| row.delivery.id.place()),
             Page::Newest | Page::Before(..) => rows.sort_unstable_by_key(|row| Reverse(row.delivery.id.place())),
@@ -222,6 +225,8 @@ impl<'a> View<'a> {
             severity: delivery.severity.word(),
             replayed: delivery.replayed,
             out_of_order: delivery.out_of_order,
+            recipient: delivery.recipient.clone(),
+            unconfirmed: delivery.unconfirmed,
             resolved: delivery.resolved.as_ref().map(ResolutionItem::new),
         }
     }
@@ -256,6 +261,10 @@ struct DeliveryItem {
     replayed: bool,
     /// Retried by a person out of the order of its key.
     out_of_order: bool,
+    /// Whom it is for, where it was one for several.
+    recipient: Option<String>,
+    /// Delivered for want of a report.
+    unconfirmed: bool,
     resolved: Option<ResolutionItem>,
 }
 
@@ -321,6 +330,7 @@ impl AttemptItem {
         let (outcome, next, cause) = match attempt.next {
             Next::Delivered => ("delivered", None, None),
             Next::Retry(at) => ("retry", Some(at), None),
+            Next::Awaits(_) => ("awaiting", None, None),
             Next::Dead(cause) => ("dead", None, Some(cause)),
         };
         Self {

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use crate::{
     app::Handles,
     clock::Timestamp,
-    deliver::{self, TargetStatus},
+    deliver::{self, Heard, TargetStatus},
     envelope::{DeliveryId, Envelope, Name},
     ingest::SourceStatistics,
     jobs::{BeginError, Job, Kind},
@@ -29,6 +29,9 @@ pub(super) trait Engine: Send + Sync {
 
     /// Pauses, resumes or closes a lane; false when there is none of this name.
     async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool>;
+
+    /// Takes Twilio's report about a message of destination `name`: the query and the form as they came, and the signature.
+    async fn twilio(&self, name: &str, query: &str, signature: &[u8], body: &[u8]) -> Heard;
 
     /// Tells lanes that the store may hold due deliveries for them.
     fn wake(&self, targets: &[Name]);
@@ -90,6 +93,10 @@ impl Engine for Handles {
             Steering::Resume => self.deliver.resume(target).await,
             Steering::Close => self.deliver.close(target).await,
         }
+    }
+
+    async fn twilio(&self, name: &str, query: &str, signature: &[u8], body: &[u8]) -> Heard {
+        self.deliver.twilio(name, query, signature, body).await
     }
 
     fn wake(&self, targets: &[Name]) {

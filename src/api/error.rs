@@ -21,6 +21,9 @@ pub(super) enum ApiError {
     /// No bearer token, a wrong one, or none is set.
     #[error("a bearer token is needed")]
     Unauthorized,
+    /// A signature that is not whose it should be.
+    #[error("the signature is wrong")]
+    Forged,
     /// No such thing.
     #[error("no {0} is here")]
     NotFound(&'static str),
@@ -55,6 +58,7 @@ impl IntoResponse for ApiError {
         let (status, code) = match &self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Forged => (StatusCode::FORBIDDEN, "invalid_signature"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),

@@ -25,6 +25,7 @@ use crate::{
 
 mod auth;
 mod body;
+mod callbacks;
 mod config;
 mod dead_letters;
 mod deliveries;
@@ -161,6 +162,7 @@ impl Api {
         events
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
+            .route("/callbacks/twilio/{destination}", post(callbacks::twilio))
             .method_not_allowed_fallback(method_not_allowed)
             .layer(middleware::from_fn_with_state(self.clone(), auth::require))
             .with_state(self)

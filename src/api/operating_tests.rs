@@ -11,7 +11,7 @@ use super::{
     *,
 };
 use crate::{
-    deliver::{self, TargetState, TargetStatus},
+    deliver::{self, Heard, TargetState, TargetStatus},
     envelope::{Envelope, Name, tests::sample},
     ingest::SourceStatistics,
     jobs::{BeginError, Job, Kind},
@@ -94,6 +94,10 @@ impl Engine for Fake {
         let state = if how == Steering::Pause { TargetState::Paused } else { TargetState::Ok };
         *self.operated.lane.lock().unwrap() = Some(state);
         Ok(target.as_str() == "crm")
+    }
+
+    async fn twilio(&self, _: &str, _: &str, _: &[u8], _: &[u8]) -> Heard {
+        Heard::Nobody
     }
 
     fn wake(&self, targets: &[Name]) {

@@ -262,6 +262,15 @@ impl Store for Fake {
     async fn remove_setting(&self, _: &str) -> store::Result<()> {
         Err(store::Error::Closed)
     }
+    async fn split(&self, _: DeliveryId, _: Vec<String>, _: store::Rendered, _: Timestamp) -> store::Result<Option<String>> {
+        Err(store::Error::Closed)
+    }
+    async fn reported(&self, _: Attempt) -> store::Result<bool> {
+        Err(store::Error::Closed)
+    }
+    async fn unreported(&self, _: Timestamp) -> store::Result<store::Unreported> {
+        Err(store::Error::Closed)
+    }
     async fn thread(&self, _: [u8; 16]) -> store::Result<Option<String>> {
         Err(store::Error::Closed)
     }
@@ -432,6 +441,8 @@ async fn one_event_tells_its_whole_story() {
             "severity": "info",
             "replayed": false,
             "out_of_order": false,
+            "recipient": null,
+            "unconfirmed": false,
             "resolved": null,
             "log": [
               {
@@ -472,6 +483,8 @@ async fn one_event_tells_its_whole_story() {
             "severity": "info",
             "replayed": false,
             "out_of_order": false,
+            "recipient": null,
+            "unconfirmed": false,
             "resolved": null,
             "log": []
           }

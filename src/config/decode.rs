@@ -78,6 +78,8 @@ pub struct Context {
     pub schedules: BTreeMap<String, Option<Arc<Schedule>>>,
     /// Private targets the file lets through (`security.allow_targets`), for the check of URLs.
     pub allow_targets: Vec<AllowTarget>,
+    /// Where the public listener is reached (`server.public_url`), for destinations that are reported to.
+    pub public_url: Option<url::Url>,
     /// Whether targets must be https (`security.require_https`).
     pub require_https: bool,
     /// Folder of the file, against which relative paths are read.

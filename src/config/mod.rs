@@ -214,6 +214,7 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     let security = sections::security(fields.node("security"), env, cx);
     cx.allow_targets.clone_from(&security.allow_targets);
     cx.require_https = security.require_https;
+    cx.public_url.clone_from(&server.public_url);
     let [list, file_of_contacts, lookup] = ["contacts", "contacts_file", "contacts_lookup"].map(|name| fields.node(name));
     let contacts = contacts::Settings::decode(list, file_of_contacts, lookup, cx);
     let templates = sections::templates(fields.node("templates"), cx);

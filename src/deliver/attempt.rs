@@ -16,6 +16,7 @@ use super::{
     client::{Answer, Failure, FailureKind, Http},
     endpoint::Body,
     inbox::Handed,
+    kinds,
 };
 use crate::{
     clock::{Clock, Timestamp, later},
@@ -71,7 +72,6 @@ pub(super) struct Try<'a> {
     /// The templates of the file.
     pub(super) templates: &'a Templates,
     /// Who stands behind a namespace.
-    #[allow(dead_code, reason = "the kinds that write to people come next")]
     pub(super) contacts: &'a Contacts,
     /// Where kinds keep what belongs to more than one delivery.
     pub(super) store: &'a dyn Store,
@@ -79,6 +79,8 @@ pub(super) struct Try<'a> {
     pub(super) site: &'a Site,
     /// The trace context that goes along.
     pub(super) traceparent: String,
+    /// Sent to try the destination out: nothing is kept of it, and it says so.
+    pub(super) test: bool,
 }
 
 /// What one attempt came to. The kind says what happened; [`settle`] decides what follows.
@@ -102,6 +104,8 @@ pub(super) enum Outcome {
         /// Whether every other delivery may fail so too.
         moved: bool,
     },
+    /// Taken; what becomes of it is reported later.
+    Awaits,
     /// Refused whatever were sent: our credentials, or what it was sent to, are wrong.
     Target,
 }
@@ -110,7 +114,7 @@ impl Outcome {
     /// What it says of the target; `None`: nothing, as nobody asked it.
     pub(super) fn signal(self) -> Option<Signal> {
         match self {
-            Self::Delivered => Some(Signal::Success),
+            Self::Delivered | Self::Awaits => Some(Signal::Success),
             Self::Retry { denied: true, .. } => Some(Signal::Denied),
             Self::Retry { .. } => Some(Signal::Transient),
             Self::Permanent { moved: true, .. } => Some(Signal::Moved),
@@ -156,10 +160,15 @@ impl Try<'_> {
         let Some(template) = self.delivery.template.as_deref().or(own) else {
             return Text { text: builtin::line(self.event, &data), failed: None };
         };
-        match self.templates.render(template, &Scene::new(self.event, &data, &self.delivery.id, self.number)) {
+        self.plain(template, &data)
+    }
+
+    /// The text that `template` makes; see [`Try::text`].
+    pub(super) fn plain(&self, template: &str, data: &serde_json::Value) -> Text {
+        match self.templates.render(template, &Scene::new(self.event, data, &self.delivery.id, self.number)) {
             Ok(text) => Text { text, failed: None },
             Err(error) => Text {
-                text: format!("{} (template `{template}` failed; this is the built-in line)", builtin::line(self.event, &data)),
+                text: format!("{} (template `{template}` failed; this is the built-in line)", builtin::line(self.event, data)),
                 failed: Some(format!("template `{template}` failed: {error}")),
             },
         }
@@ -313,6 +322,7 @@ pub(super) async fn make(destination: &Destination, tools: &Tools, handed: &Hand
         store: &*tools.store,
         site: &tools.site,
         traceparent: traceparent(due),
+        test: false,
     };
     let tried = destination.kind.send(&attempt, &destination.answers).await;
     Made { tried, at, duration: began.elapsed() }
@@ -367,6 +377,7 @@ fn next(
 ) -> Next {
     match outcome {
         Outcome::Delivered => Next::Delivered,
+        Outcome::Awaits => Next::Awaits(later(standing.now, kinds::UNREPORTED)),
         // Nothing is burnt: it stays where it was, and goes first when the target is whole again.
         _ if standing.verdict.target_level => Next::Retry(delivery.due_at.unwrap_or(at)),
         Outcome::Target => Next::Retry(delivery.due_at.unwrap_or(at)),

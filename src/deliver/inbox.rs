@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{condition::Condition, status::Minute};
+use super::{condition::Condition, reports::Report, status::Minute};
 use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Name},
@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) next_due: Option<Timestamp>,
     /// When a critical one in the store falls due: it must not wait until what was read back is used up.
     pub(super) urgent_at: Option<Timestamp>,
+    /// What was reported on deliveries that the target took.
+    pub(super) reports: VecDeque<Report>,
 }
 
 /// A delivery in hand, with its share of the budget where a commit handed it over.
@@ -96,6 +98,7 @@ impl Inbox {
             behind: true,
             next_due: None,
             urgent_at: None,
+            reports: VecDeque::new(),
         };
         Self { state: Mutex::new(state), bell: Notify::new() }
     }
@@ -300,6 +303,13 @@ impl Inboxes {
     /// Hands commits to the lane of each target; targets without one wait in the store.
     pub(super) fn new(by_target: HashMap<Name, Arc<Inbox>>, metrics: Metrics) -> Self {
         Self { by_target, budget: Arc::default(), metrics }
+    }
+
+    /// The store may hold due deliveries of `target` that nobody told of.
+    pub(super) fn wake(&self, target: &Name) {
+        if let Some(inbox) = self.by_target.get(target) {
+            inbox.wake();
+        }
     }
 
     /// The deliveries an attempt of which is under way.

@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     task::{Id, JoinError, JoinSet},
     time::Instant,
 };
@@ -37,6 +37,7 @@ mod deciding;
 mod giving_up;
 mod reading;
 mod recording;
+mod reporting;
 
 use deciding::Decided;
 pub(super) use deciding::expired;
@@ -60,6 +61,8 @@ pub(super) struct Parts {
     pub(super) announcer: Announcer,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
+    /// Rung when a delivery begins to wait for a report.
+    pub(super) awaited: Arc<Notify>,
     /// Cancelled: begin nothing more.
     pub(super) stop: CancellationToken,
     /// Cancelled: break off what is under way.
@@ -175,6 +178,7 @@ impl Lane {
         let stop = self.parts.stop.clone();
         while !stop.is_cancelled() {
             self.follow_lease().await;
+            self.take_reports();
             self.give_up().await;
             if self.wants_more() {
                 self.read_back().await;

@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -45,6 +49,7 @@ mod ownership;
 pub mod policy;
 pub mod quiet;
 mod record;
+mod reports;
 pub mod retry;
 mod shown;
 mod signing;
@@ -59,6 +64,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use attempt::Site;
+pub use reports::Heard;
 pub use shown::relay_headers;
 pub use status::{TargetState, TargetStatus};
 pub use tls::TlsProfile;
@@ -75,6 +81,7 @@ use ownership::{Keeper, Leases};
 use policy::AddressPolicy;
 use quiet::Quiet;
 use record::Recorder;
+use reports::Overdue;
 use retry::Policy;
 
 /// A named way out, as `routes.yaml` declares it.
@@ -306,7 +313,7 @@ impl Deliver {
         let mutes = Arc::new(Mutes::new(store.clone(), clock.clone()));
         let https = clients(&desks, AddressPolicy::new(&allow_targets))?;
         let recorder = Recorder::new(store.clone());
-        let site = Arc::new(site);
+        let (site, awaited) = (Arc::new(site), Arc::new(Notify::new()));
         let (stop, break_off, leave) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let leases = Arc::new(watch::Sender::new(Leases::new()));
         let lane = |(desk, http): (&Arc<Desk>, Http)| {
@@ -326,14 +333,17 @@ impl Deliver {
                 announcer: announcer.clone(),
                 clock: clock.clone(),
                 metrics: metrics.clone(),
+                awaited: awaited.clone(),
                 stop: stop.clone(),
                 break_off: break_off.clone(),
             })
         };
         let lanes: Vec<_> = desks.iter().zip(https).map(lane).collect();
         let by_target: HashMap<_, _> = desks.iter().map(|desk| (desk.name().clone(), desk.inbox.clone())).collect();
-        let inboxes = Arc::new(Inboxes::new(by_target, metrics));
+        let inboxes = Arc::new(Inboxes::new(by_target, metrics.clone()));
         store.on_commit(inboxes.clone());
+        let overdue = Overdue { store: store.clone(), clock: clock.clone(), inboxes: inboxes.clone(), metrics, bell: awaited };
+        tokio::spawn(leave.clone().run_until_cancelled_owned(overdue.run()));
         let lanes = lanes.into_iter().map(|lane| tokio::spawn(lane.run())).collect();
         let owner = OwnerId(attempt::draw());
         let keeper = Keeper { owner, store, clock: clock.clone(), leases: leases.clone(), stop: leave.clone() };
@@ -529,7 +539,7 @@ async fn adopt(desk: Arc<Desk>) {
 
 /// The named templates and those that destinations bring along.
 fn all_templates(mut named: BTreeMap<String, String>, destinations: &[Destination]) -> BTreeMap<String, String> {
-    for template in destinations.iter().filter_map(|destination| destination.kind.template()) {
+    for template in destinations.iter().flat_map(|destination| destination.kind.templates()) {
         if let Some(text) = &template.inline {
             named.insert(template.name.clone(), text.clone());
         }

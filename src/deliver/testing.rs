@@ -318,6 +318,7 @@ impl MemoryStore {
             let next = match attempt.next {
                 Next::Delivered => "delivered".to_owned(),
                 Next::Retry(_) => "retry".to_owned(),
+                Next::Awaits(_) => "awaits".to_owned(),
                 Next::Dead(cause) => format!("dead ({})", cause.word()),
             };
             let what = attempt.error.clone().or(attempt.status.map(|status| status.to_string())).unwrap_or_default();
@@ -337,7 +338,7 @@ impl MemoryStore {
         row.body = row.body.take().or(attempt.rendered.clone());
         (row.state, row.due_at, row.cause) = match attempt.next {
             Next::Delivered => (State::Delivered, None, None),
-            Next::Retry(at) => (State::Pending, Some(at), None),
+            Next::Retry(at) | Next::Awaits(at) => (State::Pending, Some(at), None),
             Next::Dead(cause) => (State::Dead, None, Some(cause)),
         };
     }
@@ -473,6 +474,15 @@ impl Store for MemoryStore {
     async fn set_setting(&self, key: &str, value: String) -> store::Result<()> {
         self.kept.lock().unwrap().insert(key.to_owned(), value);
         Ok(())
+    }
+    async fn split(&self, _: DeliveryId, _: Vec<String>, _: store::Rendered, _: Timestamp) -> store::Result<Option<String>> {
+        Err(store::Error::Closed)
+    }
+    async fn reported(&self, _: Attempt) -> store::Result<bool> {
+        Err(store::Error::Closed)
+    }
+    async fn unreported(&self, _: Timestamp) -> store::Result<store::Unreported> {
+        Err(store::Error::Closed)
     }
     async fn thread(&self, key: [u8; 16]) -> store::Result<Option<String>> {
         Ok(self.threads.lock().unwrap().get(&key).cloned())

@@ -171,6 +171,15 @@ impl Store for Memory {
     async fn remove_setting(&self, _: &str) -> Result<()> {
         Err(Error::Closed)
     }
+    async fn split(&self, _: DeliveryId, _: Vec<String>, _: crate::store::Rendered, _: Timestamp) -> Result<Option<String>> {
+        Err(Error::Closed)
+    }
+    async fn reported(&self, _: Attempt) -> Result<bool> {
+        Err(Error::Closed)
+    }
+    async fn unreported(&self, _: Timestamp) -> Result<crate::store::Unreported> {
+        Err(Error::Closed)
+    }
     async fn thread(&self, _: [u8; 16]) -> Result<Option<String>> {
         Err(Error::Closed)
     }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Cause, Rendered};
-use crate::{clock::Timestamp, envelope::DeliveryId};
+use crate::{
+    clock::Timestamp,
+    envelope::{DeliveryId, Name},
+};
 
 /// One try of a delivery, as it is recorded.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +48,17 @@ pub enum Next {
     Delivered,
     /// Pending, due again at this time.
     Retry(Timestamp),
+    /// Taken, and reported on later: pending and in nobody's queue, until a report comes or it counts as delivered at this time.
+    Awaits(Timestamp),
     /// A dead letter.
     Dead(Cause),
+}
+
+/// What one call of [`super::Store::unreported`] settled.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unreported {
+    /// Which deliveries, and of which targets.
+    pub settled: Vec<(Name, DeliveryId)>,
+    /// When the next one has waited for long enough.
+    pub next: Option<Timestamp>,
 }

@@ -191,6 +191,12 @@ pub struct Delivery {
     pub reason: Option<String>,
     /// When a person last retried it: its `ttl` runs from there.
     pub renewed_at: Option<Timestamp>,
+    /// Whom it is for, where it was one for several that was split.
+    pub recipient: Option<String>,
+    /// True when it counts as delivered for want of a report.
+    pub unconfirmed: bool,
+    /// True while its target has taken it and not yet reported what became of it: it is being sent, and due for nothing but that.
+    pub awaits_report: bool,
 }
 
 impl Delivery {
@@ -221,6 +227,9 @@ impl Delivery {
             carrier: None,
             reason: None,
             renewed_at: None,
+            recipient: None,
+            unconfirmed: false,
+            awaits_report: false,
         }
     }
 }

@@ -29,7 +29,7 @@ mod retention;
 mod shard;
 pub mod sqlite;
 
-pub use attempt::{Attempt, Next};
+pub use attempt::{Attempt, Next, Unreported};
 pub use delivery::{
     Backlog, Cause, Delivery, DeliveryRow, Due, GaveUp, GivenUp, NewDelivery, Rendered, Resolution, Severity, State,
 };
@@ -238,6 +238,18 @@ pub trait Store: Send + Sync {
 
     /// Forgets the value under `key`.
     async fn remove_setting(&self, key: &str) -> Result<()>;
+
+    /// Makes of the delivery `id`, which is for several recipients, one for each: it stays for the first of them, the others become new
+    /// deliveries of its event, due at `now`, with `body`; the listener of commits is told of them. Answers whom it is for now: where it
+    /// was split before, nothing is written. `None`: it is not held, or final.
+    async fn split(&self, id: DeliveryId, recipients: Vec<String>, body: Rendered, now: Timestamp) -> Result<Option<String>>;
+
+    /// Records what an attempt that waits for a report ([`Next::Awaits`]) came to: its error, what followed, and `detail` behind what it
+    /// said before. False: it waits no more, and nothing was written.
+    async fn reported(&self, attempt: Attempt) -> Result<bool>;
+
+    /// Settles a slice of the deliveries that have waited for their report until `now`: delivered, and marked as unconfirmed.
+    async fn unreported(&self, now: Timestamp) -> Result<Unreported>;
 
     /// What later messages of the thread `key` answer to, where it has begun.
     async fn thread(&self, key: [u8; 16]) -> Result<Option<String>>;

@@ -44,3 +44,4 @@ mod spec_retention;
 mod spec_rules;
 mod spec_states;
 mod store;
+mod whatsapp;

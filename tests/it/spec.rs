@@ -35,7 +35,6 @@ const TTL: &str = "issue 4: ttl";
 const CANCEL_ON: &str = "issue 4: cancel_on";
 const MUTES: &str = "issue 4: throttle, mutes";
 const SMTP: &str = "issue 4: SMTP";
-const TWILIO: &str = "issue 4: Twilio";
 const RELOAD: &str = "reload";
 const TESTS: &str = "`tests:` of routes.yaml";
 const SUBSCRIPTIONS: &str = "subscriptions";
@@ -44,7 +43,13 @@ const REPLICAS: &str = "several replicas";
 const STATES: &[Line] = &[
     partly("`pending` |", &["spec_states::pending_waits_for_its_turn", "spec_states::pending_waits_for_its_retry_time"], DIGEST),
     partly("`held` |", &["spec_states::held_says_what_it_waits_for"], SUBSCRIPTIONS),
-    partly("`sending` |", &["spec_states::sending_while_an_attempt_is_under_way"], TWILIO),
+    shown(
+        "`sending` |",
+        &[
+            "spec_states::sending_while_an_attempt_is_under_way",
+            "whatsapp::what_is_taken_stays_sending_until_it_is_reported_over_a_restart_too",
+        ],
+    ),
     shown("`delivered` |", &["spec_states::delivered_is_final"]),
     waits("`suppressed` |", MUTES),
     waits("`digested` |", DIGEST),
@@ -235,7 +240,15 @@ const ANSWERS: &[Line] = &[
     shown("3xx | permanent", &["spec_answers::a_redirect_is_permanent_and_not_followed_in_both_tables"]),
     shown("400, 402, 405, 406", &["spec_answers::what_cannot_pass_is_permanent_in_both_tables"]),
     shown("an address that policy forbids |", &["spec_answers::a_forbidden_address_is_dead_of_the_config"]),
-    waits("Twilio, by `code`", TWILIO),
+    shown(
+        "Twilio, by `code`",
+        &[
+            "whatsapp::answers_that_pass_are_transient",
+            "whatsapp::answers_about_the_account_open_the_breaker_and_burn_nothing",
+            "whatsapp::other_refusals_are_permanent",
+            "whatsapp::a_failure_that_is_reported_counts_by_its_code",
+        ],
+    ),
     waits("SMTP 4yz", SMTP),
     shown(
         "Slack, by body text",

@@ -17,10 +17,13 @@ use crate::{
 mod n8n;
 mod slack;
 mod webhook;
+mod whatsapp;
 
 pub use n8n::N8n;
 pub use slack::Slack;
 pub use webhook::Webhook;
+pub use whatsapp::Whatsapp;
+pub(super) use whatsapp::{Fate, Reported, UNREPORTED};
 
 /// What a destination is, and what only its kind has.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ pub enum Kind {
     N8n(N8n),
     /// A channel of Slack.
     Slack(Slack),
+    /// People's telephones, by Twilio.
+    Whatsapp(Whatsapp),
 }
 
 /// What `kind` may say.
@@ -39,23 +44,25 @@ pub(crate) enum Word {
     Webhook,
     N8n,
     Slack,
+    Whatsapp,
 }
 
-const WORDS: [(&str, Word); 3] = [("webhook", Word::Webhook), ("n8n", Word::N8n), ("slack", Word::Slack)];
+const WORDS: [(&str, Word); 4] =
+    [("webhook", Word::Webhook), ("n8n", Word::N8n), ("slack", Word::Slack), ("whatsapp", Word::Whatsapp)];
 
 impl Word {
     /// How much is sent to one that does not say: Slack takes a message a second.
     pub(super) fn rate(self) -> Option<Rate> {
         match self {
             Self::Slack => Some(Rate::per_second(1, 1)),
-            Self::Webhook | Self::N8n => None,
+            Self::Webhook | Self::N8n | Self::Whatsapp => None,
         }
     }
 
     /// Whether deliveries of this kind can go out together, as one message that lists them.
     pub(crate) fn takes_digests(self) -> bool {
         match self {
-            Self::Slack => true,
+            Self::Slack | Self::Whatsapp => true,
             Self::Webhook | Self::N8n => false,
         }
     }
@@ -69,7 +76,7 @@ impl Word {
     pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let Some(node) = fields.node("kind") else {
             let message = format!("{} needs `kind`", fields.what());
-            cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n slack");
+            cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n slack whatsapp");
             return None;
         };
         one_of(node, &WORDS, cx)
@@ -83,6 +90,7 @@ impl Kind {
             Word::Webhook => Webhook::decode(name, fields, cx).map(Self::Webhook),
             Word::N8n => N8n::decode(name, fields, cx).map(Self::N8n),
             Word::Slack => Slack::decode(name, fields, cx).map(Self::Slack),
+            Word::Whatsapp => Whatsapp::decode(name, fields, cx).map(Self::Whatsapp),
         }
     }
 
@@ -92,6 +100,7 @@ impl Kind {
             Self::Webhook(_) => "webhook",
             Self::N8n(_) => "n8n",
             Self::Slack(_) => "slack",
+            Self::Whatsapp(_) => "whatsapp",
         }
     }
 
@@ -101,6 +110,7 @@ impl Kind {
             Self::Webhook(it) => it.endpoint(),
             Self::N8n(it) => it.endpoint(),
             Self::Slack(it) => it.endpoint(),
+            Self::Whatsapp(it) => it.endpoint(),
         }
     }
 
@@ -108,15 +118,17 @@ impl Kind {
     pub fn audience(&self) -> Audience {
         match self {
             Self::Webhook(_) | Self::N8n(_) | Self::Slack(_) => Audience::Same,
+            Self::Whatsapp(it) => it.audience(),
         }
     }
 
-    /// The template its text is made with.
-    pub fn template(&self) -> Option<&TemplateRef> {
+    /// The templates its text is made with.
+    pub fn templates(&self) -> Vec<&TemplateRef> {
         match self {
-            Self::Webhook(it) => it.template(),
-            Self::N8n(it) => it.template(),
-            Self::Slack(it) => it.template(),
+            Self::Webhook(it) => it.template().into_iter().collect(),
+            Self::N8n(it) => it.template().into_iter().collect(),
+            Self::Slack(it) => it.template().into_iter().collect(),
+            Self::Whatsapp(it) => it.templates(),
         }
     }
 
@@ -126,6 +138,7 @@ impl Kind {
             Self::Webhook(it) => it.send(attempt, answers).await,
             Self::N8n(it) => it.send(attempt, answers).await,
             Self::Slack(it) => it.send(attempt, answers).await,
+            Self::Whatsapp(it) => it.send(attempt, answers).await,
         }
     }
 }
@@ -154,6 +167,14 @@ impl TemplateRef {
             return None;
         }
         Some(Self { name: text.clone(), inline: None })
+    }
+
+    /// Reads text that is a template whatever it holds, called `what`.
+    fn of_text(what: &str, node: &Node, cx: &mut Context) -> Option<Self> {
+        match &node.value {
+            Value::String(text) => Self::inline(what, text, node, cx),
+            _ => cx.expected("text, in which {{ event.type }} and the like are filled in", node),
+        }
     }
 
     fn inline(destination: &str, text: &str, node: &Node, cx: &mut Context) -> Option<Self> {

@@ -6,9 +6,10 @@ use tokio::task::JoinError;
 
 use super::{Lane, Settled};
 use crate::{
-    announce::Notice,
+    announce::{Announcer, Notice},
     clock::{Timestamp, until},
     deliver::inbox::Handed,
+    envelope::Name,
     route::OWN_SOURCE,
     store::{Attempt, Due, Next},
 };
@@ -56,7 +57,10 @@ impl Lane {
                 // Where the store has closed, the claim stays: nobody may try these deliveries again in this run.
                 for (next, error, handed) in batch.into_iter().filter(|_| taken) {
                     self.inbox.recorded(&handed.due.delivery, next);
-                    self.announce_death(next, error, &handed.due);
+                    if matches!(next, Next::Awaits(_)) {
+                        self.parts.awaited.notify_one();
+                    }
+                    announce_death(&self.parts.announcer, self.name(), next, error, &handed.due);
                 }
             }
             // The claims stay likewise.
@@ -67,23 +71,6 @@ impl Lane {
         }
     }
 
-    /// The relay's own events are not told of: their deaths would make more of them.
-    fn announce_death(&self, next: Next, error: Option<String>, due: &Due) {
-        let event = &due.envelope;
-        if let Next::Dead(cause) = next
-            && event.source.as_str() != OWN_SOURCE
-        {
-            self.parts.announcer.tell(Notice::Dead {
-                delivery: due.delivery.id,
-                event_id: event.id.clone(),
-                event_type: event.r#type.clone(),
-                target: self.name().clone(),
-                cause,
-                error,
-            });
-        }
-    }
-
     /// Counts and logs a settled attempt.
     pub(super) fn report(&self, due: &Due, settled: &Settled, now: Timestamp) {
         let (target, attempt, metrics) = (self.name(), &settled.attempt, &self.parts.metrics);
@@ -91,11 +78,15 @@ impl Lane {
             metrics.template_failed(target);
         }
         let outcome = match attempt.next {
-            Next::Delivered => "delivered",
-            Next::Retry(_) => "retry",
-            Next::Dead(_) => "dead",
+            Next::Delivered => Some("delivered"),
+            Next::Retry(_) => Some("retry"),
+            Next::Dead(_) => Some("dead"),
+            // It is counted once its report says what it came to.
+            Next::Awaits(_) => None,
         };
-        metrics.attempted(target, outcome);
+        if let Some(outcome) = outcome {
+            metrics.attempted(target, outcome);
+        }
         let duration_ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
         let (number, status) = (attempt.number, attempt.status);
         let error = attempt.error.as_deref().unwrap_or_default();
@@ -104,6 +95,9 @@ impl Lane {
                 metrics.delivered_after(target, until(due.envelope.received_at, now));
                 tracing::debug!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, "delivered");
             }
+            Next::Awaits(until) => {
+                tracing::debug!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, "taken; a report is waited for until {until}");
+            }
             Next::Retry(at) => {
                 tracing::warn!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, detail = ?attempt.detail, "attempt {number} failed: {error}; next at {at}");
             }
@@ -111,5 +105,22 @@ impl Lane {
                 tracing::error!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, detail = ?attempt.detail, cause = cause.word(), "attempt {number} failed: {error}; dead letter");
             }
         }
+    }
+}
+
+/// The relay's own events are not told of: their deaths would make more of them.
+pub(super) fn announce_death(announcer: &Announcer, target: &Name, next: Next, error: Option<String>, due: &Due) {
+    let event = &due.envelope;
+    if let Next::Dead(cause) = next
+        && event.source.as_str() != OWN_SOURCE
+    {
+        announcer.tell(Notice::Dead {
+            delivery: due.delivery.id,
+            event_id: event.id.clone(),
+            event_type: event.r#type.clone(),
+            target: target.clone(),
+            cause,
+            error,
+        });
     }
 }

@@ -28,6 +28,7 @@ pub(crate) mod owning;
 pub(crate) mod people;
 pub(crate) mod pruning;
 pub(crate) mod rejecting;
+pub(crate) mod reporting;
 
 /// A store on its way to being open.
 pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Arc<dyn Store>>> + Send>>;
@@ -148,6 +149,13 @@ macro_rules! contract {
             slices_say_when_more_is_left
             a_full_store_drops_finished_events_first
             a_store_full_of_waiting_events_refuses_new_ones
+        );
+        contract!(@ $open, reporting:
+            what_awaits_a_report_is_being_sent_and_due_for_nothing
+            a_report_settles_what_awaits_it_once
+            what_nobody_reports_counts_as_delivered_at_its_time
+            what_awaits_a_report_holds_its_key
+            one_for_several_becomes_one_for_each_and_only_once
         );
         contract!(@ $open, rejecting:
             rejections_are_read_back

@@ -58,7 +58,7 @@ fn cancel(session: &Session, place: i64, reason: &str) -> rusqlite::Result<Optio
         return Ok(None);
     }
     let sql = "SELECT d.target_id, t.name FROM deliveries d CROSS JOIN targets t ON t.id = d.target_id
-        WHERE d.place = ? AND d.state = 0 AND d.stage <> 5";
+        WHERE d.place = ? AND d.state = 0 AND d.stage <> 5 AND d.turn <> 4";
     let found: Option<(i64, String)> =
         session.conn.prepare_cached(sql)?.query_row([place], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let Some((target, name)) = found else { return Ok(None) };

@@ -21,7 +21,7 @@ const SLICE: usize = 250;
 /// What was tried and waits for a target, in the order of give-up.
 pub(super) const TRIED: &str =
     "SELECT place, order_key, first_attempt_at, stood_still_ms FROM deliveries INDEXED BY deliveries_tried
-    WHERE state = 0 AND first_attempt_at IS NOT NULL AND target_id = (SELECT id FROM targets WHERE name = ?1)
+    WHERE state = 0 AND first_attempt_at IS NOT NULL AND turn <> 4 AND target_id = (SELECT id FROM targets WHERE name = ?1)
     ORDER BY first_attempt_at - stood_still_ms";
 /// Ends one of them.
 pub(super) const END: &str = "UPDATE deliveries SET state = ?2, cause = ?3, due_at = NULL, settled_at = ?4 WHERE place = ?1";

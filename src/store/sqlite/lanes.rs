@@ -24,7 +24,7 @@ pub(super) fn queue(severity: Severity) -> i64 {
 
 /// Whether one with this key is in the lane's queues.
 pub(super) const HEAD: &str = "SELECT 1 FROM deliveries INDEXED BY deliveries_ordered
-    WHERE state = 0 AND order_key IS NOT NULL AND target_id = ?1 AND order_key = ?2 AND turn < 2";
+    WHERE state = 0 AND order_key IS NOT NULL AND target_id = ?1 AND order_key = ?2 AND turn IN (0, 1, 4)";
 
 fn has_head(conn: &Connection, target_id: i64, key: &OrderKey) -> rusqlite::Result<bool> {
     conn.prepare_cached(HEAD)?.exists((target_id, key))
@@ -83,8 +83,9 @@ fn move_waiting(conn: &Connection, old: i64, new: i64) -> rusqlite::Result<usize
     let rows = waiting.query_map((old, SLICE as i64), |row| Ok((row.get(0)?, row.get(1)?)))?;
     let rows: Vec<(i64, Option<OrderKey>)> = rows.collect::<rusqlite::Result<_>>()?;
     // Ordered ones queue up anew: the first to come leads, unless somebody leads there already.
-    let mut update =
-        conn.prepare_cached("UPDATE deliveries SET target_id = ?2, turn = iif(order_key IS NULL, turn, 2) WHERE place = ?1")?;
+    let mut update = conn.prepare_cached(
+        "UPDATE deliveries SET target_id = ?2, turn = iif(order_key IS NULL OR turn = 4, turn, 2) WHERE place = ?1",
+    )?;
     for (place, _) in &rows {
         update.execute((place, new))?;
     }

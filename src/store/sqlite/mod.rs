@@ -20,11 +20,13 @@ use self::{
     replay::Replay,
     rows::Reading,
     session::Session,
+    split::Split,
     writer::Writer,
 };
 use super::{
     Accepted, Ask, Attempt, Backlog, Decision, DeliveryRow, Due, Error, EventRow, Filter, GaveUp, GivenUp, NewDelivery, NewEvent,
-    NewRejection, OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Result, Retention, Retried, Store,
+    NewRejection, OnCommit, Owned, OwnerId, Pruned, Rejection, Rendered, Resolution, Result, Retention, Retried, Store,
+    Unreported,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -48,9 +50,11 @@ mod reader;
 mod record;
 mod reject;
 mod replay;
+mod reports;
 mod rows;
 mod schema;
 mod session;
+mod split;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -219,6 +223,19 @@ impl Store for Sqlite {
     async fn remove_setting(&self, key: &str) -> Result<()> {
         let key = key.to_owned();
         self.writer.run(move |session| session.remove_setting(&key)).await
+    }
+
+    async fn split(&self, id: DeliveryId, recipients: Vec<String>, body: Rendered, now: Timestamp) -> Result<Option<String>> {
+        let reading = self.reading.clone();
+        self.writer.make(|reply| Split::new(id, recipients, body, now, reading, reply)).await
+    }
+
+    async fn reported(&self, attempt: Attempt) -> Result<bool> {
+        self.writer.run(move |session| reports::reported(session, &attempt)).await
+    }
+
+    async fn unreported(&self, now: Timestamp) -> Result<Unreported> {
+        self.writer.run(move |session| reports::unreported(session, now)).await
     }
 
     async fn thread(&self, key: [u8; 16]) -> Result<Option<String>> {

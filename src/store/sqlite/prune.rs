@@ -137,7 +137,7 @@ fn used(conn: &Connection) -> rusqlite::Result<u64> {
 /// Deliveries that wait for a time which a clock made that was ahead: they were planned or tried in what is the future now.
 pub(super) const AHEAD: &str = "UPDATE deliveries SET due_at = ?1 WHERE place IN (
     SELECT d.place FROM targets t CROSS JOIN deliveries d INDEXED BY deliveries_pending
-    ON d.state = 0 AND d.target_id = t.id AND d.turn IN (0, 1, 2, 3) AND d.due_at > ?2
+    ON d.state = 0 AND d.target_id = t.id AND d.turn IN (0, 1, 2, 3, 4) AND d.due_at > ?2
     WHERE d.created_at > ?2 OR EXISTS (SELECT 1 FROM attempts a WHERE a.place = d.place AND a.started_at > ?2) LIMIT ?3)";
 
 /// Makes due what waits for a time that only a wrong clock has seen, once the clock was set back.

@@ -255,8 +255,8 @@ fn sent(clauses: &mut Where, filter: &Filter) {
     }
     let mut sent = "EXISTS (SELECT 1 FROM deliveries d WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) | 65535".to_owned();
     if let Some(state) = filter.state {
-        // One that is not written has the number of none.
-        sent += &format!(" AND d.state = {}", state_code(state).unwrap_or(-1));
+        sent += " AND ";
+        sent += &is_in(state);
     }
     match &filter.target {
         Some(target) => {
@@ -335,6 +335,16 @@ fn of_the_dead(clauses: &mut Where, filter: &Filter) {
     }
 }
 
+/// One delivery, without its body.
+pub(super) fn delivery(conn: &Connection, reading: &Reading, id: DeliveryId) -> rusqlite::Result<Option<Delivery>> {
+    let sql = concat!(
+        "SELECT ",
+        rows::delivery_columns!("t.name"),
+        " FROM deliveries d JOIN targets t ON t.id = d.target_id WHERE d.place = ?"
+    );
+    conn.prepare_cached(sql)?.query_row([id.place()], |row| reading.delivery(&mut Cells::of(row), None)).optional()
+}
+
 /// The delivery in the next cells with id, source and type of its event.
 pub(super) fn delivery_row(reading: &Reading, cells: &mut Cells<'_>) -> rusqlite::Result<DeliveryRow> {
     Ok(DeliveryRow {
@@ -348,18 +358,25 @@ pub(super) fn delivery_row(reading: &Reading, cells: &mut Cells<'_>) -> rusqlite
 /// Filters by state, and names the index that holds nothing but that state: SQLite only finds it by the literal number.
 fn in_state(clauses: &mut Where, filter: &Filter) -> &'static str {
     let Some(state) = filter.state else { return "" };
-    match state_code(state) {
-        Some(code) => clauses.and(&format!("d.state = {code}"), []),
-        // Not a state that is written.
-        None => clauses.and("0", []),
-    }
+    clauses.and(&is_in(state), []);
     match state {
+        State::Sending => "INDEXED BY deliveries_unreported",
         State::Pending if filter.event.is_none() => "INDEXED BY deliveries_pending",
         State::Dead => "INDEXED BY deliveries_dead",
         State::Suppressed => "INDEXED BY deliveries_suppressed",
         State::Digested if filter.carrier.is_none() => "INDEXED BY deliveries_digested",
         State::Expired => "INDEXED BY deliveries_expired",
         _ => "",
+    }
+}
+
+/// What is written of a delivery in `state`. Of those that are being sent, only those whose target has yet to report are.
+fn is_in(state: State) -> String {
+    match (state, state_code(state)) {
+        (State::Sending, _) => "d.state = 0 AND d.turn = 4".to_owned(),
+        (State::Pending, Some(code)) => format!("d.state = {code} AND d.turn <> 4"),
+        (_, Some(code)) => format!("d.state = {code}"),
+        (_, None) => "0".to_owned(),
     }
 }
 

@@ -4,7 +4,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     lanes::{self, OrderKey},
-    rows::{DEAD, DELIVERED, PENDING, cause_code},
+    reports,
+    rows::{AWAITS, DEAD, DELIVERED, PENDING, cause_code},
     session::{Answer, Session},
     throttle,
 };
@@ -35,19 +36,25 @@ pub(super) fn record(session: &mut Session, attempts: &[Attempt]) -> Answer<()> 
 }
 
 /// What an attempt leaves behind, as the tables hold it.
-struct After {
-    state: i64,
-    cause: Option<i64>,
-    due_at: Option<i64>,
-    settled_at: Option<i64>,
+pub(super) struct After {
+    pub(super) state: i64,
+    pub(super) cause: Option<i64>,
+    pub(super) due_at: Option<i64>,
+    pub(super) settled_at: Option<i64>,
+    /// What the attempt's own row says: the state, or that a report is waited for.
+    pub(super) outcome: i64,
 }
 
 impl After {
-    fn of(next: Next, now: i64) -> Self {
+    pub(super) fn of(next: Next, now: i64) -> Self {
+        let waits = |at, outcome| Self { state: PENDING, cause: None, due_at: Some(to_ms(at)), settled_at: None, outcome };
         match next {
-            Next::Delivered => Self { state: DELIVERED, cause: None, due_at: None, settled_at: Some(now) },
-            Next::Retry(at) => Self { state: PENDING, cause: None, due_at: Some(to_ms(at)), settled_at: None },
-            Next::Dead(cause) => Self { state: DEAD, cause: Some(cause_code(cause)), due_at: None, settled_at: Some(now) },
+            Next::Delivered => Self { state: DELIVERED, cause: None, due_at: None, settled_at: Some(now), outcome: DELIVERED },
+            Next::Retry(at) => waits(at, PENDING),
+            Next::Awaits(at) => waits(at, AWAITS),
+            Next::Dead(cause) => {
+                Self { state: DEAD, cause: Some(cause_code(cause)), due_at: None, settled_at: Some(now), outcome: DEAD }
+            }
         }
     }
 }
@@ -80,7 +87,7 @@ fn insert(conn: &Connection, place: i64, number: u32, attempt: &Attempt, after: 
         attempt.status,
         attempt.error.as_deref(),
         attempt.detail.as_deref(),
-        after.state,
+        after.outcome,
         after.cause,
         after.due_at,
         &*attempt.response,
@@ -130,6 +137,9 @@ fn settle(conn: &Connection, sql: &str, place: i64, number: u32, attempt: &Attem
     ))?;
     if changed != 0 {
         keep_body(conn, place, attempt)?;
+        if after.outcome == AWAITS {
+            conn.prepare_cached(reports::WAIT)?.execute([place])?;
+        }
     }
     Ok(changed != 0)
 }

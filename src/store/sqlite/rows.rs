@@ -85,7 +85,7 @@ macro_rules! delivery_columns {
             $target,
             ", d.state, d.cause, d.rule, d.template, d.created_at, d.due_at, d.first_attempt_at, d.attempts, d.error, d.order_key,
             d.severity, d.replay, d.uncounted, d.stood_still_ms, d.out_of_order, d.resolved_at, d.note, d.stage, d.carrier,
-            d.renewed_at"
+            d.renewed_at, d.recipient, d.unconfirmed, d.turn = 4"
         )
     };
 }
@@ -240,6 +240,9 @@ impl Reading {
             carrier: None,
             reason: None,
             renewed_at: None,
+            recipient: None,
+            unconfirmed: false,
+            awaits_report: false,
         };
         // One column holds what a person settled a death with, or why it was not sent.
         let (resolved_at, note) = (cells.time()?, cells.take::<Option<String>>()?);
@@ -250,6 +253,9 @@ impl Reading {
         delivery.stage = stage(cells.take()?);
         delivery.carrier = cells.take::<Option<i64>>()?.map(|place| DeliveryId::at(self.salt, place));
         delivery.renewed_at = cells.time()?;
+        delivery.recipient = cells.take()?;
+        delivery.unconfirmed = cells.take()?;
+        delivery.awaits_report = cells.take()?;
         Ok(delivery)
     }
 
@@ -274,7 +280,11 @@ impl Reading {
 }
 
 fn next(row: &Row<'_>) -> rusqlite::Result<Next> {
-    Ok(match state(row.get("outcome")?) {
+    let outcome = row.get("outcome")?;
+    if outcome == AWAITS {
+        return Ok(Next::Awaits(optional_time(row, "retry_at")?.unwrap_or_default()));
+    }
+    Ok(match state(outcome) {
         State::Dead => Next::Dead(cause(row.get::<_, Option<i64>>("cause")?.unwrap_or_default())),
         State::Pending => Next::Retry(optional_time(row, "retry_at")?.unwrap_or_default()),
         _ => Next::Delivered,
@@ -316,6 +326,8 @@ pub(super) const PENDING: i64 = 0;
 pub(super) const DELIVERED: i64 = 1;
 /// [`State::Dead`] in the tables.
 pub(super) const DEAD: i64 = 2;
+/// Of an attempt that was taken and not yet reported on; no state of deliveries has this number.
+pub(super) const AWAITS: i64 = 100;
 /// [`State::Cancelled`] in the tables.
 pub(super) const CANCELLED: i64 = 3;
 /// [`State::Suppressed`] in the tables.
