@@ -34,6 +34,7 @@ pub mod listen;
 mod rate;
 pub mod render;
 pub mod route;
+mod samples;
 pub mod schedule;
 pub mod seal;
 pub mod secret;

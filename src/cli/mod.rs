@@ -22,7 +22,6 @@ mod last_good;
 mod output;
 mod rejections;
 mod replay;
-mod samples;
 mod send;
 mod sender;
 mod serve;

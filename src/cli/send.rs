@@ -11,13 +11,13 @@ use super::{
     Failure,
     client::local,
     http::{Asked, Client},
-    output, samples,
+    output,
     sender::{self, Scheme},
     sign,
 };
 use crate::{
     clock::{Clock, Timestamp, rfc3339_s},
-    config,
+    config, samples,
     secret::Secret,
     sign::{hex, outbound::Message},
 };

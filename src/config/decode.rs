@@ -73,7 +73,7 @@ pub struct Context {
     /// Every problem so far.
     pub problems: Vec<Problem>,
     /// Named templates of the file, for destinations and rules that refer to them.
-    pub templates: BTreeMap<String, String>,
+    pub templates: BTreeMap<String, crate::render::Source>,
     /// Named schedules of the file; `None` for one with a mistake in it, which is declared all the same.
     pub schedules: BTreeMap<String, Option<Arc<Schedule>>>,
     /// Private targets the file lets through (`security.allow_targets`), for the check of URLs.

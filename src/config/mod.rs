@@ -13,6 +13,7 @@ use crate::{
     deliver::{Defaults, Destination},
     envelope::Name,
     ingest::Source,
+    render,
     route::Rule,
     secret::Secret,
     sign,
@@ -58,7 +59,7 @@ pub struct Config {
     /// `contacts`, `contacts_file` and `contacts_lookup`.
     pub contacts: contacts::Settings,
     /// `templates` by name.
-    pub templates: BTreeMap<String, String>,
+    pub templates: BTreeMap<String, render::Source>,
     /// `unmatched`: where events go that no rule matches; empty means `keep`.
     pub unmatched: Vec<Name>,
 }

@@ -16,7 +16,14 @@ use super::{
     references::Environment,
     tree::{Node, Value},
 };
-use crate::{envelope::Name, render, schedule::Schedule, seal::Sealer, secret::Secret, store::Retention};
+use crate::{
+    envelope::Name,
+    render::{self, Part, TemplateError},
+    schedule::Schedule,
+    seal::Sealer,
+    secret::Secret,
+    store::Retention,
+};
 
 /// Where the store is when the file does not say.
 pub(super) const STORE_URL: &str = "sqlite://hookyard.db";
@@ -220,7 +227,7 @@ fn is_host(text: &str) -> bool {
 }
 
 /// Reads `templates`: names and what they render.
-pub(super) fn templates(node: Option<&Node>, cx: &mut Context) -> BTreeMap<String, String> {
+pub(super) fn templates(node: Option<&Node>, cx: &mut Context) -> BTreeMap<String, render::Source> {
     let mut templates = BTreeMap::new();
     let Some(node) = node else { return templates };
     let Value::Map(map) = &node.value else {
@@ -231,9 +238,7 @@ pub(super) fn templates(node: Option<&Node>, cx: &mut Context) -> BTreeMap<Strin
         if Name::parse(&key.name).is_none() {
             bad_name("a template", &key.name, key.place, cx);
         }
-        let Some(text) = String::decode(node, cx) else { continue };
-        check_template(&text, node, cx);
-        templates.insert(key.name.clone(), text);
+        templates.extend(template(&key.name, node, cx).map(|source| (key.name.clone(), source)));
     }
     templates
 }
@@ -257,13 +262,40 @@ pub(super) fn schedules(node: Option<&Node>, cx: &mut Context) -> BTreeMap<Strin
     schedules
 }
 
-/// Notes what Jinja does not understand. What a template does with an event shows when it is rendered.
-fn check_template(text: &str, node: &Node, cx: &mut Context) {
-    if let Err(error) = render::check(text) {
-        let reason = if node.referenced { "it does not parse" } else { &error.reason };
-        let line = error.line.filter(|line| 1 < *line).map(|line| format!(" (its line {line})")).unwrap_or_default();
-        cx.error("bad-template", node.place, format!("this template cannot be used: {reason}{line}"));
+/// A template: a text, or a map of the parts of a message it makes.
+fn template(name: &str, node: &Node, cx: &mut Context) -> Option<render::Source> {
+    let mut parts = BTreeMap::new();
+    let mut places = BTreeMap::new();
+    if let Value::Map(_) = &node.value {
+        let mut fields = Fields::open(node, format!("template `{name}`"), cx)?;
+        for (key, part) in Part::ALL {
+            let Some(node) = fields.node(key) else { continue };
+            places.insert(part, node);
+            parts.extend(String::decode(node, cx).map(|text| (part, text)));
+        }
+        if places.is_empty() {
+            cx.error("missing-key", node.place, format!("template `{name}` makes nothing"))
+                .note("a template is a text, or any of: html short slack subject text");
+        }
+        fields.finish(cx);
+    } else {
+        places.insert(Part::Text, node);
+        parts.insert(Part::Text, String::decode(node, cx)?);
     }
+    let source = render::Source(parts);
+    for (part, error) in render::check(&source) {
+        if let Some(node) = places.get(&part) {
+            bad_template(&error, node, cx);
+        }
+    }
+    Some(source)
+}
+
+/// Notes what Jinja does not understand. What a template does with an event shows when it is rendered.
+fn bad_template(error: &TemplateError, node: &Node, cx: &mut Context) {
+    let reason = if node.referenced { "it does not parse" } else { &error.reason };
+    let line = error.line.filter(|line| 1 < *line).map(|line| format!(" (its line {line})")).unwrap_or_default();
+    cx.error("bad-template", node.place, format!("this template cannot be used: {reason}{line}"));
 }
 
 /// Notes that `name` cannot be the name of `what`.

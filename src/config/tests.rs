@@ -244,7 +244,11 @@ templates: {t: '{{ event.type }}'}
             ),
         },
         {
-            "t": "{{ event.type }}",
+            "t": Source(
+                {
+                    Text: "{{ event.type }}",
+                },
+            ),
         },
     )
     "##);

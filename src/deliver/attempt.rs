@@ -157,7 +157,9 @@ impl Try<'_> {
     /// falls back to that line, which says so.
     pub(super) fn text(&self, own: Option<&str>) -> Text {
         let data = json::lenient(self.event.data());
-        let Some(template) = self.delivery.template.as_deref().or(own) else {
+        // One that makes no text leaves the built-in one.
+        let named = self.delivery.template.as_deref().or(own).filter(|name| self.templates.makes_text(name));
+        let Some(template) = named else {
             return Text { text: builtin::line(self.event, &data), failed: None };
         };
         self.plain(template, &data)

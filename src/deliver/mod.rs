@@ -27,7 +27,7 @@ use crate::{
     },
     contacts::Contacts,
     envelope::{DeliveryId, Name},
-    render::{Strictness, Templates},
+    render::{Source, Strictness, Templates},
     route::{handling::Audience, path::Path},
     store::{self, OwnerId, Store},
     telemetry::Metrics,
@@ -245,7 +245,7 @@ pub struct Parts {
     /// The ways out.
     pub destinations: Vec<Destination>,
     /// Named templates.
-    pub templates: BTreeMap<String, String>,
+    pub templates: BTreeMap<String, Source>,
     /// Who stands behind a namespace.
     pub contacts: Arc<Contacts>,
     /// Private targets that are let through.
@@ -538,10 +538,10 @@ async fn adopt(desk: Arc<Desk>) {
 }
 
 /// The named templates and those that destinations bring along.
-fn all_templates(mut named: BTreeMap<String, String>, destinations: &[Destination]) -> BTreeMap<String, String> {
+fn all_templates(mut named: BTreeMap<String, Source>, destinations: &[Destination]) -> BTreeMap<String, Source> {
     for template in destinations.iter().flat_map(|destination| destination.kind.templates()) {
         if let Some(text) = &template.inline {
-            named.insert(template.name.clone(), text.clone());
+            named.insert(template.name.clone(), text.as_str().into());
         }
     }
     named

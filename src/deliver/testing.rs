@@ -82,8 +82,8 @@ pub(crate) fn context() -> Context {
         require_https: true,
         allow_targets: vec![AllowTarget::Net("127.0.0.0/8".parse().unwrap()), AllowTarget::Host(NOWHERE.into())],
         templates: BTreeMap::from([
-            ("line".to_owned(), "{{ event.type }}!".to_owned()),
-            ("broken".to_owned(), "{{ event.data.a.b.c }}".to_owned()),
+            ("line".to_owned(), "{{ event.type }}!".into()),
+            ("broken".to_owned(), "{{ event.data.a.b.c }}".into()),
         ]),
         ..Context::default()
     }

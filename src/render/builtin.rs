@@ -6,16 +6,15 @@
 
 use serde_json::Value;
 
-use super::safe::line as clean;
+use super::{
+    fields::{FIELD_MAX, Fields, ROOM, words},
+    safe::line as clean,
+    stories,
+};
 use crate::envelope::Envelope;
 
-/// Longest text taken from one field, in characters.
-const FIELD_MAX: usize = 200;
 /// Longest line, in characters.
 const LINE_MAX: usize = 600;
-
-/// Where the platforms put a room's name or id.
-const ROOM: [&str; 4] = ["room.name", "room.id", "room", "room_id"];
 
 /// The line for `event`, whose `data` is given parsed.
 pub fn line(event: &Envelope, data: &Value) -> String {
@@ -65,58 +64,15 @@ pub fn line(event: &Envelope, data: &Value) -> String {
         "trigger.unmapped" => format!("Trigger from {} that no case describes{}", event.source, it.whose()),
         name => match name.strip_prefix("connector.").and_then(|rest| rest.split_once('.')) {
             Some((connector, what)) => format!("{}: {}{}{}", words(connector), words(what), it.about(), it.whose()),
-            None => format!("{}{}{}", clean(name, FIELD_MAX), it.about(), it.whose()),
+            None => stories::title(it).unwrap_or_else(|| format!("{}{}{}", clean(name, FIELD_MAX), it.about(), it.whose())),
         },
     };
     clean(&text, LINE_MAX)
 }
 
-/// Looks fields up, by dotted paths into `data`.
-struct Fields<'a> {
-    event: &'a Envelope,
-    data: &'a Value,
-}
-
 impl Fields<'_> {
-    /// The first of `paths` that holds text, a number or a truth value.
-    fn get(&self, paths: &[&str]) -> Option<String> {
-        paths.iter().find_map(|path| {
-            let found = path.split('.').try_fold(self.data, |value, key| value.get(key))?;
-            let text = match found {
-                Value::String(text) => clean(text, FIELD_MAX),
-                Value::Number(_) | Value::Bool(_) => found.to_string(),
-                _ => return None,
-            };
-            (!text.is_empty()).then_some(text)
-        })
-    }
-
-    fn or(&self, paths: &[&str], otherwise: &str) -> String {
-        self.get(paths).unwrap_or_else(|| otherwise.to_owned())
-    }
-
-    fn put(&self, before: &str, paths: &[&str]) -> String {
-        self.get(paths).map_or_else(String::new, |text| format!("{before}{text}"))
-    }
-
-    fn service(&self) -> String {
-        self.or(&["service_name", "service_id", "service", "provider", "connector", "credential_id"], "A service")
-    }
-
-    fn workflow(&self) -> String {
-        self.or(&["workflow_name", "workflow_id", "instance_id"], "(unnamed)")
-    }
-
     fn state(&self) -> String {
         self.put(" in state ", &["failed_state", "current_state", "final_state", "to_state", "state"])
-    }
-
-    fn agent(&self) -> String {
-        self.or(&["agent.name", "agent.id", "assistant_id"], "The agent")
-    }
-
-    fn user(&self) -> String {
-        self.or(&["user.name", "user.id", "external_user_id"], "A user")
     }
 
     fn room(&self) -> String {
@@ -135,19 +91,10 @@ impl Fields<'_> {
         self.get(&["reason", "error.message", "error"]).map_or_else(String::new, |text| format!(" ({text})"))
     }
 
-    fn whose(&self) -> String {
-        self.event.namespace.as_deref().map_or_else(String::new, |namespace| format!(" for {}", clean(namespace, FIELD_MAX)))
-    }
-
     fn about(&self) -> String {
         let subject = self.event.subject.as_deref().map(|subject| clean(subject, FIELD_MAX));
         subject.filter(|subject| !subject.is_empty()).map_or_else(String::new, |subject| format!(" {subject}"))
     }
-}
-
-/// `email_sent` as people read it: `email sent`.
-fn words(name: &str) -> String {
-    clean(name, FIELD_MAX).replace(['_', '.', '-'], " ")
 }
 
 #[cfg(test)]

@@ -1,9 +1,16 @@
 //! What people read about one event, or about several that were gathered, in each form a destination may need.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 use url::Url;
 
-use super::{Scene, Templates, builtin, mail, safe, slack, story::Story};
+use super::{
+    Part, Scene, TemplateError, Templates, builtin,
+    fields::Fields,
+    mail, page, safe, slack, stories,
+    story::{OWN_MAX, Story},
+};
 use crate::{
     envelope::{DeliveryId, Envelope},
     store::Severity,
@@ -15,6 +22,10 @@ pub const SUBJECT_MAX: usize = 200;
 pub const SHORT_MAX: usize = 1600;
 /// Longest plain text, in characters.
 pub const TEXT_MAX: usize = 20_000;
+/// Longest remark on a template that failed, in characters.
+const NOTE_MAX: usize = 300;
+/// Events that a digest lists; the others are counted.
+const LISTED_MAX: usize = 50;
 
 /// What people read about one event, in each form a destination may need. Bounded, and safe for its channel.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,61 +87,93 @@ pub struct DigestItem<'a> {
 }
 
 impl Templates {
-    /// The message about one event: by the named template where one is given, else built in. A template that fails falls back to the
-    /// built-in message, which says so.
+    /// The message about one event: by the named template where one is given, whose parts take the place of the built-in ones. A template
+    /// that fails is not used at all: the message is built in, and says so.
     pub fn message(&self, template: Option<&str>, scene: &MessageScene<'_>) -> Message {
-        let mut story = Story::of(scene);
-        let mut failed = None;
-        if let Some(template) = template {
-            match self.render(template, &Scene::new(scene.event, scene.data, &scene.delivery, scene.attempt)) {
-                Ok(text) => story.body(&text),
-                Err(error) => failed = Some(format!("template `{template}` failed: {error}")),
-            }
-        }
-        compose(&story, scene, failed)
+        let event_link = event_link(scene);
+        let links = links(scene, event_link.as_deref());
+        let story = stories::tell(Fields { event: scene.event, data: scene.data }, links.reconnect);
+        let (own, failed) = match template.map(|name| (name, self.parts(name, &Scene::of(scene, links)))) {
+            Some((_, Ok(own))) => (own, None),
+            Some((name, Err(error))) => (BTreeMap::new(), Some(why(name, &error))),
+            None => (BTreeMap::new(), None),
+        };
+        compose(&story, &own, scene.severity, links, failed)
     }
 
     /// The message about `events` that were gathered, and `omitted` further ones that are only counted; `scene` is that of the delivery
-    /// which carries it. With a template, each event's lines are that template's.
+    /// which carries it. With a template, an event's line is what the template says in short.
     pub fn digest(&self, template: Option<&str>, scene: &MessageScene<'_>, events: &[DigestItem<'_>], omitted: usize) -> Message {
+        let event_link = event_link(scene);
+        let links = links(scene, event_link.as_deref());
+        let (listed, left) = events.split_at(events.len().min(LISTED_MAX));
         let mut failed = None;
-        let lines: Vec<String> = events
+        let lines: Vec<String> = listed
             .iter()
-            .map(|item| {
-                let own = template
-                    .map(|name| (name, self.render(name, &Scene::new(item.event, item.data, &item.delivery, scene.attempt))));
-                match own {
-                    Some((_, Ok(text))) => text,
-                    Some((name, Err(error))) => {
-                        failed = Some(format!("template `{name}` failed: {error}"));
-                        builtin::line(item.event, item.data)
-                    }
-                    None => builtin::line(item.event, item.data),
+            .map(|item| match template.map(|name| (name, self.item(name, scene, item))) {
+                Some((_, Ok(Some(line)))) => line,
+                Some((name, Err(error))) => {
+                    failed = Some(why(name, &error));
+                    builtin::line(item.event, item.data)
                 }
+                Some((_, Ok(None))) | None => builtin::line(item.event, item.data),
             })
             .collect();
-        compose(&Story::gathered(events.len() + omitted, &lines, omitted), scene, failed)
+        let fields: Vec<_> = listed.iter().map(|item| Fields { event: item.event, data: item.data }).collect();
+        let story = Story::gathered(&fields, &lines, omitted.saturating_add(left.len()));
+        compose(&story, &BTreeMap::new(), scene.severity, links, failed)
+    }
+
+    /// What template `name` says of one of several events, where it makes a short text or a text.
+    fn item(&self, name: &str, scene: &MessageScene<'_>, item: &DigestItem<'_>) -> Result<Option<String>, TemplateError> {
+        let scene = MessageScene { event: item.event, data: item.data, delivery: item.delivery, reconnect: None, ..*scene };
+        let mut parts = self.parts(name, &Scene::of(&scene, Links::default()))?;
+        let line = parts.remove(&Part::Short).or_else(|| parts.remove(&Part::Text));
+        Ok(line.filter(|line| !line.trim().is_empty()))
     }
 }
 
-fn compose(story: &Story, scene: &MessageScene<'_>, failed: Option<String>) -> Message {
-    let note = failed.as_ref().map(|failed| safe::line(failed, SUBJECT_MAX));
-    let event_link = scene.admin_url.map(|url| event_link(url, scene));
-    let links = Links { reconnect: scene.reconnect.filter(|link| safe::web_url(link).is_some()), event: event_link.as_deref() };
-    let prefix = match scene.severity {
+fn why(name: &str, error: &TemplateError) -> String {
+    format!("template `{name}` failed: {error}")
+}
+
+/// Lays `story` out in each form; `own` parts, which a template made, take the place of what is built in.
+fn compose(story: &Story, own: &BTreeMap<Part, String>, severity: Severity, links: Links<'_>, failed: Option<String>) -> Message {
+    let note = failed.as_ref().map(|failed| safe::line(failed, NOTE_MAX));
+    let note = note.as_deref();
+    let own = |part| own.get(&part).map(String::as_str);
+    let text = own(Part::Text).map(|text| safe::block(text, OWN_MAX));
+    let prefix = match severity {
         Severity::Info => "",
         Severity::Warning => "[warning] ",
         Severity::Critical => "[critical] ",
     };
-    let subject = format!("{prefix}{}", safe::line(&story.title, SUBJECT_MAX - prefix.len() - 1));
-    Message {
-        text: mail::text(story, links, note.as_deref()),
-        html: mail::html(story, &subject, links, note.as_deref()),
-        short: mail::short(story, links, note.as_deref()),
-        slack: slack::message(story, &subject, scene.severity, links, note.as_deref()),
-        subject,
-        failed,
-    }
+    let subject = Some(own(Part::Subject).unwrap_or_default()).filter(|own| !own.trim().is_empty()).unwrap_or(&story.title);
+    // One character is the ellipsis.
+    let subject = format!("{prefix}{}", safe::line(subject, SUBJECT_MAX - prefix.len() - 1));
+    let html = match (own(Part::Html), &text) {
+        (Some(html), _) if is_document(html) => html.to_owned(),
+        (Some(html), _) => page::html(story, &subject, severity, &page::Body::Html(html), links, note),
+        (None, Some(text)) => page::html(story, &subject, severity, &page::Body::Text(&mail::said(text)), links, note),
+        (None, None) => page::html(story, &subject, severity, &page::Body::Story, links, note),
+    };
+    let slack = match (own(Part::Slack), &text) {
+        (Some(markup), _) => slack::Body::Markup(markup),
+        (None, Some(text)) => slack::Body::Text(&text.text),
+        (None, None) => slack::Body::Story,
+    };
+    let slack = slack::message(story, &subject, severity, &slack, links, note);
+    let short = own(Part::Short).map(|short| safe::block(short, OWN_MAX));
+    let short = short.as_ref().or(text.as_ref()).map_or(story.line.as_str(), |short| &short.text);
+    let short = mail::short(short, story.action.as_ref(), links, note);
+    let text = text.map_or_else(|| mail::text(story, links, note), |text| mail::own(&text, story.action.as_ref()));
+    Message { subject, text, html, short, slack, failed }
+}
+
+/// Whether a template made a whole document, and not only what stands in it.
+fn is_document(html: &str) -> bool {
+    let start: String = html.trim_start().chars().take(16).flat_map(char::to_lowercase).collect();
+    start.starts_with("<!doctype") || start.starts_with("<html")
 }
 
 /// Where a message leads.
@@ -142,9 +185,13 @@ pub(super) struct Links<'a> {
     pub(super) event: Option<&'a str>,
 }
 
+fn links<'a>(scene: &MessageScene<'a>, event: Option<&'a str>) -> Links<'a> {
+    Links { reconnect: scene.reconnect.filter(|link| safe::web_url(link).is_some()), event }
+}
+
 /// The page of the event: `{admin_url}/events/{uid}`.
-fn event_link(admin_url: &Url, scene: &MessageScene<'_>) -> String {
-    format!("{}/events/{}", admin_url.as_str().trim_end_matches('/'), scene.delivery.event)
+fn event_link(scene: &MessageScene<'_>) -> Option<String> {
+    scene.admin_url.map(|url| format!("{}/events/{}", url.as_str().trim_end_matches('/'), scene.delivery.event))
 }
 
 #[cfg(test)]
@@ -161,7 +208,7 @@ mod tests {
 
     fn templates() -> Templates {
         let sources = [("line", "{{ event.type }} <{{ event.data.name }}>"), ("broken", "{{ event.data.a.b.c }}")];
-        Templates::new(&BTreeMap::from(sources.map(|(name, text)| (name.to_owned(), text.to_owned()))), Strictness::Lenient)
+        Templates::new(&BTreeMap::from(sources.map(|(name, text)| (name.to_owned(), text.into()))), Strictness::Lenient)
     }
 
     fn message(template: Option<&str>, data: &Json) -> Message {

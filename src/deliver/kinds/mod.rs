@@ -178,7 +178,7 @@ impl TemplateRef {
     }
 
     fn inline(destination: &str, text: &str, node: &Node, cx: &mut Context) -> Option<Self> {
-        if let Err(error) = render::check(text) {
+        if let Err(error) = render::check_text(text) {
             let line = error.line.map_or_else(String::new, |line| format!(" (line {line} of the template)"));
             cx.error("bad-template", node.place, format!("this template cannot be used: {error}{line}"));
             return None;

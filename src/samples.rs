@@ -1,15 +1,20 @@
 //! Every event of the seeds, as its sender would write it: ten of Interactor's webhooks, three of its agents', and one that
 //! Trigger Forwarding would send for Gmail, whose body no document shows.
 
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::envelope::{Envelope, JSON};
+
 /// An event of the seeds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// The kind of source that takes it.
-    pub(super) kind: &'static str,
+    pub(crate) kind: &'static str,
     /// What happened.
-    pub(super) r#type: &'static str,
+    pub(crate) r#type: &'static str,
     /// The body, in compact JSON.
-    pub(super) body: &'static str,
+    pub(crate) body: &'static str,
 }
 
 const fn sample(kind: &'static str, r#type: &'static str, body: &'static str) -> Sample {
@@ -17,7 +22,7 @@ const fn sample(kind: &'static str, r#type: &'static str, body: &'static str) ->
 }
 
 /// All of them, in the order of their documents.
-pub(super) const ALL: [Sample; 14] = [
+pub(crate) const ALL: [Sample; 14] = [
     sample("interactor", "credential.created", include_str!("samples/interactor-evt_001-credential.created.json")),
     sample("interactor", "credential.refreshed", include_str!("samples/interactor-evt_002-credential.refreshed.json")),
     sample("interactor", "credential.expired", include_str!("samples/interactor-evt_003-credential.expired.json")),
@@ -38,15 +43,57 @@ pub(super) const ALL: [Sample; 14] = [
     sample("trigger", "connector.gmail.email_sent", include_str!("samples/trigger-gmail-email-sent.json")),
 ];
 
+impl Sample {
+    /// The sample as it looks once it was taken in, by a source that is named for its kind.
+    pub(crate) fn envelope(&self) -> Envelope {
+        let body = Bytes::from_static(self.body.as_bytes());
+        let parsed: Value = serde_json::from_str(self.body).unwrap_or_default();
+        // The samples are compact, and `data` is their last member; a trigger's data is its whole body.
+        let data = match self.kind {
+            "trigger" => Some(0..body.len()),
+            _ => self.body.find(DATA).map(|at| at + DATA.len()..body.len() - 1),
+        };
+        let at = |pointer: &str| parsed.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let first = |pointers: &[&str]| pointers.iter().find_map(|pointer| at(pointer));
+        let time = first(&["/timestamp", "/message/sent_at"]).unwrap_or_else(|| TIME.to_owned());
+        Envelope {
+            id: first(&["/id", "/message/id"]).unwrap_or_else(|| "evt_sample".to_owned()),
+            source: self.kind.into(),
+            kind: self.kind,
+            r#type: self.r#type.to_owned(),
+            subject: first(&[
+                "/data/credential_id",
+                "/data/instance_id",
+                "/data/room_id",
+                "/data/room/id",
+                "/data/room",
+                "/message/thread_id",
+            ]),
+            namespace: first(&["/data/namespace", "/account"]),
+            received_at: time.parse().unwrap_or_default(),
+            timestamp: time.clone(),
+            time,
+            traceparent: None,
+            replayed: false,
+            body,
+            content_type: Some(JSON.to_owned()),
+            data,
+        }
+    }
+}
+
+/// What `data` begins after.
+const DATA: &str = "\"data\":";
+/// When a sample happened that does not say.
+const TIME: &str = "2026-01-20T12:00:00Z";
+
 /// The sample of this type.
-pub(super) fn find(r#type: &str) -> Option<Sample> {
+pub(crate) fn find(r#type: &str) -> Option<Sample> {
     ALL.into_iter().find(|sample| sample.r#type == r#type)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     #[test]
@@ -61,6 +108,10 @@ mod tests {
             };
             assert_eq!(named, Some(sample.r#type));
             assert!(find(sample.r#type).is_some());
+            let data = if sample.kind == "trigger" { body.clone() } else { body["data"].clone() };
+            let envelope = sample.envelope();
+            assert_eq!(serde_json::from_slice::<Value>(envelope.data()).unwrap(), data);
+            assert!(envelope.subject.is_some(), "{}", sample.r#type);
         }
     }
 }
