@@ -50,7 +50,7 @@ pub struct Message {
 pub struct SlackMessage {
     /// What notifications show, escaped.
     pub text: String,
-    /// The colour of the bar beside the blocks, as `#rrggbb`.
+    /// The colour of the bar beside the blocks, as `#rrggbb`: the severity's, but for `info`.
     pub color: Option<&'static str>,
     /// At most 50 blocks, about 10,000 characters in all.
     pub blocks: Vec<Json>,

@@ -9,7 +9,7 @@ use super::{
     mail,
     message::{Links, SlackMessage},
     safe,
-    story::{Action, List, Quote, Story, Tone},
+    story::{Action, List, Quote, Story},
 };
 use crate::store::Severity;
 
@@ -75,16 +75,15 @@ pub(super) fn message(
         blocks.push(context(&safe::slack(&mail::built_in(note), FOOT_MAX)));
     }
     blocks.push(context(&safe::slack(&story.foot, FOOT_MAX)));
-    SlackMessage { text: said, color: Some(color(story.tone, severity)), blocks }
+    SlackMessage { text: said, color: color(severity), blocks }
 }
 
-/// The colour of the bar beside the blocks: the severity's where a rule gives one, else how it stands.
-fn color(tone: Tone, severity: Severity) -> &'static str {
-    match (severity, tone) {
-        (Severity::Critical, _) | (Severity::Info, Tone::Bad) => "#d64545",
-        (Severity::Warning, _) | (_, Tone::Attention) => "#e8a317",
-        (_, Tone::Good) => "#2f9e6b",
-        (_, Tone::Neutral) => "#3f6fd8",
+/// The colour of the bar beside the blocks, where the rule says that it is grave.
+fn color(severity: Severity) -> Option<&'static str> {
+    match severity {
+        Severity::Info => None,
+        Severity::Warning => Some("#e8a317"),
+        Severity::Critical => Some("#d64545"),
     }
 }
 

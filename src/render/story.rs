@@ -11,7 +11,7 @@ pub(super) const OWN_MAX: usize = 16_000;
 /// Longest line of a list, in characters.
 const ITEM_MAX: usize = 300;
 
-/// How it stands, for the colour.
+/// How it stands, for the colour of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Tone {
     /// Something is as it should be again.

@@ -77,7 +77,7 @@ def verdict(message: dict) -> dict:
     try:
         assert 0 < len(message["text"]) <= 4000, "text"
         assert MARKUP.search(message["text"]) is None, f"markup in {message['text']}"
-        assert re.fullmatch("#[0-9a-f]{6}", message["color"]), message["color"]
+        assert message["color"] is None or re.fullmatch("#[0-9a-f]{6}", message["color"]), message["color"]
         assert 0 < len(message["blocks"]) <= BLOCKS_MAX, "blocks"
         BlockAttachment(blocks=Block.parse_all(message["blocks"]), color=message["color"]).validate_json()
         characters = sum(check(Block.parse(dict(block)), block) for block in message["blocks"])

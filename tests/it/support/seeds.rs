@@ -1,4 +1,4 @@
-//! Every event that the seeds show, as compact JSON: the files the relay itself brings as samples, in `src/cli/samples`.
+//! Every event that the seeds show, as compact JSON: the files the relay itself brings as samples, in `src/samples`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ pub(crate) fn tests_folder() -> PathBuf {
 
 /// The bodies of one kind (`interactor`, `agent`, `trigger`), in order of their file names.
 pub(crate) fn bodies(kind: &str) -> Vec<Vec<u8>> {
-    let files = std::fs::read_dir(tests_folder().join("../src/cli/samples")).unwrap();
+    let files = std::fs::read_dir(tests_folder().join("../src/samples")).unwrap();
     let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     paths.sort();
     let of_kind = |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(kind);
