@@ -132,6 +132,14 @@ impl Keys {
         self.progress = before;
     }
 
+    /// Lets all that are known by heart go, however few they are and however short they have waited; `last` is the last event there is.
+    pub(super) fn let_go(&mut self, last: i64) {
+        if !self.are_moving() && !self.recent.is_empty() {
+            self.progress.since = None;
+            self.progress.moving = Moving::Keys { last, after: None };
+        }
+    }
+
     /// Whether keys are on their way.
     pub(super) fn are_moving(&self) -> bool {
         self.progress.moving != Moving::Nothing
@@ -144,8 +152,7 @@ impl Keys {
         let waited = self.progress.since.is_some_and(|since| MOVE_AFTER_MS <= now.saturating_sub(since) || now < since);
         let begins = !self.are_moving() && (self.move_at <= self.recent.len() || waited);
         if begins {
-            self.progress.since = None;
-            self.progress.moving = Moving::Keys { last, after: None };
+            self.let_go(last);
         }
         let few = begins && self.recent.len() < ALL_AT_ONCE;
         self.move_some(conn, if few { ALL_AT_ONCE } else { SLICE + PER_FRESH * fresh })

@@ -194,8 +194,13 @@ impl Session {
         Ok(Ok(()))
     }
 
-    /// Moves the WAL into the database, so that the next start has nothing to recover, and lets go of both.
+    /// Moves keys and WAL to their places, so that the next start has nothing to read or to recover, and lets go of all.
     pub(super) fn close(mut self) {
+        // Twice: a move that is under way leaves those that came since it began.
+        for _ in 0..2 {
+            self.keys.let_go(self.last_seq);
+            while self.while_idle() {}
+        }
         self.checkpoints.close();
         self.conn.flush_prepared_statement_cache();
         if let Err(error) = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {

@@ -155,6 +155,23 @@ async fn a_start_that_was_killed_before_the_first_table_is_made_up_for() {
 }
 
 #[tokio::test]
+async fn a_store_that_was_closed_has_nothing_to_make_up_for() {
+    let place = Place::new();
+    let store = place.open().await.unwrap();
+    for n in 0..20 {
+        store.accept(event(&format!("evt_{n}"), 10)).await.unwrap();
+    }
+    store.close().await;
+    let conn = Connection::open(place.file()).unwrap();
+    let count = |table| conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!((count("dedupe"), count("dedupe_recent")), (20, 0));
+    drop(conn);
+    let store = place.open().await.unwrap();
+    assert!(matches!(store.accept(event("evt_3", 10)).await, Ok(Accepted::Duplicate { .. })));
+    store.close().await;
+}
+
+#[tokio::test]
 async fn what_a_kill_leaves_behind_opens_with_everything_acknowledged() {
     let place = Place::new();
     let store = place.open().await.unwrap();
