@@ -1,7 +1,7 @@
 //! `/api/v1/deliveries`: what is on its way to whom, and how each try went.
 //!
 //! Two states are never written to the store: `sending` is what the lanes have in hand, `held` what waits for a lane that is
-//! paused or broken, or for a target that is gone from `routes.yaml`. Filters on them are turned into what the store can answer.
+//! paused or broken, for a target that is gone from `routes.yaml`, or for the end of quiet hours. Filters on them are turned into what the store can answer.
 
 use std::{
     cmp::Reverse,
@@ -25,17 +25,18 @@ use crate::{
     clock::rfc3339_ms,
     deliver::TargetState,
     envelope::{DeliveryId, Envelope, EventUid, Name},
-    store::{self, Attempt, Cause, Delivery, DeliveryRow, Filter, Next, Page, Resolution, State as Stored, Targets},
+    store::{self, Attempt, Cause, Delivery, DeliveryRow, Filter, Next, Page, Resolution, Stage, State as Stored, Targets},
 };
 
-const PARAMS: [&str; 9] = ["source", "type", "target", "state", "event", "since", "until", "limit", "after"];
+const PARAMS: [&str; 10] = ["source", "type", "target", "state", "cause", "event", "since", "until", "limit", "after"];
 
 /// A page of deliveries.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let state = params.take_as("state", "a state of deliveries", Stored::parse)?;
     let event = params.take_as("event", "an event's uid", |text| text.parse().ok())?;
-    let filter = Filter { event, ..list::filter(&mut params, place_of)? };
+    let cause = params.take_as("cause", "a cause", Cause::parse)?;
+    let filter = Filter { event, cause, ..list::filter(&mut params, place_of)? };
     page(&api, filter, state).await
 }
 
@@ -79,7 +80,7 @@ pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, Path
     // It may have been the head of its order key.
     api.engine.wake(std::slice::from_ref(&delivery.target));
     tracing::info!(delivery.id = %id, by = ADMIN, "a delivery is cancelled");
-    (delivery.state, delivery.due_at) = (Stored::Cancelled, None);
+    (delivery.state, delivery.cause, delivery.due_at) = (Stored::Cancelled, None, None);
     Ok(known.shown(&api))
 }
 
@@ -94,6 +95,7 @@ pub(super) struct Known {
     pub(super) row: DeliveryRow,
     event: Envelope,
     attempts: Vec<Attempt>,
+    carried: Vec<DeliveryRow>,
 }
 
 impl Known {
@@ -104,12 +106,13 @@ impl Known {
         let rows = api.store.deliveries(Filter { event: Some(id.event), page, limit: 1, ..Filter::default() }).await?;
         let row = rows.into_iter().find(|row| row.delivery.id == id).ok_or(MISSING)?;
         let event = api.store.event(id.event).await?.ok_or(MISSING)?.envelope;
-        Ok(Self { row, event, attempts: api.store.attempts(id.event).await? })
+        let carried = carried(api, &row.delivery).await?;
+        Ok(Self { row, event, attempts: api.store.attempts(id.event).await?, carried })
     }
 
     /// The delivery with its log.
     pub(super) fn shown(&self, api: &Api) -> Response {
-        list::one(&DeliveryStory::new(&View::new(api), &self.row, &self.event, &self.attempts))
+        list::one(&DeliveryStory::new(&View::new(api), &self.row, &self.event, &self.attempts, &self.carried))
     }
 }
 
@@ -131,7 +134,11 @@ pub(super) async fn of_event(api: &Api, event: EventUid, envelope: &Envelope) ->
     let view = View::new(api);
     let rows = api.store.deliveries(events::all_of(event)).await?;
     let attempts = api.store.attempts(event).await?;
-    Ok(rows.iter().map(|row| DeliveryStory::new(&view, row, envelope, &attempts)).collect())
+    let mut stories = Vec::with_capacity(rows.len());
+    for row in &rows {
+        stories.push(DeliveryStory::new(&view, row, envelope, &attempts, &carried(api, &row.delivery).await?));
+    }
+    Ok(stories)
 }
 
 /// The place of a delivery's id, or behind all deliveries of an event's.
@@ -158,6 +165,7 @@ impl<'a> View<'a> {
         match delivery.state {
             Stored::Pending if delivery.awaits_report || self.in_flight.contains(&delivery.id) => (Stored::Sending, None),
             Stored::Pending => match self.lanes.get(&delivery.target) {
+                Some(TargetState::Ok) if delivery.cause == Some(Cause::Quiet) => (Stored::Held, Some(Cause::Quiet.word())),
                 Some(TargetState::Ok) => (Stored::Pending, None),
                 Some(lane) => (Stored::Held, Some(lane.word())),
                 None => (Stored::Held, Some(Cause::Config.word())),
@@ -220,7 +228,12 @@ impl<'a> View<'a> {
             cause,
             error: delivery.error.clone(),
             attempts: delivery.attempts,
-            next_attempt_at: delivery.due_at.filter(|_| state == Stored::Pending).map(rfc3339_ms),
+            next_attempt_at: delivery
+                .due_at
+                .filter(|_| state == Stored::Pending || cause == Some(Cause::Quiet.word()))
+                .map(rfc3339_ms),
+            reason: delivery.reason.clone(),
+            carrier: delivery.carrier.as_ref().map(ToString::to_string),
             created_at: rfc3339_ms(delivery.created_at),
             severity: delivery.severity.word(),
             replayed: delivery.replayed,
@@ -255,6 +268,10 @@ struct DeliveryItem {
     error: Option<String>,
     attempts: u32,
     next_attempt_at: Option<String>,
+    /// Why it was suppressed, cancelled or expired.
+    reason: Option<String>,
+    /// The delivery inside which its event goes or went out.
+    carrier: Option<String>,
     created_at: String,
     severity: &'static str,
     /// Made by a replay.
@@ -289,20 +306,57 @@ pub(super) struct DeliveryStory {
     #[serde(flatten)]
     delivery: DeliveryItem,
     log: Vec<AttemptItem>,
+    /// The events that went out inside it, its own left out; at most [`events::STORY_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    carries: Vec<CarriedItem>,
+}
+
+/// An event that went out inside a delivery.
+#[derive(Serialize)]
+struct CarriedItem {
+    /// Its own delivery.
+    id: String,
+    event: String,
+    event_id: String,
+    source: String,
+    r#type: String,
+}
+
+/// What went out inside `delivery`, where it carries anything.
+async fn carried(api: &Api, delivery: &Delivery) -> store::Result<Vec<DeliveryRow>> {
+    if delivery.stage != Stage::Carrying {
+        return Ok(Vec::new());
+    }
+    let carried = Filter { carrier: Some(delivery.id), page: Page::After(0), limit: events::STORY_MAX, ..Filter::default() };
+    api.store.deliveries(carried).await
 }
 
 impl DeliveryStory {
-    fn new(view: &View<'_>, row: &DeliveryRow, event: &Envelope, attempts: &[Attempt]) -> Self {
+    fn new(view: &View<'_>, row: &DeliveryRow, event: &Envelope, attempts: &[Attempt], carried: &[DeliveryRow]) -> Self {
         let id = row.delivery.id;
         let of_it = attempts.iter().filter(|attempt| attempt.delivery == id);
         let headers = |attempt| view.api.engine.request_headers(event, &row.delivery, attempt).into_iter().collect();
         let log = of_it.map(|attempt| AttemptItem::new(attempt, headers(attempt))).collect();
-        Self { id, delivery: view.item(row), log }
+        let carries = carried.iter().map(CarriedItem::new).collect();
+        Self { id, delivery: view.item(row), log, carries }
     }
 
     /// Which of its event's deliveries it is.
     pub(super) fn number(&self) -> u32 {
         self.id.n
+    }
+}
+
+impl CarriedItem {
+    fn new(row: &DeliveryRow) -> Self {
+        let id = row.delivery.id;
+        Self {
+            id: id.to_string(),
+            event: id.event.to_string(),
+            event_id: row.event_id.clone(),
+            source: row.source.clone(),
+            r#type: row.r#type.clone(),
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use async_trait::async_trait;
 use crate::{
     app::Handles,
     clock::Timestamp,
-    deliver::{self, Heard, TargetStatus},
+    deliver::{
+        self, Heard, TargetStatus,
+        mutes::{Mute, Refused, Wanted},
+    },
     envelope::{DeliveryId, Envelope, Name},
     ingest::SourceStatistics,
     jobs::{BeginError, Job, Kind},
@@ -32,6 +35,15 @@ pub(super) trait Engine: Send + Sync {
 
     /// Takes Twilio's report about a message of destination `name`: the query and the form as they came, and the signature.
     async fn twilio(&self, name: &str, query: &str, signature: &[u8], body: &[u8]) -> Heard;
+
+    /// What people want to hear nothing of, oldest first.
+    async fn mutes(&self) -> store::Result<Vec<Mute>>;
+
+    /// Mutes what `wanted` says until then.
+    async fn mute(&self, wanted: Wanted, until: Timestamp) -> Result<Mute, Refused>;
+
+    /// Ends a mute; `None` when there is none of this id.
+    async fn unmute(&self, id: &str) -> store::Result<Option<Mute>>;
 
     /// Tells lanes that the store may hold due deliveries for them.
     fn wake(&self, targets: &[Name]);
@@ -97,6 +109,18 @@ impl Engine for Handles {
 
     async fn twilio(&self, name: &str, query: &str, signature: &[u8], body: &[u8]) -> Heard {
         self.deliver.twilio(name, query, signature, body).await
+    }
+
+    async fn mutes(&self) -> store::Result<Vec<Mute>> {
+        self.deliver.mutes().list().await
+    }
+
+    async fn mute(&self, wanted: Wanted, until: Timestamp) -> Result<Mute, Refused> {
+        self.deliver.mutes().add(wanted, until).await
+    }
+
+    async fn unmute(&self, id: &str) -> store::Result<Option<Mute>> {
+        self.deliver.mutes().remove(id).await
     }
 
     fn wake(&self, targets: &[Name]) {

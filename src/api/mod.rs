@@ -36,6 +36,7 @@ mod health;
 mod jobs;
 mod list;
 mod metrics;
+mod mutes;
 #[cfg(test)]
 mod operating_tests;
 mod rejections;
@@ -144,6 +145,8 @@ impl Api {
             .route("/api/v1/targets/{name}/resume", post(targets::resume))
             .route("/api/v1/targets/{name}/close", post(targets::close))
             .route("/api/v1/targets/{name}/cancel", post(targets::cancel))
+            .route("/api/v1/mutes", get(mutes::list).post(mutes::add))
+            .route("/api/v1/mutes/{id}", get(mutes::one).delete(mutes::remove))
             .route("/api/v1/sources", get(sources::list))
             .route("/api/v1/rejections", get(rejections::list))
             .route("/api/v1/rejections/retry", post(rejections::retry))

@@ -100,6 +100,22 @@ impl Engine for Fake {
         Heard::Nobody
     }
 
+    async fn mutes(&self) -> store::Result<Vec<crate::deliver::mutes::Mute>> {
+        Ok(Vec::new())
+    }
+
+    async fn mute(
+        &self,
+        _: crate::deliver::mutes::Wanted,
+        _: crate::clock::Timestamp,
+    ) -> Result<crate::deliver::mutes::Mute, crate::deliver::mutes::Refused> {
+        Err(crate::deliver::mutes::Refused::TooMany)
+    }
+
+    async fn unmute(&self, _: &str) -> store::Result<Option<crate::deliver::mutes::Mute>> {
+        Ok(None)
+    }
+
     fn wake(&self, targets: &[Name]) {
         self.operated.woken.lock().unwrap().extend_from_slice(targets);
     }

@@ -99,6 +99,11 @@ impl Relay {
         self.ask(Method::POST, self.at(path, query)?).await
     }
 
+    /// `DELETE path`.
+    pub(super) async fn delete(&self, path: &str) -> Result<Answer, Failure> {
+        self.ask(Method::DELETE, self.at(path, &[])?).await
+    }
+
     fn at(&self, path: &str, query: &[(&str, String)]) -> Result<Url, Failure> {
         let base = self.url.as_str().trim_end_matches('/');
         let mut url: Url =

@@ -8,7 +8,7 @@ use super::{
     events::tell_delivery,
     output,
 };
-use crate::store::State;
+use crate::store::{Cause, State};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -54,6 +54,9 @@ struct List {
     /// Only in this state
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(State::ALL.map(|(word, _)| word)))]
     state: Option<String>,
+    /// Only of this cause
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Cause::ALL.map(|(word, _)| word)))]
+    cause: Option<String>,
     #[command(flatten)]
     span: Span,
     #[command(flatten)]
@@ -102,6 +105,7 @@ async fn list(args: List) -> Result<(), Failure> {
         ("target", &args.target),
         ("event", &args.event),
         ("state", &args.state),
+        ("cause", &args.cause),
     ];
     let mut query = given(&filters);
     query.extend(args.span.query()?);

@@ -86,7 +86,17 @@ pub(super) fn tell_delivery(delivery: &Value) {
     let names =
         ["id", "event", "event_id", "source", "type", "target", "rule", "state", "cause", "error", "attempts", "next_attempt_at"];
     output::facts(delivery, &names);
+    for name in ["reason", "carrier"] {
+        if !delivery[name].is_null() {
+            output::facts(delivery, &[name]);
+        }
+    }
     tell_marks(delivery);
+    let carries = delivery["carries"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !carries.is_empty() {
+        output::line("went out with it:");
+        output::list(carries, &["event_id", "source", "type", "event"]);
+    }
     let log = delivery["log"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !log.is_empty() {
         output::list(log, &["number", "started_at", "latency_ms", "outcome", "status", "error", "detail", "response"]);

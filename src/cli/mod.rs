@@ -19,6 +19,7 @@ mod events;
 mod http;
 mod jobs;
 mod last_good;
+mod mute;
 mod output;
 mod rejections;
 mod replay;
@@ -69,6 +70,8 @@ enum Verb {
     Target(target::Args),
     /// Lists sources and what came in by them.
     Sources(sources::Args),
+    /// Lists what nobody is told of for a while, adds to it, or ends it.
+    Mute(mute::Args),
     /// Lists what works on many things at once.
     Jobs(jobs::Args),
 }
@@ -139,6 +142,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Verb::Replay(args) => tool(replay::run(args)),
         Verb::Target(args) => tool(target::run(args)),
         Verb::Sources(args) => tool(sources::run(args)),
+        Verb::Mute(args) => tool(mute::run(args)),
         Verb::Jobs(args) => tool(jobs::run(args)),
     }
 }
@@ -169,7 +173,8 @@ mod tests {
     #[test]
     fn wrong_usage_is_noticed_and_every_verb_has_help() {
         let verbs: Vec<String> = Args::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-        let asking = ["tail", "events", "deliveries", "dead-letters", "rejections", "replay", "target", "sources", "jobs"];
+        let asking =
+            ["tail", "events", "deliveries", "dead-letters", "rejections", "replay", "target", "sources", "mute", "jobs"];
         assert_eq!(verbs, [&["serve", "check", "sign", "send", "demo"][..], &asking].concat());
         for verb in &verbs {
             let help = Args::try_parse_from(["hookyard", verb, "--help"]).unwrap_err();

@@ -135,9 +135,10 @@ impl Mutes {
     }
 
     /// Those that are not over, oldest first.
-    pub fn list(&self) -> Vec<Mute> {
+    pub async fn list(&self) -> store::Result<Vec<Mute>> {
+        self.load().await?;
         let now = self.clock.now();
-        self.active.borrow().iter().map(|it| it.mute.clone()).filter(|mute| now < mute.until).collect()
+        Ok(self.active.borrow().iter().map(|it| it.mute.clone()).filter(|mute| now < mute.until).collect())
     }
 
     /// What holds deliveries back now, and whenever that changes.

@@ -136,6 +136,11 @@ impl Cause {
         ("cancel_on", Self::CancelOn),
     ];
 
+    /// The cause that `word` names.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == word).map(|(_, cause)| *cause)
+    }
+
     /// The cause's word in API and CLI.
     pub fn word(self) -> &'static str {
         Self::ALL.iter().find(|(_, cause)| *cause == self).map_or("", |(word, _)| word)

@@ -37,6 +37,7 @@ mod spec_answers;
 mod spec_backlog;
 mod spec_breaker;
 mod spec_clocks;
+mod spec_gathering;
 mod spec_lanes;
 mod spec_moves;
 mod spec_order;

@@ -28,12 +28,6 @@ const fn partly(begins: &'static str, tests: &'static [&'static str], issue: &'s
     Line { begins, tests, waits: Some(issue) }
 }
 
-const THROTTLE: &str = "issue 4: throttle";
-const DIGEST: &str = "issue 4: digest";
-const QUIET: &str = "issue 4: quiet hours";
-const TTL: &str = "issue 4: ttl";
-const CANCEL_ON: &str = "issue 4: cancel_on";
-const MUTES: &str = "issue 4: throttle, mutes";
 const SMTP: &str = "issue 4: SMTP";
 const RELOAD: &str = "reload";
 const TESTS: &str = "`tests:` of routes.yaml";
@@ -41,7 +35,14 @@ const SUBSCRIPTIONS: &str = "subscriptions";
 const REPLICAS: &str = "several replicas";
 
 const STATES: &[Line] = &[
-    partly("`pending` |", &["spec_states::pending_waits_for_its_turn", "spec_states::pending_waits_for_its_retry_time"], DIGEST),
+    shown(
+        "`pending` |",
+        &[
+            "spec_states::pending_waits_for_its_turn",
+            "spec_states::pending_waits_for_its_retry_time",
+            "spec_gathering::a_digest_goes_out_when_its_window_ends_over_a_restart_too",
+        ],
+    ),
     partly("`held` |", &["spec_states::held_says_what_it_waits_for"], SUBSCRIPTIONS),
     shown(
         "`sending` |",
@@ -51,20 +52,37 @@ const STATES: &[Line] = &[
         ],
     ),
     shown("`delivered` |", &["spec_states::delivered_is_final"]),
-    waits("`suppressed` |", MUTES),
-    waits("`digested` |", DIGEST),
-    waits("`expired` |", TTL),
-    partly(
+    shown(
+        "`suppressed` |",
+        &[
+            "spec_gathering::forty_for_one_credential_make_one_message_each_and_another_takes_the_place_of_one_that_dies",
+            "spec_gathering::a_mute_suppresses_with_its_reason_until_its_end",
+            "spec_gathering::mutes_are_added_listed_and_removed_by_the_command_line",
+            "spec_gathering::quiet_drops_or_gathers",
+        ],
+    ),
+    shown("`digested` |", &["spec_gathering::a_digest_goes_out_when_its_window_ends_over_a_restart_too"]),
+    partly("`expired` |", &["spec_gathering::ttl_runs_from_acceptance_wherever_it_waits"], SUBSCRIPTIONS),
+    shown(
         "`cancelled` |",
-        &["spec_states::cancelled_by_a_person_is_final", "spec_states::a_person_cancels_a_whole_lane"],
-        CANCEL_ON,
+        &[
+            "spec_states::cancelled_by_a_person_is_final",
+            "spec_states::a_person_cancels_a_whole_lane",
+            "spec_gathering::cancel_on_cancels_what_waits_and_not_what_is_under_way",
+        ],
     ),
     shown(
         "`dead` |",
         &["spec_states::dead_until_a_person_retries_it", "spec_states::dead_until_a_person_resolves_it_with_a_note"],
     ),
     shown("`held` with cause", &["spec_states::a_lanes_state_is_shown_on_its_deliveries_and_rewrites_no_row"]),
-    partly("Planning always writes `pending`", &["spec_states::planning_always_writes_pending"], MUTES),
+    shown(
+        "Planning always writes `pending`",
+        &[
+            "spec_states::planning_always_writes_pending",
+            "spec_gathering::waiting_and_held_ones_count_and_an_absent_key_is_not_throttled",
+        ],
+    ),
 ];
 
 const LANES: &[Line] = &[
@@ -77,6 +95,8 @@ const LANES: &[Line] = &[
             "spec_lanes::a_pause_outlives_a_restart",
             "spec_lanes::the_rate_limit_is_kept_when_a_backlog_flows",
             "spec_order::order_holds_over_a_restart",
+            "spec_gathering::reset_on_ends_the_window_though_no_rule_takes_the_event",
+            "spec_gathering::a_digest_goes_out_when_its_window_ends_over_a_restart_too",
             "delivery::concurrency_is_the_destinations",
         ],
         REPLICAS,
@@ -180,10 +200,14 @@ const CLOCKS: &[Line] = &[
             "spec_clocks::give_up_stands_still_while_the_lane_is_paused",
             "spec_clocks::a_pause_that_a_restart_falls_into_counts_whole",
             "spec_clocks::give_up_runs_on_while_the_target_is_broken",
+            "spec_gathering::give_up_stands_still_while_quiet",
         ],
-        QUIET,
+        SUBSCRIPTIONS,
     ),
-    partly("A delivery never tried does not age", &["spec_clocks::a_delivery_never_tried_does_not_age"], TTL),
+    shown(
+        "A delivery never tried does not age",
+        &["spec_clocks::a_delivery_never_tried_does_not_age", "spec_gathering::ttl_runs_from_acceptance_wherever_it_waits"],
+    ),
     shown(
         "A destination's deliveries `held` for longer",
         &[
@@ -348,19 +372,46 @@ const REST: &[Line] = &[
             "spec_order::a_later_retry_goes_out_of_order_and_says_so",
         ],
     ),
-    waits("Throttle counts every delivery", THROTTLE),
-    waits("If the one that passed dies", THROTTLE),
-    waits("`reset_on: [types]`", THROTTLE),
-    waits("Digest (Slack, email, WhatsApp only", DIGEST),
-    waits("`cancel_on: {type, key}`", CANCEL_ON),
-    waits("Quiet: `hold`", QUIET),
-    shown("Two rules, one target", &["spec_rules::two_rules_that_name_one_target_make_one_delivery"]),
-    partly(
-        "Template and payload from the first rule",
-        &["spec_rules::its_template_is_the_first_rules", "spec_rules::its_severity_is_the_highest"],
-        QUIET,
+    shown("Throttle counts every delivery", &["spec_gathering::waiting_and_held_ones_count_and_an_absent_key_is_not_throttled"]),
+    shown(
+        "If the one that passed dies",
+        &["spec_gathering::forty_for_one_credential_make_one_message_each_and_another_takes_the_place_of_one_that_dies"],
     ),
-    partly(
+    shown("`reset_on: [types]`", &["spec_gathering::reset_on_ends_the_window_though_no_rule_takes_the_event"]),
+    shown(
+        "Digest (Slack, email, WhatsApp only",
+        &[
+            "spec_gathering::a_digest_goes_out_when_its_window_ends_over_a_restart_too",
+            "spec_gathering::a_digest_goes_out_at_max",
+            "spec_gathering::a_dead_digest_is_one_dead_letter_that_lists_its_events",
+            "spec_gathering::only_what_people_read_is_gathered",
+        ],
+    ),
+    shown(
+        "`cancel_on: {type, key}`",
+        &[
+            "spec_gathering::cancel_on_cancels_what_waits_and_not_what_is_under_way",
+            "spec_gathering::twelve_hundred_credentials_make_one_mail_each_none_for_the_refreshed_and_one_slack_message",
+        ],
+    ),
+    shown(
+        "Quiet: `hold`",
+        &[
+            "spec_gathering::quiet_holds_until_the_window_ends_but_for_exceptions_and_over_a_restart",
+            "spec_gathering::quiet_drops_or_gathers",
+        ],
+    ),
+    shown("Two rules, one target", &["spec_rules::two_rules_that_name_one_target_make_one_delivery"]),
+    shown(
+        "Template and payload from the first rule",
+        &[
+            "spec_rules::its_template_is_the_first_rules",
+            "spec_rules::its_severity_is_the_highest",
+            "spec_gathering::two_rules_suppress_only_what_both_would",
+            "spec_gathering::quiet_holds_until_the_window_ends_but_for_exceptions_and_over_a_restart",
+        ],
+    ),
+    shown(
         "Replay makes new deliveries",
         &[
             "spec_replay::it_makes_new_deliveries_of_the_same_event_marked",
@@ -372,8 +423,8 @@ const REST: &[Line] = &[
             "spec_replay::it_respects_the_rate_of_its_target",
             "spec_replay::it_respects_the_breaker",
             "spec_replay::it_is_capped_and_can_be_cancelled",
+            "spec_gathering::a_replay_skips_throttle_digest_and_cancel_on_and_respects_quiet",
         ],
-        THROTTLE,
     ),
     waits("In `tests:` of routes.yaml", TESTS),
 ];

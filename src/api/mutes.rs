@@ -1,0 +1,99 @@
+//! `/api/v1/mutes`: what people want to hear nothing of for a while. What a mute holds back is `suppressed`, cause `mute`, and says why.
+
+use axum::{
+    body::Body,
+    extract::{Path, RawQuery, State, rejection::PathRejection},
+    response::Response,
+};
+use serde::Serialize;
+
+use super::{
+    Api, body,
+    engine::ADMIN,
+    error::ApiError,
+    list::{self, Params, invalid},
+};
+use crate::{
+    clock::{later, rfc3339_ms},
+    config::decode::duration,
+    deliver::mutes::{Mute, Refused, Wanted},
+};
+
+const PARAMS: [&str; 8] = ["source", "type", "namespace", "target", "reason", "author", "until", "for"];
+
+/// Those that are not over, newest first.
+pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    Params::from_query(query.as_deref(), &[])?;
+    let mutes = api.engine.mutes().await?;
+    Ok(list::whole(mutes.iter().rev().map(MuteItem::new).collect()))
+}
+
+/// One of them.
+pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|_| MISSING)?;
+    let mutes = api.engine.mutes().await?;
+    mutes.iter().find(|mute| mute.id == id).map(|mute| list::one(&MuteItem::new(mute))).ok_or(MISSING)
+}
+
+/// Mutes what is named: `source`, `type`, `namespace` and `target` as globs, one or several with commas between them; `reason`; `author`
+/// (default: who asks); `until` a time, or `for` so long.
+pub(super) async fn add(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
+    let mut params = body::params(query.as_deref(), body, &PARAMS).await?;
+    let mut globs = |name: &str| params.take(name).map_or_else(Vec::new, |text| split(&text));
+    let (source, r#type, namespace, target) = (globs("source"), globs("type"), globs("namespace"), globs("target"));
+    let (reason, author) = (params.take("reason"), params.take("author"));
+    let time = "a time in RFC 3339, such as 2026-01-20T12:00:00Z";
+    let until = params.take_as("until", time, |text| text.parse().ok())?;
+    let span = params.take_as("for", "a length of time such as 30m, 24h or 7d", duration)?;
+    let until = match (until, span) {
+        (Some(until), None) => until,
+        (None, Some(span)) => later(api.engine.now(), span),
+        (Some(_), Some(_)) => return Err(invalid("for", "is given beside `until`")),
+        (None, None) => return Err(invalid("until", "is missing: a mute has an end; or say `for` how long")),
+    };
+    let author = author.unwrap_or_else(|| ADMIN.to_owned());
+    let wanted = Wanted { source, r#type, namespace, target, reason: reason.unwrap_or_default(), author };
+    let mute = api.engine.mute(wanted, until).await.map_err(|refused| match refused {
+        Refused::Unfit(why) => ApiError::Invalid(why),
+        Refused::TooMany => ApiError::Conflict(refused.to_string()),
+        Refused::Store(error) => ApiError::Store(error),
+    })?;
+    tracing::info!(mute.id = %mute.id, by = %mute.author, until = %mute.until, reason = %mute.reason, "muted");
+    Ok(list::created(&MuteItem::new(&mute)))
+}
+
+/// Ends a mute before its time. What it has suppressed stays so.
+pub(super) async fn remove(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|_| MISSING)?;
+    let mute = api.engine.unmute(&id).await?.ok_or(MISSING)?;
+    tracing::info!(mute.id = %mute.id, by = ADMIN, "a mute is ended");
+    Ok(list::one(&MuteItem::new(&mute)))
+}
+
+const MISSING: ApiError = ApiError::NotFound("mute");
+
+fn split(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|glob| !glob.is_empty()).map(str::to_owned).collect()
+}
+
+/// A mute as lists show it. A list that is empty stands for anything.
+#[derive(Serialize)]
+struct MuteItem {
+    id: String,
+    source: Vec<String>,
+    r#type: Vec<String>,
+    namespace: Vec<String>,
+    target: Vec<String>,
+    reason: String,
+    author: String,
+    created_at: String,
+    until: String,
+}
+
+impl MuteItem {
+    fn new(mute: &Mute) -> Self {
+        let Mute { id, source, r#type, namespace, target, reason, author, created_at, until } = mute.clone();
+        let (created_at, until) = (rfc3339_ms(created_at), rfc3339_ms(until));
+        Self { id, source, r#type, namespace, target, reason, author, created_at, until }
+    }
+}
