@@ -69,8 +69,14 @@ impl Decode for Quiet {
             Some(node) => OneOrMore::decode(node, cx).map(|OneOrMore(all)| all),
             None => Some(Vec::new()),
         };
+        let place = fields.key_place("schedule");
         fields.finish(cx);
-        Some(Self { schedule: schedule?, then: then?, except: except? })
+        let (schedule, then, except) = (schedule?, then?, except?);
+        // Any time will do: it asks for a whole week.
+        if except.is_empty() && schedule.is_always(Timestamp::UNIX_EPOCH) {
+            cx.warning("always-quiet", place, format!("schedule `{}` leaves no time in which anything is sent", schedule.name));
+        }
+        Some(Self { schedule, then, except })
     }
 }
 

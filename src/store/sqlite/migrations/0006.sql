@@ -6,11 +6,9 @@ ALTER TABLE deliveries ADD COLUMN stage INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE deliveries ADD COLUMN carrier INTEGER;     -- the place of the delivery inside which its event goes out
 ALTER TABLE deliveries ADD COLUMN renewed_at INTEGER;  -- when a person last retried it: its ttl runs from there
 CREATE INDEX deliveries_carried ON deliveries (carrier, state) WHERE carrier IS NOT NULL;
--- What quiet hours hold (cause 5), and states that are listed.
+-- What quiet hours hold (cause 5), and what was not sent on purpose (4 suppressed, 5 digested, 6 expired), as it is listed.
 CREATE INDEX deliveries_quiet ON deliveries (target_id) WHERE state = 0 AND cause = 5;
-CREATE INDEX deliveries_suppressed ON deliveries (place, target_id) WHERE state = 4;
-CREATE INDEX deliveries_digested ON deliveries (place, target_id) WHERE state = 5;
-CREATE INDEX deliveries_expired ON deliveries (place, target_id) WHERE state = 6;
+CREATE INDEX deliveries_unsent ON deliveries (state, place, target_id) WHERE state > 3;
 
 -- What the rules want of a delivery, as JSON; no row where they want nothing.
 CREATE TABLE handling (
