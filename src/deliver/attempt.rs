@@ -1,7 +1,7 @@
 //! One attempt: what it is made with, what it came to, and what it leaves its delivery as.
 //!
 //! `error` of an attempt is one of `timeout`, `dns`, `connect`, `tls`, `closed` (the connection ended without an answer),
-//! `address_forbidden`, `http_<status>`, or `internal`.
+//! `address_forbidden`, `http_<status>`, `smtp_<code>`, `no_recipients`, `contacts_unavailable`, or `internal`.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -108,6 +108,8 @@ pub(super) enum Outcome {
     Awaits,
     /// Refused whatever were sent: our credentials, or what it was sent to, are wrong.
     Target,
+    /// Nothing was asked of the target, as nobody could be named to write to: now (`None`), or at all.
+    Unasked(Option<Cause>),
 }
 
 impl Outcome {
@@ -121,6 +123,7 @@ impl Outcome {
             Self::Permanent { cause: Cause::Internal, .. } => None,
             Self::Permanent { .. } => Some(Signal::Permanent),
             Self::Target => Some(Signal::Refused),
+            Self::Unasked(_) => None,
         }
     }
 }
@@ -258,7 +261,7 @@ impl Tried {
         if let Some(failed) = failed {
             self.detail = Some(self.detail.map_or_else(|| failed.clone(), |detail| format!("{detail}; {failed}")));
         }
-        self.rendered = Some(Rendered { content_type: body.content_type, body: body.bytes });
+        self.rendered = Some(Rendered { content_type: body.content_type, body: body.bytes, progress: None });
         self
     }
 }
@@ -383,8 +386,8 @@ fn next(
         // Nothing is burnt: it stays where it was, and goes first when the target is whole again.
         _ if standing.verdict.target_level => Next::Retry(delivery.due_at.unwrap_or(at)),
         Outcome::Target => Next::Retry(delivery.due_at.unwrap_or(at)),
-        Outcome::Permanent { cause, .. } => Next::Dead(cause),
-        Outcome::Retry { .. } => {
+        Outcome::Permanent { cause, .. } | Outcome::Unasked(Some(cause)) => Next::Dead(cause),
+        Outcome::Retry { .. } | Outcome::Unasked(None) => {
             let made = delivery.attempts.saturating_add(1).saturating_sub(delivery.uncounted);
             let first = moved_on(delivery.first_attempt_at.unwrap_or(at), stood_still(delivery, standing));
             let next = destination.retry.next(made, first, standing.now, wish, random());

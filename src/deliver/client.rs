@@ -174,6 +174,11 @@ impl FailureKind {
 }
 
 impl Http {
+    /// What it may reach.
+    pub(super) fn policy(&self) -> &AddressPolicy {
+        &self.policy
+    }
+
     /// Sends `post` and reads its answer. The status decides as soon as the header has come: a body that drips past the
     /// deadline is cut.
     pub(super) async fn send(&self, post: Post<'_>) -> Result<Answer, Failure> {

@@ -235,7 +235,7 @@ impl Destination {
 
     /// Where it goes, for people: the path, which may carry a secret, is masked.
     pub fn masked_url(&self) -> String {
-        self.kind.endpoint().masked_url()
+        self.kind.masked_url()
     }
 }
 
@@ -507,7 +507,7 @@ fn clients(desks: &[Arc<Desk>], policy: AddressPolicy) -> Result<Vec<Http>, Star
     let mut clients = Clients::new(policy);
     let client = |desk: &Arc<Desk>| {
         let failed = |error: rustls::Error| StartError::Client { target: desk.name().clone(), reason: error.to_string() };
-        clients.get(&desk.destination.kind.endpoint().tls).map_err(failed)
+        clients.get(&desk.destination.kind.endpoint().map(|it| it.tls.clone()).unwrap_or_default()).map_err(failed)
     };
     desks.iter().map(client).collect()
 }

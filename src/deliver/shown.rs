@@ -13,10 +13,12 @@ const MASKED: &str = "***";
 
 impl Destination {
     /// The headers of attempt `number` at `at`, names in lower case: by today's settings of this destination. Signatures, and the
-    /// values of headers that `routes.yaml` sets, are masked.
+    /// values of headers that `routes.yaml` sets, are masked. Empty where
+    /// deliveries do not go by HTTP.
     pub fn request_headers(&self, event: &Envelope, delivery: &Delivery, number: u32, at: Timestamp) -> Vec<(String, String)> {
         let mut headers = relay_headers(event, delivery, number);
-        headers.extend(self.kind.endpoint().header_names().into_iter().map(|name| {
+        let Some(endpoint) = self.kind.endpoint() else { return Vec::new() };
+        headers.extend(endpoint.header_names().into_iter().map(|name| {
             let value = match name.as_str() {
                 "webhook-id" => webhook_id(event).into_owned(),
                 "webhook-timestamp" => at.as_second().to_string(),

@@ -335,7 +335,8 @@ impl MemoryStore {
             (row.first_attempt_at, row.stood_still_ms) = (Some(attempt.started_at), attempt.stood_still_ms);
         }
         row.error.clone_from(&attempt.error);
-        row.body = row.body.take().or(attempt.rendered.clone());
+        let anew = attempt.rendered.as_ref().is_some_and(|made| made.progress.is_some());
+        row.body = if anew { attempt.rendered.clone() } else { row.body.take().or(attempt.rendered.clone()) };
         (row.state, row.due_at, row.cause) = match attempt.next {
             Next::Delivered => (State::Delivered, None, None),
             Next::Retry(at) | Next::Awaits(at) => (State::Pending, Some(at), None),

@@ -421,7 +421,7 @@ fn what_a_destination_cannot_be_is_an_error() {
     let messages: Vec<_> =
         bad.map(|yaml| destination("crm", yaml).map_or_else(|errors| errors.join("; "), |_| "fine".into())).to_vec();
     insta::assert_snapshot!(messages.join("\n"), @r"
-    expected `webhook` or `n8n` or `slack` or `whatsapp`, found `webhok`
+    expected `webhook` or `n8n` or `slack` or `whatsapp` or `email`, found `webhok`
     destination `crm` needs `url`
     a target must be https
     expected a URL such as https://example.com/hooks

@@ -255,6 +255,9 @@ pub struct Rendered {
     pub content_type: String,
     /// Its bytes.
     pub body: Bytes,
+    /// What earlier attempts left to be done, in the kind's own terms: who of several recipients has it already. Unlike the body it
+    /// changes with every attempt.
+    pub progress: Option<Bytes>,
 }
 
 /// A delivery that is due, with its event.

@@ -11,6 +11,7 @@ mod api;
 mod cli;
 mod crash;
 mod delivery;
+mod email;
 mod envelope;
 mod inbound_agent;
 mod inbound_common;

@@ -28,7 +28,6 @@ const fn partly(begins: &'static str, tests: &'static [&'static str], issue: &'s
     Line { begins, tests, waits: Some(issue) }
 }
 
-const SMTP: &str = "issue 4: SMTP";
 const RELOAD: &str = "reload";
 const TESTS: &str = "`tests:` of routes.yaml";
 const SUBSCRIPTIONS: &str = "subscriptions";
@@ -273,7 +272,16 @@ const ANSWERS: &[Line] = &[
             "whatsapp::a_failure_that_is_reported_counts_by_its_code",
         ],
     ),
-    waits("SMTP 4yz", SMTP),
+    shown(
+        "SMTP 4yz",
+        &[
+            "email::four_hundreds_are_transient",
+            "email::five_hundreds_about_the_mail_or_its_recipient_are_permanent",
+            "email::what_is_wrong_with_our_login_opens_the_breaker_and_burns_nothing",
+            "email::a_connection_that_ends_is_transient",
+            "email::a_server_that_never_answers_is_a_timeout",
+        ],
+    ),
     shown(
         "Slack, by body text",
         &[

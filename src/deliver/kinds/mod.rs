@@ -14,11 +14,13 @@ use crate::{
     route::handling::Audience,
 };
 
+mod email;
 mod n8n;
 mod slack;
 mod webhook;
 mod whatsapp;
 
+pub use email::Email;
 pub use n8n::N8n;
 pub use slack::Slack;
 pub use webhook::Webhook;
@@ -36,6 +38,8 @@ pub enum Kind {
     Slack(Slack),
     /// People's telephones, by Twilio.
     Whatsapp(Whatsapp),
+    /// People, by mail.
+    Email(Box<Email>),
 }
 
 /// What `kind` may say.
@@ -45,24 +49,30 @@ pub(crate) enum Word {
     N8n,
     Slack,
     Whatsapp,
+    Email,
 }
 
-const WORDS: [(&str, Word); 4] =
-    [("webhook", Word::Webhook), ("n8n", Word::N8n), ("slack", Word::Slack), ("whatsapp", Word::Whatsapp)];
+const WORDS: [(&str, Word); 5] = [
+    ("webhook", Word::Webhook),
+    ("n8n", Word::N8n),
+    ("slack", Word::Slack),
+    ("whatsapp", Word::Whatsapp),
+    ("email", Word::Email),
+];
 
 impl Word {
     /// How much is sent to one that does not say: Slack takes a message a second.
     pub(super) fn rate(self) -> Option<Rate> {
         match self {
             Self::Slack => Some(Rate::per_second(1, 1)),
-            Self::Webhook | Self::N8n | Self::Whatsapp => None,
+            Self::Webhook | Self::N8n | Self::Whatsapp | Self::Email => None,
         }
     }
 
     /// Whether deliveries of this kind can go out together, as one message that lists them.
     pub(crate) fn takes_digests(self) -> bool {
         match self {
-            Self::Slack | Self::Whatsapp => true,
+            Self::Slack | Self::Whatsapp | Self::Email => true,
             Self::Webhook | Self::N8n => false,
         }
     }
@@ -76,7 +86,7 @@ impl Word {
     pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let Some(node) = fields.node("kind") else {
             let message = format!("{} needs `kind`", fields.what());
-            cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n slack whatsapp");
+            cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n slack whatsapp email");
             return None;
         };
         one_of(node, &WORDS, cx)
@@ -91,6 +101,7 @@ impl Kind {
             Word::N8n => N8n::decode(name, fields, cx).map(Self::N8n),
             Word::Slack => Slack::decode(name, fields, cx).map(Self::Slack),
             Word::Whatsapp => Whatsapp::decode(name, fields, cx).map(Self::Whatsapp),
+            Word::Email => Email::decode(name, fields, cx).map(Box::new).map(Self::Email),
         }
     }
 
@@ -101,16 +112,26 @@ impl Kind {
             Self::N8n(_) => "n8n",
             Self::Slack(_) => "slack",
             Self::Whatsapp(_) => "whatsapp",
+            Self::Email(_) => "email",
         }
     }
 
-    /// Where it is reached.
-    pub fn endpoint(&self) -> &Endpoint {
+    /// Where it is reached over HTTP; `None` where it is not.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
         match self {
-            Self::Webhook(it) => it.endpoint(),
-            Self::N8n(it) => it.endpoint(),
-            Self::Slack(it) => it.endpoint(),
-            Self::Whatsapp(it) => it.endpoint(),
+            Self::Webhook(it) => Some(it.endpoint()),
+            Self::N8n(it) => Some(it.endpoint()),
+            Self::Slack(it) => Some(it.endpoint()),
+            Self::Whatsapp(it) => Some(it.endpoint()),
+            Self::Email(_) => None,
+        }
+    }
+
+    /// Where it is reached, without what may be secret.
+    pub fn masked_url(&self) -> String {
+        match self {
+            Self::Email(it) => it.masked_url(),
+            over_http => over_http.endpoint().map(Endpoint::masked_url).unwrap_or_default(),
         }
     }
 
@@ -119,6 +140,7 @@ impl Kind {
         match self {
             Self::Webhook(_) | Self::N8n(_) | Self::Slack(_) => Audience::Same,
             Self::Whatsapp(it) => it.audience(),
+            Self::Email(it) => it.audience(),
         }
     }
 
@@ -129,6 +151,7 @@ impl Kind {
             Self::N8n(it) => it.template().into_iter().collect(),
             Self::Slack(it) => it.template().into_iter().collect(),
             Self::Whatsapp(it) => it.templates(),
+            Self::Email(it) => it.template().into_iter().collect(),
         }
     }
 
@@ -139,6 +162,7 @@ impl Kind {
             Self::N8n(it) => it.send(attempt, answers).await,
             Self::Slack(it) => it.send(attempt, answers).await,
             Self::Whatsapp(it) => it.send(attempt, answers).await,
+            Self::Email(it) => it.send(attempt).await,
         }
     }
 }

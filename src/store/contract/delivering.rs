@@ -57,7 +57,7 @@ pub(crate) async fn a_retry_is_due_at_its_time(bench: Bench) {
 pub(crate) async fn the_body_stays_the_same_bytes(bench: Bench) {
     let id = bench.planned("evt_1", "n8n").await;
     let made = |text: &'static str| {
-        Some(Rendered { content_type: "application/json".into(), body: Bytes::from_static(text.as_bytes()) })
+        Some(Rendered { content_type: "application/json".into(), body: Bytes::from_static(text.as_bytes()), progress: None })
     };
     let retry = Next::Retry(bench.clock.now());
     let first = Attempt { rendered: made("first"), ..bench.attempt(id, 1, retry) };
@@ -67,6 +67,22 @@ pub(crate) async fn the_body_stays_the_same_bytes(bench: Bench) {
     let due = bench.store.due(&"n8n".into(), bench.clock.now(), 1, Vec::new()).await.unwrap();
     assert_eq!(due[0].delivery.body, made("first"));
     assert_eq!(due[0].delivery.attempts, 2);
+}
+
+pub(crate) async fn who_has_a_message_already_is_kept_with_every_attempt(bench: Bench) {
+    let id = bench.planned("evt_1", "mail").await;
+    let made = |progress: &'static str| Rendered {
+        content_type: "message/rfc822".into(),
+        body: Bytes::from_static(b"From: a"),
+        progress: Some(Bytes::from_static(progress.as_bytes())),
+    };
+    let retry = Next::Retry(bench.clock.now());
+    let tried = |number, progress| Attempt { rendered: Some(made(progress)), ..bench.attempt(id, number, retry) };
+    bench.store.record(vec![tried(1, "nobody")]).await.unwrap();
+    bench.store.record(vec![tried(2, "a")]).await.unwrap();
+    let bench = bench.restart().await;
+    let due = bench.store.due(&"mail".into(), bench.clock.now(), 1, Vec::new()).await.unwrap();
+    assert_eq!(due[0].delivery.body, Some(made("a")));
 }
 
 pub(crate) async fn a_final_delivery_stays_final(bench: Bench) {

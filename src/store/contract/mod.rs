@@ -62,6 +62,7 @@ macro_rules! contract {
             what_the_caller_has_in_hand_is_left_out
             a_retry_is_due_at_its_time
             the_body_stays_the_same_bytes
+            who_has_a_message_already_is_kept_with_every_attempt
             a_final_delivery_stays_final
             an_attempt_recorded_twice_is_one
             attempts_of_unknown_deliveries_are_dropped

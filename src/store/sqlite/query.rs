@@ -28,7 +28,7 @@ const QUEUES: [i64; 2] = [0, 1];
 
 /// One delivery with the body made for it.
 pub(super) const DUE: &str = concat!(
-    "SELECT b.content_type, b.body, ",
+    "SELECT b.content_type, b.body, b.progress, ",
     rows::delivery_columns!("?2"),
     " FROM deliveries d LEFT JOIN bodies b ON b.place = d.place WHERE d.place = ?1 AND d.state = 0"
 );
@@ -107,7 +107,9 @@ fn made(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<Delivery> {
     let mut cells = Cells::of(row);
     let made_type: Option<String> = cells.take()?;
     let made: Option<Vec<u8>> = cells.take()?;
-    let made = made_type.zip(made).map(|(content_type, body)| Rendered { content_type, body: body.into() });
+    let progress: Option<Vec<u8>> = cells.take()?;
+    let progress = progress.map(Into::into);
+    let made = made_type.zip(made).map(|(content_type, body)| Rendered { content_type, body: body.into(), progress });
     reading.delivery(&mut cells, made)
 }
 

@@ -136,7 +136,7 @@ fn settle(conn: &Connection, sql: &str, place: i64, number: u32, attempt: &Attem
         place,
     ))?;
     if changed != 0 {
-        keep_body(conn, place, attempt)?;
+        keep_body(conn, place, attempt, true)?;
         if after.outcome == AWAITS {
             conn.prepare_cached(reports::WAIT)?.execute([place])?;
         }
@@ -163,7 +163,7 @@ fn settle_slowly(
             let settled = settle(conn, SETTLE_ORDERED, place, number, attempt, after)?;
             if settled && after.state != PENDING { lanes::move_up(conn, target_id, &key) } else { Ok(()) }
         }
-        Some(_) => keep_body(conn, place, attempt),
+        Some(_) => keep_body(conn, place, attempt, moves),
     }
 }
 
@@ -182,11 +182,16 @@ fn forget(conn: &Connection, place: i64, number: u32) -> rusqlite::Result<()> {
     conn.prepare_cached("DELETE FROM attempts WHERE place = ? AND number = ?")?.execute((place, number)).map(|_| ())
 }
 
-/// Keeps the body that was made for the delivery, once: later attempts send the same bytes.
-fn keep_body(conn: &Connection, place: i64, attempt: &Attempt) -> rusqlite::Result<()> {
-    if let Some(made) = &attempt.rendered {
-        let sql = "INSERT INTO bodies (place, content_type, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
-        conn.prepare_cached(sql)?.execute((place, &made.content_type, &*made.body))?;
-    }
-    Ok(())
+/// Keeps the body that was made for the delivery, once: later attempts send the same bytes. What they left to be done is kept anew
+/// each time, unless (`moves`) a former owner of the lane says so: it knows less.
+fn keep_body(conn: &Connection, place: i64, attempt: &Attempt, moves: bool) -> rusqlite::Result<()> {
+    let Some(made) = &attempt.rendered else { return Ok(()) };
+    let sql = if made.progress.is_some() && moves {
+        "INSERT INTO bodies (place, content_type, body, progress) VALUES (?, ?, ?, ?)
+        ON CONFLICT DO UPDATE SET content_type = excluded.content_type, body = excluded.body, progress = excluded.progress"
+    } else {
+        "INSERT INTO bodies (place, content_type, body, progress) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    };
+    let progress = made.progress.as_deref();
+    conn.prepare_cached(sql)?.execute((place, &made.content_type, &*made.body, progress)).map(|_| ())
 }

@@ -9,6 +9,7 @@ pub(crate) mod relay;
 pub(crate) mod routes;
 pub(crate) mod seeds;
 pub(crate) mod signed;
+pub(crate) mod smtp;
 
 use std::time::{Duration, Instant};
 
