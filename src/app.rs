@@ -17,6 +17,7 @@ use crate::{
     ingest::{self, Ingest},
     jobs::{self, Jobs},
     listen,
+    reconnect::{self, Reconnecting},
     route::Router,
     seal::{self, Sealer},
     secret::Secret,
@@ -55,6 +56,8 @@ pub struct Handles {
     pub announcer: Announcer,
     /// The rules, for the API to say why one matched.
     pub router: Arc<Router>,
+    /// Makes reconnect links and follows them.
+    pub reconnecting: Arc<Reconnecting>,
     /// Counts.
     pub metrics: Metrics,
     /// Seals what is kept secret at rest.
@@ -89,6 +92,9 @@ pub enum StartError {
     /// The client of `contacts_lookup` cannot be made.
     #[error("contacts_lookup: {0}")]
     Contacts(String),
+    /// The client of the connector API cannot be made.
+    #[error("reconnect: {0}")]
+    Reconnect(String),
     /// A destination's client cannot be made.
     #[error(transparent)]
     Deliver(#[from] deliver::StartError),
@@ -127,12 +133,26 @@ impl App {
         let allowed = &config.security.allow_targets;
         let contacts = Contacts::start(config.contacts.clone(), allowed, &options.clock, announcer.clone());
         let contacts = contacts.map_err(StartError::Contacts)?;
+        let reconnecting = Reconnecting::new(reconnect::Parts {
+            settings: config.reconnect.as_ref(),
+            public_url: config.server.public_url.clone(),
+            allow_targets: &config.security.allow_targets,
+            sealer: sealer.clone(),
+            clock: options.clock.clone(),
+        });
+        let reconnecting = reconnecting.map_err(StartError::Reconnect)?;
+        let mut templates = config.templates.clone();
+        reconnect::add_template(config.reconnect.as_ref(), &mut templates);
         let deliver = Deliver::start(deliver::Parts {
             destinations: config.destinations.clone(),
-            templates: config.templates.clone(),
+            templates,
             contacts,
             allow_targets: config.security.allow_targets.clone(),
-            site: Site { public_url: config.server.public_url.clone(), admin_url: config.server.admin_url.clone() },
+            site: Site {
+                public_url: config.server.public_url.clone(),
+                admin_url: config.server.admin_url.clone(),
+                reconnecting: Some(reconnecting.clone()),
+            },
             store: store.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
@@ -171,6 +191,7 @@ impl App {
             jobs,
             announcer,
             router,
+            reconnecting,
             metrics,
             sealer,
             clock: options.clock,

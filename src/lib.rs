@@ -11,6 +11,7 @@
 //! - [`contacts`]: who stands behind a namespace.
 //! - [`deliver`]: lanes, attempts, retries, dead letters.
 //! - [`render`]: templates and their escapes.
+//! - [`reconnect`]: signed links that mend an expired credential, and their page.
 //! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
 //! - [`announce`]: what the relay tells of itself.
 //! - [`api`]: the HTTP API over the store.
@@ -32,6 +33,7 @@ pub mod jobs;
 pub mod json;
 pub mod listen;
 mod rate;
+pub mod reconnect;
 pub mod render;
 pub mod route;
 mod samples;

@@ -17,6 +17,7 @@ use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Envelope},
     ingest::RetryReport,
+    reconnect,
     route::Why,
     secret::Secret,
     store::{self, Filter, Store},
@@ -53,10 +54,11 @@ pub fn admin(handles: Handles) -> Router {
     Api::new(handles).admin()
 }
 
-/// Answers on the public listener: health, the events where the file says so, and the sources for everything else.
+/// Answers on the public listener: health, reconnect links, the events where the file says so, and the sources for everything else.
 pub fn public(handles: Handles) -> Router {
     let (public_api, ingest) = (handles.config.server.public_api, handles.ingest.clone());
-    Api::new(handles).public(public_api).fallback_service(ingest.router())
+    let pages = reconnect::router(handles.reconnecting.clone(), &handles.clock);
+    Api::new(handles).public(public_api).merge(pages).fallback_service(ingest.router())
 }
 
 /// What handlers work with. Cheap to clone.

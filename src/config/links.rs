@@ -10,12 +10,12 @@ use super::{
     decode::{Context, Severity, nearest},
     tree::{Key, Lines, Node, Place, Value},
 };
-use crate::{contacts, deliver::kinds::Word};
+use crate::{contacts, deliver::kinds::Word, reconnect};
 
 /// The relay's own source, which tells what it does (`relay.**`).
 const RESERVED: &str = "hookyard";
 /// Paths of the public listener that are the relay's own, with all below them.
-const RELAY_PATHS: [&str; 5] = ["/healthz", "/readyz", "/api", "/metrics", "/callbacks"];
+const RELAY_PATHS: [&str; 6] = ["/healthz", "/readyz", "/api", "/metrics", "/callbacks", reconnect::PATH];
 /// How many names a note lists.
 const LISTED_MAX: usize = 20;
 

@@ -13,6 +13,7 @@ use crate::{
     deliver::{Defaults, Destination},
     envelope::Name,
     ingest::Source,
+    reconnect::Reconnect,
     render,
     route::Rule,
     secret::Secret,
@@ -58,6 +59,8 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// `contacts`, `contacts_file` and `contacts_lookup`.
     pub contacts: contacts::Settings,
+    /// `reconnect` or `reconnect_url`.
+    pub reconnect: Option<Reconnect>,
     /// `templates` by name.
     pub templates: BTreeMap<String, render::Source>,
     /// `unmatched`: where events go that no rule matches; empty means `keep`.
@@ -218,6 +221,7 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     cx.public_url.clone_from(&server.public_url);
     let [list, file_of_contacts, lookup] = ["contacts", "contacts_file", "contacts_lookup"].map(|name| fields.node(name));
     let contacts = contacts::Settings::decode(list, file_of_contacts, lookup, cx);
+    let reconnect = Reconnect::decode(fields.node("reconnect"), fields.node("reconnect_url"), server.public_url.is_some(), cx);
     let templates = sections::templates(fields.node("templates"), cx);
     cx.templates.clone_from(&templates);
     cx.schedules = sections::schedules(fields.node("schedules"), cx);
@@ -230,7 +234,7 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     fields.finish(cx);
     links::check(root, &contacts, cx);
     let hash = hash(&file.text);
-    Some(Config { hash, server, store, security, sources, destinations, rules, contacts, templates, unmatched })
+    Some(Config { hash, server, store, security, sources, destinations, rules, contacts, reconnect, templates, unmatched })
 }
 
 fn hash(text: &str) -> String {

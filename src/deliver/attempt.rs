@@ -23,6 +23,7 @@ use crate::{
     contacts::Contacts,
     envelope::Envelope,
     json,
+    reconnect::Reconnecting,
     render::{DigestItem, Message, MessageScene, Scene, Templates, builtin},
     store::{Attempt, Cause, Delivery, Digested, Due, Next, Rendered, Store},
 };
@@ -34,6 +35,8 @@ pub struct Site {
     pub public_url: Option<Url>,
     /// `server.admin_url`.
     pub admin_url: Option<Url>,
+    /// Makes links that mend a credential.
+    pub reconnecting: Option<Arc<Reconnecting>>,
 }
 
 /// What the attempts of one lane are made with. Cheap to clone.
@@ -182,6 +185,10 @@ impl Try<'_> {
     /// What people read of this delivery, or of all that goes out with it: by the rule's template, else by `own`, else built in.
     pub(super) fn message(&self, own: Option<&str>) -> Message {
         let data = json::lenient(self.event.data());
+        let reconnect = self.site.reconnecting.as_ref().and_then(|links| {
+            let scene = Scene::new(self.event, &data, &self.delivery.id, self.number);
+            links.link(self.event, &scene, self.templates, self.at)
+        });
         let scene = MessageScene {
             event: self.event,
             data: &data,
@@ -189,7 +196,7 @@ impl Try<'_> {
             attempt: self.number,
             severity: self.delivery.severity,
             admin_url: self.site.admin_url.as_ref(),
-            reconnect: None,
+            reconnect: reconnect.as_deref(),
         };
         let template = self.delivery.template.as_deref().or(own);
         let Some(digest) = self.digest else { return self.templates.message(template, &scene) };

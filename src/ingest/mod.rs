@@ -41,7 +41,7 @@ mod dedupe;
 mod doctor;
 mod intake;
 pub(crate) mod kinds;
-mod limits;
+pub(crate) mod limits;
 mod mapping;
 mod quarantine;
 mod request;

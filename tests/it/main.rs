@@ -30,6 +30,7 @@ mod own_events;
 mod pictures;
 mod policy;
 mod quarantine;
+mod reconnect;
 mod secrets;
 mod seeds;
 mod slack;

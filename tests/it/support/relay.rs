@@ -219,7 +219,7 @@ pub(crate) async fn send(client: &reqwest::Client, addr: SocketAddr, request: &R
 
 /// A client for one test: it must not outlive the test's runtime.
 pub(crate) fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().timeout(SOON).build().unwrap()
+    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(SOON).build().unwrap()
 }
 
 /// Waits until the log says where the relay listens.
