@@ -415,3 +415,53 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_the_project_shows_of_mail_contacts_and_reconnect_links_loads() {
+    let loaded = parsed(
+        r#"version: 1
+server: {public_url: https://relay.example.com}
+reconnect:
+  connector_api: https://console.interactor.com
+  api_key: ${CRM_SECRET}
+  connectors: {google_calendar: google-calendar}
+contacts:
+  - {namespace: user_123, email: [dana@example.com]}
+  - {namespace: "acme-*", email: [integrations@acme.example]}
+  - {namespace: "*", email: [ops@example.com]}
+destinations:
+  reconnect-mail:
+    kind: email
+    smtp: {host: smtp.example.com, port: 465, tls: implicit, username: relay, password: "${CRM_SECRET}"}
+    from: Integrations <integrations@example.com>
+    to: contact
+    thread_by: $.data.credential_id
+    ttl: 7d
+rules:
+  - {name: all, match: {type: credential.*}, to: [reconnect-mail]}
+  - {name: own, match: {source: hookyard, type: relay.**}, to: [reconnect-mail]}
+"#,
+    );
+    assert_eq!(loaded.problems, []);
+    let config = loaded.config.unwrap();
+    assert_eq!((config.contacts.list.len(), config.destinations[0].kind.word()), (3, "email"));
+    assert!(!format!("{config:?}").contains("MfKQ"));
+}
+
+#[test]
+fn mail_that_would_reach_nobody_or_go_unprotected_is_told_of() {
+    let said = |more: &str, fields: &str| {
+        let loaded = parsed(&format!(
+            "version: 1\ndestinations:\n  m: {{kind: email, from: a@x.example, {fields}}}\nrules:\n  - {{name: r, match: {{source: hookyard}}, to: [m]}}\n{more}"
+        ));
+        loaded.problems.iter().map(|problem| problem.message.clone()).collect::<Vec<_>>().join("; ")
+    };
+    let smtp = "smtp: {host: smtp.example.com}";
+    insta::assert_snapshot!(said("", &format!("{smtp}, to: contact")), @"there are no contacts");
+    insta::assert_snapshot!(said("contacts: [{namespace: u, email: u@x.example}]", &format!("{smtp}, to: contact")), @"a message for a namespace without a contact would reach nobody");
+    insta::assert_snapshot!(said("", "smtp: {host: smtp.example.com, tls: none}, to: u@x.example"), @"mail goes without TLS only to hosts in `allow_targets`");
+    insta::assert_snapshot!(said("", "smtp: {host: smtp.example.com, port: 0}, to: u@x.example"), @"a port is between 1 and 65535");
+    insta::assert_snapshot!(said("", "smtp: {host: 'smtp.example.com:25', username: u}, to: u@x.example, answers: default"), @"`username` and `password` go together; expected the name of a mail server such as smtp.example.com, without a port; `answers` says how answers over HTTP are read; mail has its own");
+    insta::assert_snapshot!(said("reconnect: {connector_api: 'https://c.example.com', api_key: k, connectors: {a: b}}", &format!("{smtp}, to: u@x.example")), @"links need `server.public_url`");
+    insta::assert_snapshot!(said("reconnect_url: nonsense", &format!("{smtp}, to: u@x.example")), @"expected a template of a URL such as https://app.example.com/connect?account={{ event.namespace | urlencode }}, found `nonsense`");
+}

@@ -1,5 +1,5 @@
 //! `hookyard demo`: the whole way of every event of the seeds, with nothing but this binary: a relay with a store of its own,
-//! receivers that check what they get, and senders that sign as the real ones do.
+//! receivers that check what they get, a mail server, and senders that sign as the real ones do.
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -28,10 +28,12 @@ use crate::{
 };
 
 mod folder;
+mod mail;
 mod receiver;
 mod routes;
 
 use folder::Folder;
+use mail::MailServer;
 use receiver::{Landed, Receiver};
 use routes::Secrets;
 
@@ -50,7 +52,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the store is asked whether what landed is recorded.
 const GLANCE: Duration = Duration::from_millis(20);
 /// Every event goes to both receivers.
-const TARGETS: usize = 2;
+const RECEIVERS: usize = 2;
+/// What stands in the table for a mail: it bears no signature.
+const UNSIGNED: &str = "-";
 /// Landings that wait to be printed.
 const LANDINGS_MAX: usize = 256;
 
@@ -60,8 +64,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let secrets = Secrets::make()?;
     let (landed, landings) = mpsc::channel(LANDINGS_MAX);
     let crm = Receiver::start("crm", secrets.crm.clone(), landed.clone()).await?;
-    let n8n = Receiver::start("n8n", secrets.n8n.clone(), landed).await?;
-    let app = relay(&folder, &secrets, crm.addr, n8n.addr).await?;
+    let n8n = Receiver::start("n8n", secrets.n8n.clone(), landed.clone()).await?;
+    let mail = MailServer::start(landed).await?;
+    let app = relay(&folder, &secrets, [crm.addr, n8n.addr, mail.addr]).await?;
     let (handles, public, admin, stop) = (app.handles.clone(), app.public_addr, app.admin_addr, app.shutdown());
     serve::stop_on_signals(stop.clone()).map_err(|error| Failure::Bad(format!("signals cannot be listened to: {error}")))?;
     let running = tokio::spawn(app.serve());
@@ -75,8 +80,13 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     shown.and_then(|all| if all { Ok(()) } else { Err(Failure::Bad("not everything has arrived".to_owned())) })
 }
 
-async fn relay(folder: &Folder, secrets: &Secrets, crm: SocketAddr, n8n: SocketAddr) -> Result<App, Failure> {
-    let text = routes::text(&folder.store(), secrets, crm, n8n);
+/// How many deliveries there will be.
+fn expected() -> usize {
+    samples::ALL.len() * RECEIVERS + samples::ALL.iter().filter(|sample| routes::MAILED.contains(&sample.r#type)).count()
+}
+
+async fn relay(folder: &Folder, secrets: &Secrets, receivers: [SocketAddr; 3]) -> Result<App, Failure> {
+    let text = routes::text(&folder.store(), secrets, receivers);
     let loaded = config::parse(File { path: PathBuf::from("demo.yaml"), text }, &System);
     let why = || Failure::Bad(format!("the demo's own configuration is bad: {}", report::headline(&loaded).unwrap_or_default()));
     let config = loaded.config.clone().ok_or_else(why)?;
@@ -93,7 +103,7 @@ async fn show(
     mut landings: mpsc::Receiver<Landed>,
 ) -> Result<bool, Failure> {
     output::note(&format!(
-        "the relay listens on http://{public}; sending {} events, each goes to crm (webhook) and n8n",
+        "the relay listens on http://{public}; sending {} events, each goes to crm (webhook) and n8n, and what people have to mend to them by mail",
         samples::ALL.len()
     ));
     let deadline = Instant::now() + PATIENCE;
@@ -109,8 +119,9 @@ async fn show(
         output::line("");
         output::list(&rows, &["event", "type", "source", "target", "state", "attempts", "ms", "signature"]);
     }
-    let good = |row: &Value| row["state"] == State::Delivered.word() && row["signature"] == "ok";
-    Ok(rows.len() == samples::ALL.len() * TARGETS && rows.iter().all(good))
+    let good =
+        |row: &Value| row["state"] == State::Delivered.word() && matches!(row["signature"].as_str(), Some("ok" | UNSIGNED));
+    Ok(rows.len() == expected() && rows.iter().all(good))
 }
 
 async fn send_all(secrets: &Secrets, public: SocketAddr) -> Result<(), Failure> {
@@ -138,13 +149,17 @@ fn way(sample: Sample, secrets: &Secrets) -> Way {
 }
 
 /// Prints what lands until everything has, or the deadline; answers by delivery id whether its signature was right.
-async fn watch(landings: &mut mpsc::Receiver<Landed>, deadline: Instant, quiet: bool) -> HashMap<String, bool> {
+async fn watch(landings: &mut mpsc::Receiver<Landed>, deadline: Instant, quiet: bool) -> HashMap<String, Option<bool>> {
     let mut seen = HashMap::new();
-    while seen.len() < samples::ALL.len() * TARGETS {
+    while seen.len() < expected() {
         let Ok(Some(landed)) = timeout_at(deadline, landings.recv()).await else { break };
         if !quiet {
-            let verdict = if landed.signed { "signature ok" } else { "SIGNATURE WRONG" };
-            output::line(&format!("{:<4} got {:<28} {:<20} {verdict}", landed.target, landed.r#type, shortened(&landed.event)));
+            let event = shortened(&landed.event);
+            output::line(&match landed.signed {
+                Some(true) => format!("{:<4} got {:<28} {event:<20} signature ok", landed.target, landed.r#type),
+                Some(false) => format!("{:<4} got {:<28} {event:<20} SIGNATURE WRONG", landed.target, landed.r#type),
+                None => format!("{:<4} got “{}”", landed.target, landed.r#type),
+            });
         }
         seen.insert(landed.delivery, landed.signed);
     }
@@ -187,13 +202,14 @@ async fn rows(handles: &Handles) -> store::Result<Vec<Row>> {
 
 impl Row {
     /// What the table says of it; `ms` is the time from acceptance to the end of the last attempt.
-    fn show(&self, landed: &HashMap<String, bool>) -> Value {
+    fn show(&self, landed: &HashMap<String, Option<bool>>) -> Value {
         let id = self.delivery.id.to_string();
         let envelope = &self.event.envelope;
         let took = self.attempts.last().map(|last| until(envelope.received_at, last.started_at) + last.duration);
         let signature = match landed.get(&id) {
-            Some(true) => "ok",
-            Some(false) => "wrong",
+            Some(Some(true)) => "ok",
+            Some(Some(false)) => "wrong",
+            Some(None) => UNSIGNED,
             None => "not seen",
         };
         json!({
@@ -240,7 +256,7 @@ mod tests {
     #[test]
     fn the_demos_own_configuration_is_good() {
         let addr: SocketAddr = "127.0.0.1:4000".parse().unwrap();
-        let text = routes::text("/tmp/a \"b\"/hookyard.db", &Secrets::make().unwrap(), addr, addr);
+        let text = routes::text("/tmp/a \"b\"/hookyard.db", &Secrets::make().unwrap(), [addr; 3]);
         let loaded = config::parse(File { path: PathBuf::from("demo.yaml"), text }, &System);
         assert!(loaded.config.is_some(), "{}", report::text(&loaded, false));
     }

@@ -28,10 +28,10 @@ pub(super) struct Landed {
     pub(super) delivery: String,
     /// The event's id.
     pub(super) event: String,
-    /// The event's type.
+    /// The event's type, or the subject of a mail.
     pub(super) r#type: String,
-    /// Whether every signature it bears is right.
-    pub(super) signed: bool,
+    /// Whether every signature it bears is right; `None`: it bears none.
+    pub(super) signed: Option<bool>,
 }
 
 /// A receiver that runs until the process ends.
@@ -66,7 +66,7 @@ async fn take(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Stat
     let envelope = json.get("metadata").unwrap_or(&json);
     let text = |name: &str| envelope[name].as_str().unwrap_or_default().to_owned();
     let delivery = header(&headers, "x-hookyard-delivery").unwrap_or_default().to_owned();
-    let landed = Landed { target: desk.target, delivery, event: text("id"), r#type: text("type"), signed };
+    let landed = Landed { target: desk.target, delivery, event: text("id"), r#type: text("type"), signed: Some(signed) };
     // Nobody counts any more once the table is printed.
     let _ = desk.landed.try_send(landed);
     if signed { StatusCode::OK } else { StatusCode::UNAUTHORIZED }

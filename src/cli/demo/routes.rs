@@ -15,6 +15,10 @@ pub(super) const AGENTS: &str = "/webhooks/agent";
 pub(super) const GMAIL: &str = "/triggers/gmail";
 pub(super) const GMAIL_HEADER: &str = "X-Forwarding-Key";
 
+/// What people are told of by mail.
+pub(super) const MAILED: [&str; 4] =
+    ["credential.expired", "credential.revoked", "workflow.instance.failed", "workflow.instance.halted"];
+
 /// What the demo makes up.
 pub(super) struct Secrets {
     pub(super) interactor: Secret,
@@ -39,8 +43,10 @@ impl Secrets {
     }
 }
 
-/// The file: three sources, two receivers on this machine, and a rule that sends everything to both.
-pub(super) fn text(store: &str, secrets: &Secrets, crm: SocketAddr, n8n: SocketAddr) -> String {
+/// The file: three sources, two receivers and a mail server on this machine, a rule that sends everything to both receivers, and one
+/// that mails people what they have to mend.
+pub(super) fn text(store: &str, secrets: &Secrets, [crm, n8n, mail]: [SocketAddr; 3]) -> String {
+    let (mail_port, mailed) = (mail.port(), MAILED.join(", "));
     // JSON strings are YAML strings; a dollar sign would begin a reference.
     let quoted = |text: &str| Value::from(text.replace('$', "$$")).to_string();
     let (store, interactor) = (quoted(&format!("sqlite://{store}")), quoted(secrets.interactor.reveal()));
@@ -79,10 +85,20 @@ destinations:
     kind: n8n
     url: "http://{n8n}/webhook/demo"
     signing: {{schemes: [standard], secrets: [{n8n_secret}]}}
+  mail:
+    kind: email
+    smtp: {{host: 127.0.0.1, port: {mail_port}, tls: none}}
+    from: Hookyard demo <demo@example.com>
+    to: contact
+contacts:
+  - {{namespace: "*", email: [you@example.com]}}
 rules:
   - name: everything
     match: {{type: "**"}}
     to: [crm, n8n]
+  - name: what-people-mend
+    match: {{type: [{mailed}]}}
+    to: [mail]
 "#
     )
 }
