@@ -93,7 +93,8 @@ fn decoded(value: &str) -> String {
         let inner = word.strip_prefix("=?utf-8?b?").and_then(|rest| rest.strip_suffix("?="));
         let text = inner.and_then(|inner| BASE64.decode(inner.as_bytes()).ok()).and_then(|bytes| String::from_utf8(bytes).ok());
         // White space between two encoded words is none of the text.
-        if !out.is_empty() && !(encoded_before && text.is_some()) {
+        let joined = out.is_empty() || encoded_before && text.is_some();
+        if !joined {
             out.push(' ');
         }
         encoded_before = text.is_some();
