@@ -12,7 +12,7 @@ use crate::{
         tree::{Node, Value},
     },
     envelope::Envelope,
-    route::{path::Path, to_value},
+    route::{glob::run_matches, path::Path, to_value},
 };
 
 /// Most recipients of one delivery.
@@ -223,36 +223,13 @@ impl Allowed {
     pub fn matches(&self, text: &str) -> bool {
         let text = text.to_lowercase();
         match (self.0.rsplit_once('@'), text.rsplit_once('@')) {
-            (Some((local, domain)), Some((its_local, its_domain))) => fits(local, its_local) && fits(domain, its_domain),
-            (None, None) => fits(&self.0, &text),
+            (Some((local, domain)), Some((its_local, its_domain))) => {
+                run_matches(local, its_local) && run_matches(domain, its_domain)
+            }
+            (None, None) => run_matches(&self.0, &text),
             _ => false,
         }
     }
-}
-
-/// `*` is any run of bytes; only the last one is ever taken up again.
-fn fits(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut p, mut t, mut retry) = (0, 0, None);
-    while let Some(byte) = text.get(t) {
-        match pattern.get(p) {
-            Some(b'*') => {
-                retry = Some((p, t));
-                p += 1;
-            }
-            Some(wanted) if wanted == byte => {
-                p += 1;
-                t += 1;
-            }
-            _ => {
-                let Some((star, taken)) = retry else { return false };
-                retry = Some((star, taken + 1));
-                p = star + 1;
-                t = taken + 1;
-            }
-        }
-    }
-    pattern.get(p..).unwrap_or_default().iter().all(|byte| *byte == b'*')
 }
 
 #[cfg(test)]

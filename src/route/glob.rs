@@ -110,7 +110,7 @@ fn parts_match(parts: &[Part], names: &[&str]) -> bool {
                 continue;
             }
             Some(Part::Literal(literal)) if literal == text => {}
-            Some(Part::Pattern(pattern)) if pattern_matches(pattern.as_bytes(), text.as_bytes()) => {}
+            Some(Part::Pattern(pattern)) if run_matches(pattern, text) => {}
             _ => {
                 let Some((many, taken)) = retry else { return false };
                 retry = Some((many, taken + 1));
@@ -126,8 +126,10 @@ fn parts_match(parts: &[Part], names: &[&str]) -> bool {
     part == parts.len() && name == names.len()
 }
 
-/// `*` is any run of bytes, none included; only the last `*` is ever taken up again.
-fn pattern_matches(pattern: &[u8], text: &[u8]) -> bool {
+/// Whether `text` is what `pattern` says: `*` is any run of bytes, none included. Only the last `*` is ever taken up again, so that no
+/// pattern takes long.
+pub(crate) fn run_matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
     let mut retry = None;
     while let Some(byte) = text.get(t) {
@@ -234,9 +236,7 @@ mod tests {
             (None, None) => true,
             (Some((Part::Many, rest)), Some((_, after))) => plainly(rest, after) || plainly(parts, after),
             (Some((Part::Literal(text), rest)), Some((name, after))) => text == name && plainly(rest, after),
-            (Some((Part::Pattern(text), rest)), Some((name, after))) => {
-                pattern_matches(text.as_bytes(), name.as_bytes()) && plainly(rest, after)
-            }
+            (Some((Part::Pattern(text), rest)), Some((name, after))) => run_matches(text, name) && plainly(rest, after),
             _ => false,
         }
     }
