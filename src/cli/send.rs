@@ -1,6 +1,6 @@
 //! `hookyard send`: posts events to the running relay, signed as a source's real sender would sign them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hyper::Method;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -75,7 +75,8 @@ pub(super) struct Way {
 
 /// Sends, prints the answers, and fails unless all are 2xx.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let (way, base) = way(&args)?;
+    let (way, base) = declared(&args.config, &args.source)?;
+    let base = args.url.as_ref().map_or(base, ToString::to_string);
     let url = format!("{}{}", base.trim_end_matches('/'), way.path);
     let client = Client::new()?;
     let mut good = true;
@@ -90,18 +91,18 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     if good { Ok(()) } else { Err(Failure::BadAndSaid) }
 }
 
-fn way(args: &Args) -> Result<(Way, String), Failure> {
-    let loaded = config::load(&args.config, &config::System);
+/// The way to the source that `file` names `name`, and the base URL of the public listener.
+pub(super) fn declared(file: &Path, name: &str) -> Result<(Way, String), Failure> {
+    let loaded = config::load(file, &config::System);
     let Some(config) = loaded.config else {
         let why = config::report::headline(&loaded).unwrap_or_default();
         return Err(Failure::Bad(format!("the configuration is bad: {why}; see `hookyard check`")));
     };
-    let Some(source) = config.sources.iter().find(|source| source.name.as_str() == args.source) else {
+    let Some(source) = config.sources.iter().find(|source| source.name.as_str() == name) else {
         let known: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
-        return Err(Failure::Usage(format!("there is no source `{}`; known: {}", args.source, known.join(", "))));
+        return Err(Failure::Usage(format!("there is no source `{name}`; known: {}", known.join(", "))));
     };
-    let base = args.url.as_ref().map_or_else(|| local(&config.server.listen), ToString::to_string);
-    Ok((Way::of(source), base))
+    Ok((Way::of(source), local(&config.server.listen)))
 }
 
 /// Posts one signed message, with the headers `beside` its signature; answers the status and the answer's text.

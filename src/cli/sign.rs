@@ -8,7 +8,7 @@ use std::{
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use super::{Failure, output, sender};
+use super::{Failure, output, send, sender};
 use crate::{
     clock::{Clock, Timestamp},
     secret::Secret,
@@ -20,11 +20,17 @@ const BODY_MAX: u64 = 64 * 1024 * 1024; // bytes
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// How to sign
-    #[arg(long, value_enum)]
-    scheme: Scheme,
+    /// How to sign [default: as the source's sender]
+    #[arg(long, value_enum, required_unless_present = "source")]
+    scheme: Option<Scheme>,
     #[command(flatten)]
     secret: SecretFrom,
+    /// The source to sign for, as routes.yaml names it: its scheme and the first of its secrets, where no flag gives another
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// The configuration, for --source
+    #[arg(long, env = "HOOKYARD_CONFIG", default_value = "routes.yaml", value_name = "FILE")]
+    config: PathBuf,
     /// The body; `-` reads it from stdin
     #[arg(long, default_value = "-", value_name = "FILE")]
     body: PathBuf,
@@ -43,10 +49,10 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct SecretFrom {
-    /// Environment variable with the secret
-    #[arg(long, value_name = "NAME")]
+    /// Environment variable with the secret [default: the source's secret]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["secret_file", "source"])]
     secret_env: Option<String>,
     /// File with the secret
     #[arg(long, value_name = "FILE")]
@@ -85,7 +91,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let at = args.timestamp.unwrap_or_else(|| Clock::system().now());
     let id = args.id.clone().unwrap_or_else(|| format!("msg_{}", hex(&sha256(&[&body])[..16])));
     let message = Message { id: &id, at, body: &body };
-    let headers = sender::headers(&args.scheme.into(), &args.secret.read()?, message);
+    let (scheme, secret) = args.signature()?;
+    let headers = sender::headers(&scheme, &secret, message);
     let headers = headers.map_err(|error| Failure::Bad(error.to_string()))?;
     match &args.curl {
         Some(url) => output::raw(&curl(url, &headers, &args.body)),
@@ -95,8 +102,26 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+impl Args {
+    /// How to sign and with what: as the flags say, else as the source's sender does.
+    fn signature(&self) -> Result<(sender::Scheme, Secret), Failure> {
+        let source = self.source.as_deref().map(|name| send::declared(&self.config, name)).transpose()?;
+        let (scheme, secret) = source.map(|(way, _)| (way.scheme, way.secret)).unzip();
+        let scheme = self.scheme.map(sender::Scheme::from).or(scheme).unwrap_or(sender::Scheme::Nothing);
+        if let sender::Scheme::Nothing | sender::Scheme::Static(_) = scheme {
+            // A header that is the secret would print it.
+            let why =
+                "there is nothing to sign for this source: a header or its path holds the secret; `hookyard send` sends to it";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        let secret = self.secret.read()?.or(secret).unwrap_or_else(|| Secret::new(""));
+        Ok((scheme, secret))
+    }
+}
+
 impl SecretFrom {
-    fn read(&self) -> Result<Secret, Failure> {
+    /// The secret that the flags name.
+    fn read(&self) -> Result<Option<Secret>, Failure> {
         let text = match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
                 std::env::var(name).map_err(|_| Failure::Usage(format!("the environment variable {name} is not set")))?
@@ -107,9 +132,9 @@ impl SecretFrom {
                 text.truncate(text.trim_end_matches(['\r', '\n']).len());
                 text
             }
-            (None, None) => String::new(),
+            (None, None) => return Ok(None),
         };
-        if text.is_empty() { Err(Failure::Usage("the secret is empty".to_owned())) } else { Ok(Secret::new(text)) }
+        if text.is_empty() { Err(Failure::Usage("the secret is empty".to_owned())) } else { Ok(Some(Secret::new(text))) }
     }
 }
 

@@ -188,6 +188,43 @@ async fn sign_prints_headers_that_verify() {
 }
 
 #[tokio::test]
+async fn sign_takes_scheme_and_secret_of_a_source() {
+    let relay = Relay::start(&routes().seeds().standard()).await;
+    let agent = bodies("agent").remove(0);
+    relay.home.write("body.json", std::str::from_utf8(&agent).unwrap());
+    let sign = async |arguments: &[&str]| {
+        let common = ["sign", "--body", "body.json", "--json"];
+        let mut command = relay.home.command(&[&common, arguments].concat());
+        command.env("OTHER", "whsec_another");
+        crate::support::relay::finish(command).await
+    };
+    let signed = async |arguments: &[&str]| -> Request {
+        let output = sign(arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {}", err(&output));
+        let headers: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let request = Request::json("/webhooks/agent", agent.clone());
+        headers.as_object().unwrap().iter().fold(request, |request, (name, value)| request.header(name, value.as_str().unwrap()))
+    };
+    relay.accepts(&signed(&["--source", "agents"]).await).await;
+    for wins in [&["--secret-env", "OTHER"][..], &["--scheme", "interactor"]] {
+        let request = signed(&[&["--source", "agents"], wins].concat()).await;
+        relay.send(&request).await.refused(401, "invalid_signature");
+    }
+    for (refused, status) in [
+        (&["--source", "nobody"][..], 2),
+        (&["--source", "connectors"], 2),
+        (&["--source", "agents", "--config", "gone.yaml"], 1),
+        (&["--scheme", "agent"], 2),
+        (&["--secret-env", "OTHER"], 2),
+    ] {
+        let output = sign(refused).await;
+        let (out, err) = (out(&output), err(&output));
+        assert_eq!(output.status.code(), Some(status), "{refused:?}: {out}{err}");
+        assert!(out.is_empty() && !err.is_empty() && !err.contains("whsec_"), "{refused:?}: {err}");
+    }
+}
+
+#[tokio::test]
 async fn sign_agrees_with_the_vectors_of_standard_webhooks() {
     let home = Home::new();
     for (secret, id, at, body, signature) in [
