@@ -28,7 +28,8 @@ use crate::{
     store::{self, Attempt, Cause, Delivery, DeliveryRow, Filter, Next, Page, Resolution, Stage, State as Stored, Targets},
 };
 
-const PARAMS: [&str; 10] = ["source", "type", "target", "state", "cause", "event", "since", "until", "limit", "after"];
+const PARAMS: [&str; 11] =
+    ["source", "type", "target", "state", "cause", "event", "replayed", "since", "until", "limit", "after"];
 
 /// A page of deliveries.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
@@ -36,7 +37,11 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     let state = params.take_as("state", "a state of deliveries", Stored::parse)?;
     let event = params.take_as("event", "an event's uid", |text| text.parse().ok())?;
     let cause = params.take_as("cause", "a cause", Cause::parse)?;
-    let filter = Filter { event, cause, ..list::filter(&mut params, place_of)? };
+    let replayed = params.take_as("replayed", "true or false", list::flag)?;
+    let filter = Filter { event, cause, replayed, ..list::filter(&mut params, place_of)? };
+    if replayed == Some(true) && state == Some(Stored::Sending) {
+        return Err(list::invalid("replayed", "does not go with `state=sending`: what is in hand is listed by event"));
+    }
     page(&api, filter, state).await
 }
 

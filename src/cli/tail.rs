@@ -42,7 +42,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let relay = args.access.relay()?;
     let filters = given(&[("source", &args.source), ("type", &args.r#type), ("target", &args.target)]);
     let mut events = Events { after: newest(&relay, "/api/v1/events", "uid", &filters).await? };
-    let mut watch = Watch { after: newest(&relay, "/api/v1/deliveries", "id", &filters).await?, seen: BTreeMap::new() };
+    let mut watches = [Watch::begin(&relay, &filters, false).await?, Watch::begin(&relay, &filters, true).await?];
     if !args.access.json {
         output::note("waiting for events; Ctrl-C ends it");
     }
@@ -50,10 +50,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         if args.state.is_none() {
             events.news(&relay, &filters).await?.iter().for_each(|event| tell("event", event, args.access.json));
         }
-        for delivery in watch.news(&relay, &filters).await? {
-            if args.state.as_deref().is_none_or(|state| delivery["state"] == state) {
-                tell("delivery", &delivery, args.access.json);
-            }
+        for watch in &mut watches {
+            let wanted = |delivery: &&Value| args.state.as_deref().is_none_or(|state| delivery["state"] == state);
+            watch.news(&relay).await?.iter().filter(wanted).for_each(|delivery| tell("delivery", delivery, args.access.json));
         }
         tokio::time::sleep(ASK).await;
     }
@@ -99,8 +98,11 @@ impl Events {
     }
 }
 
-/// Deliveries from the oldest that is not final on, so that what becomes of them is seen.
+/// Deliveries from the oldest that is not final on, so that what becomes of them is seen. Those that replays make are watched
+/// apart: they stand beside the others of their events, which may be old, and have an order of their own.
 struct Watch {
+    /// What is watched.
+    filters: Vec<(&'static str, String)>,
     /// The cursor before the oldest of them.
     after: String,
     /// How each was last seen: its state and its number of attempts.
@@ -108,29 +110,36 @@ struct Watch {
 }
 
 impl Watch {
+    /// Begins behind the newest of what fits `filters` and was made by a replay, or was not.
+    async fn begin(relay: &Relay, filters: &[(&'static str, String)], replayed: bool) -> Result<Self, Failure> {
+        let filters = [filters, &[("replayed", replayed.to_string())]].concat();
+        let after = newest(relay, "/api/v1/deliveries", "id", &filters).await?;
+        Ok(Self { filters, after, seen: BTreeMap::new() })
+    }
+
     /// The deliveries that are new, or not as they were.
-    async fn news(&mut self, relay: &Relay, filters: &[(&'static str, String)]) -> Result<Vec<Value>, Failure> {
-        let (rows, _) = page(relay, "/api/v1/deliveries", filters, &self.after).await?;
+    async fn news(&mut self, relay: &Relay) -> Result<Vec<Value>, Failure> {
+        let (rows, _) = page(relay, "/api/v1/deliveries", &self.filters, &self.after).await?;
         Ok(self.compare(rows))
     }
 
     /// Those of `rows` that are new or changed. What lies before the first that is not final is watched no longer.
     fn compare(&mut self, rows: Vec<Value>) -> Vec<Value> {
         let full = WATCHED_MAX <= rows.len();
+        let mut before = std::mem::take(&mut self.seen);
         let mut changed = Vec::new();
         let mut all_final = true;
         for (position, row) in rows.into_iter().enumerate() {
             let Ok(id) = cell(&row, "id").parse::<DeliveryId>() else { continue };
             let state = (cell(&row, "state"), row["attempts"].as_u64().unwrap_or_default());
             all_final &= is_final(&state.0) || (full && position < WATCHED_MAX / 2);
-            let known = self.seen.insert(id, state.clone());
+            if before.remove(&id).is_none_or(|known| known != state) {
+                changed.push(row);
+            }
             if all_final {
                 self.after = id.to_string();
-                self.seen = self.seen.split_off(&id);
-                self.seen.remove(&id);
-            }
-            if known.is_none_or(|known| known != state) {
-                changed.push(row);
+            } else {
+                self.seen.insert(id, state);
             }
         }
         changed
@@ -172,7 +181,7 @@ mod tests {
 
     #[test]
     fn each_change_of_a_delivery_is_seen_once_until_it_is_final() {
-        let mut watch = Watch { after: "0".into(), seen: BTreeMap::new() };
+        let mut watch = Watch { filters: Vec::new(), after: "0".into(), seen: BTreeMap::new() };
         let first = watch.compare(vec![row(1, "delivered", 1), row(2, "pending", 1), row(3, "delivered", 1)]);
         assert_eq!(states(&first), ["1_1 delivered", "2_1 pending", "3_1 delivered"]);
         assert!(watch.after.ends_with("1_1") && watch.seen.len() == 2, "{}", watch.after);
@@ -185,8 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_replay_makes_need_not_be_in_the_order_of_events() {
+        let mut watch = Watch { filters: Vec::new(), after: "0".into(), seen: BTreeMap::new() };
+        assert_eq!(watch.compare(vec![row(9, "delivered", 1), row(2, "pending", 0), row(5, "dead", 1)]).len(), 3);
+        assert!(watch.after.ends_with("9_1") && watch.seen.len() == 2, "{}", watch.after);
+        let later = watch.compare(vec![row(2, "delivered", 1), row(5, "dead", 1), row(1, "pending", 0)]);
+        assert_eq!(states(&later), ["2_1 delivered", "1_1 pending"]);
+        assert!(watch.after.ends_with("5_1") && watch.seen.len() == 1, "{}", watch.after);
+    }
+
+    #[test]
     fn a_backlog_that_never_ends_does_not_hide_what_is_new() {
-        let mut watch = Watch { after: "0".into(), seen: BTreeMap::new() };
+        let mut watch = Watch { filters: Vec::new(), after: "0".into(), seen: BTreeMap::new() };
         let rows: Vec<_> = (1..=PAGE as u32).map(|seq| row(seq, "held", 0)).collect();
         assert_eq!(watch.compare(rows).len(), PAGE);
         assert_eq!(watch.after, format!("dl_00000000000000ab{:016x}_1", WATCHED_MAX / 2));

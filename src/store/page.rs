@@ -74,6 +74,9 @@ pub struct Filter {
     pub targets: Option<Targets>,
     /// Only this event's (deliveries).
     pub event: Option<EventUid>,
+    /// Only those that replays made, in the order in which they were made, or only the others (deliveries). A place behind which
+    /// a page of the former begins is that of one of them; the oldest that is known begins it where that one is not.
+    pub replayed: Option<bool>,
     /// Only those that went out inside this one (deliveries).
     pub carrier: Option<DeliveryId>,
     /// Only taken in (planned, rejected) at this time or later.
@@ -101,6 +104,7 @@ impl Default for Filter {
             matched: None,
             targets: None,
             event: None,
+            replayed: None,
             carrier: None,
             since: None,
             until: None,

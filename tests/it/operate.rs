@@ -271,6 +271,27 @@ async fn tail_follows_events_and_what_becomes_of_their_deliveries() {
 }
 
 #[tokio::test]
+async fn tail_sees_what_a_replay_makes_of_old_events() {
+    let (_crm, relay) = with_events([200], SLOW, 3).await;
+    relay.settled("state=delivered", 3).await;
+    let (all, other) = (Tail::start(&relay, &[]).await, Tail::start(&relay, &["--target", "nobody"]).await);
+    let deliveries = |tail: &Tail| tail.1.lock().unwrap().iter().filter(|line| line.starts_with("delivery")).count();
+    // The newest first, then an older one: the second stands behind the first in any order by event.
+    for (event, n) in relay.all("/api/v1/events").await.iter().zip([2, 1]) {
+        assert_eq!(event["id"], format!("evt_{n}"));
+        relay.cli_ok(&["replay", event["uid"].as_str().unwrap()]).await;
+        all.shows(&["delivery", "crm", "delivered", &format!("evt_{n}")]).await;
+    }
+    let seen = deliveries(&all);
+    relay.accepts(&interactor(event("evt_new"))).await;
+    all.shows(&["delivery", "crm", "delivered", "evt_new"]).await;
+    let told = all.1.lock().unwrap().join("\n");
+    assert!(!told.contains("evt_0"), "what nobody replayed is not shown: {told}");
+    assert!(deliveries(&all) <= seen + 3, "nothing is shown again: {told}");
+    assert_eq!(deliveries(&other), 0);
+}
+
+#[tokio::test]
 async fn wrong_usage_and_unknown_things_have_their_status() {
     let (_crm, relay) = with_events([200], SLOW, 0).await;
     let unknown = "dl_00000000000000000000000000000001_1";

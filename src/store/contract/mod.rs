@@ -119,6 +119,7 @@ macro_rules! contract {
             what_is_cancelled_is_final_and_releases_its_key
             a_dead_letter_is_resolved_once
             a_replay_makes_new_deliveries
+            what_replays_make_is_listed_as_it_is_made
             a_step_of_a_replay_is_done_once
             replays_never_use_an_id_twice
         );

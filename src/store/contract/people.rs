@@ -111,6 +111,36 @@ pub(crate) async fn a_replay_makes_new_deliveries(bench: Bench) {
     assert!(!bench.store.event(old.event).await.unwrap().unwrap().envelope.replayed);
 }
 
+pub(crate) async fn what_replays_make_is_listed_as_it_is_made(bench: Bench) {
+    let mut events = Vec::new();
+    for n in 1..=3 {
+        events.push(bench.planned(&format!("evt_{n}"), "crm").await.event);
+    }
+    let mut made = bench.replay(events[2], &["crm", "n8n"], "job 1 evt_3").await;
+    made.extend(bench.replay(events[0], &["crm"], "job 2 evt_1").await);
+    let list = async |replayed, page| {
+        let filter = Filter { replayed: Some(replayed), page, ..Filter::default() };
+        assert!(bench.store.count_deliveries(filter.clone()).await.unwrap() >= 3);
+        bench.store.deliveries(filter).await.unwrap().into_iter().map(|row| row.delivery.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(true, Page::After(0)).await, made);
+    for (at, id) in made.iter().enumerate() {
+        assert_eq!(list(true, Page::After(id.place())).await, made[at + 1..]);
+        let before: Vec<_> = made[..at].iter().rev().copied().collect();
+        assert_eq!(list(true, Page::Before(id.place())).await, before);
+    }
+    assert_eq!(list(true, Page::Newest).await, [made[2], made[1], made[0]]);
+    let planned: Vec<_> = events.iter().map(|event| DeliveryId { event: *event, n: 1 }).collect();
+    assert_eq!(list(false, Page::After(0)).await, planned, "the others");
+    // One for several recipients is one for each: the others come behind it, and to whoever has read on.
+    let body = Rendered { content_type: "text/plain".into(), body: "x".into(), progress: None };
+    bench.store.split(made[0], vec!["a".into(), "b".into()], body, bench.clock.now()).await.unwrap();
+    let other = DeliveryId { event: events[2], n: 4 };
+    assert_eq!(list(true, Page::After(made[2].place())).await, [other]);
+    let only = Filter { replayed: Some(true), event: Some(events[2]), page: Page::After(0), ..Filter::default() };
+    assert_eq!(bench.store.count_deliveries(only).await.unwrap(), 3);
+}
+
 pub(crate) async fn a_step_of_a_replay_is_done_once(bench: Bench) {
     let event = bench.accept(bench.event("evt_1")).await;
     let first = bench.replay(event, &["crm"], "job 1 evt_1").await;

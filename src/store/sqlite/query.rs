@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
 
-use super::rows::{self, Cells, Reading, amount, cause_code, state_code};
+use super::{
+    replay,
+    rows::{self, Cells, Reading, amount, cause_code, state_code},
+};
 use crate::{
     clock::{Timestamp, from_ms, to_ms},
     envelope::{DeliveryId, Envelope, EventUid, Name},
@@ -287,7 +290,10 @@ pub(super) fn event(conn: &Connection, reading: &Reading, uid: EventUid) -> rusq
 /// A page of deliveries; see [`crate::store::Store::deliveries`].
 pub(super) fn deliveries(conn: &Connection, reading: &Reading, filter: &Filter) -> rusqlite::Result<Vec<DeliveryRow>> {
     let (mut clauses, tables) = of_deliveries(filter, reading.salt);
-    clauses.page("d.place", filter.page, filter.limit);
+    match filter.replayed {
+        Some(true) => clauses.page_of_steps(filter.page, filter.limit, |place| replay::step(conn, place))?,
+        _ => clauses.page("d.place", filter.page, filter.limit),
+    }
     let sql = clauses.sql(&format!("SELECT {}, e.id, e.source, e.type FROM {tables}", rows::delivery_columns!("t.name")));
     let mut statement = conn.prepare_cached(&sql)?;
     let rows = statement.query_map(clauses.params(), |row| delivery_row(reading, &mut Cells::of(row)))?;
@@ -300,6 +306,10 @@ pub(super) fn count_deliveries(conn: &Connection, reading: &Reading, filter: &Fi
     let mut statement = conn.prepare_cached(&clauses.sql(&format!("SELECT count(*) FROM {tables}")))?;
     statement.query_row(clauses.params(), |row| amount(row, 0))
 }
+
+/// What replays made, step by step.
+const STEPS: &str =
+    "replays r CROSS JOIN deliveries d NOT INDEXED ON d.place BETWEEN r.seq << 16 | r.first AND r.seq << 16 | r.last";
 
 /// What `filter` says of deliveries, and the tables that hold them and what it speaks of.
 fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
@@ -320,9 +330,16 @@ fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     }
     let index = in_state(&mut clauses, filter);
     of_the_dead(&mut clauses, filter);
-    let tables =
-        format!("deliveries d {index} CROSS JOIN targets t ON t.id = d.target_id CROSS JOIN events e ON e.seq = d.place >> 16");
-    (clauses, tables)
+    let deliveries = match filter.replayed {
+        Some(true) => STEPS.to_owned(),
+        _ => format!("deliveries d {index}"),
+    };
+    match (filter.replayed, filter.event) {
+        (Some(true), Some(event)) => clauses.and("r.seq = ?", [event.seq.into()]),
+        (Some(false), _) => clauses.and("d.replay = 0", []),
+        _ => {}
+    }
+    (clauses, format!("{deliveries} CROSS JOIN targets t ON t.id = d.target_id CROSS JOIN events e ON e.seq = d.place >> 16"))
 }
 
 /// Filters by cause, and dead letters by whether somebody has settled them.
@@ -478,6 +495,25 @@ impl Where {
             }
         };
         self.tail = format!(" ORDER BY {column} {order} LIMIT {limit}");
+    }
+
+    /// As [`Self::page`], by the steps that made deliveries; `step` tells which made the one at a place.
+    fn page_of_steps(&mut self, page: Page, limit: u32, step: impl Fn(i64) -> rusqlite::Result<i64>) -> rusqlite::Result<()> {
+        let order = match page {
+            Page::Newest => "DESC",
+            Page::Before(place) => {
+                let step = step(place)?;
+                self.and("r.id <= ? AND (r.id < ? OR d.place < ?)", [step.into(), step.into(), place.into()]);
+                "DESC"
+            }
+            Page::After(place) => {
+                let step = step(place)?;
+                self.and("r.id >= ? AND (r.id > ? OR d.place > ?)", [step.into(), step.into(), place.into()]);
+                "ASC"
+            }
+        };
+        self.tail = format!(" ORDER BY r.id {order}, d.place {order} LIMIT {limit}");
+        Ok(())
     }
 
     /// The whole statement; `select` names columns and tables.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::{
@@ -79,14 +79,30 @@ impl Replay {
         }
         let sql = "UPDATE events SET deliveries = ? WHERE seq = ?";
         session.conn.prepare_cached(sql)?.execute((last, self.event.seq))?;
-        let sql = "INSERT INTO replays (tag, seq, first, last, at) VALUES (?, ?, ?, ?, ?)";
-        session.conn.prepare_cached(sql)?.execute((&self.tag, self.event.seq, first, last, at))?;
+        note(&session.conn, &self.tag, self.event.seq, (first, last), at)?;
         Ok(Ok(Done { first, last, envelope: Some(envelope) }))
     }
 
     fn id(&self, n: u32) -> DeliveryId {
         DeliveryId { event: self.event, n }
     }
+}
+
+/// Notes a step that made the deliveries `first` to `last` of the event `seq`: lists of what replays made go by it.
+pub(super) fn note(conn: &Connection, tag: &str, seq: i64, (first, last): (u32, u32), at: i64) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO replays (tag, seq, first, last, at) VALUES (?, ?, ?, ?, ?)";
+    conn.prepare_cached(sql)?.execute((tag, seq, first, last, at)).map(drop)
+}
+
+/// The step that made a delivery.
+pub(super) const STEP: &str = "SELECT id FROM replays WHERE seq = ?1 AND ?2 BETWEEN first AND last";
+
+/// The step that made the delivery at `place`; 0, from before all of them, where none is known. Steps are forgotten oldest
+/// first, so what is known then has come since.
+pub(super) fn step(conn: &Connection, place: i64) -> rusqlite::Result<i64> {
+    let mut look_up = conn.prepare_cached(STEP)?;
+    let found = look_up.query_row((place >> 16, place & i64::from(N_MAX)), |row| row.get(0)).optional()?;
+    Ok(found.unwrap_or_default())
 }
 
 /// What the step made when it was done before.

@@ -6,7 +6,7 @@ use rusqlite::OptionalExtension;
 use tokio::sync::oneshot;
 
 use super::{
-    accept, prune, query,
+    accept, prune, query, replay,
     rows::{Reading, stage_code},
     session::{Answer, Session},
     writer::Job,
@@ -114,6 +114,9 @@ impl Split {
             });
         }
         session.conn.prepare_cached("UPDATE events SET deliveries = ? WHERE seq = ?")?.execute((last, self.id.event.seq))?;
+        if it.replayed && first <= last {
+            replay::note(&session.conn, &format!("split {}", self.id), self.id.event.seq, (first, last), to_ms(self.now))?;
+        }
         Ok(Ok(Done { own: Some(own.clone()), others: Some((Arc::new(event.envelope), made)) }))
     }
 
