@@ -6,7 +6,7 @@ use crate::{
     app::Handles,
     clock::Timestamp,
     deliver::{
-        self, Heard, TargetStatus,
+        self, Heard, NoTrial, TargetStatus, Trial,
         mutes::{Mute, Refused, Wanted},
     },
     envelope::{DeliveryId, Envelope, Name},
@@ -32,6 +32,9 @@ pub(super) trait Engine: Send + Sync {
 
     /// Pauses, resumes or closes a lane; false when there is none of this name.
     async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool>;
+
+    /// Sends a sample to a destination once, beside its lane.
+    async fn test(&self, target: &Name, event_type: Option<&str>) -> Result<Trial, NoTrial>;
 
     /// Takes Twilio's report about a message of destination `name`: the query and the form as they came, and the signature.
     async fn twilio(&self, name: &str, query: &str, signature: &[u8], body: &[u8]) -> Heard;
@@ -105,6 +108,10 @@ impl Engine for Handles {
             Steering::Resume => self.deliver.resume(target).await,
             Steering::Close => self.deliver.close(target).await,
         }
+    }
+
+    async fn test(&self, target: &Name, event_type: Option<&str>) -> Result<Trial, NoTrial> {
+        self.deliver.test(target, event_type).await
     }
 
     async fn twilio(&self, name: &str, query: &str, signature: &[u8], body: &[u8]) -> Heard {

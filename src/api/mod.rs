@@ -146,6 +146,7 @@ impl Api {
             .route("/api/v1/targets/{name}/pause", post(targets::pause))
             .route("/api/v1/targets/{name}/resume", post(targets::resume))
             .route("/api/v1/targets/{name}/close", post(targets::close))
+            .route("/api/v1/targets/{name}/test", post(targets::test))
             .route("/api/v1/targets/{name}/cancel", post(targets::cancel))
             .route("/api/v1/mutes", get(mutes::list).post(mutes::add))
             .route("/api/v1/mutes/{id}", get(mutes::one).delete(mutes::remove))

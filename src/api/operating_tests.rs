@@ -11,7 +11,7 @@ use super::{
     *,
 };
 use crate::{
-    deliver::{self, Heard, TargetState, TargetStatus},
+    deliver::{self, Heard, NoTrial, TargetState, TargetStatus, Trial},
     envelope::{Envelope, Name, tests::sample},
     ingest::SourceStatistics,
     jobs::{BeginError, Job, Kind},
@@ -94,6 +94,10 @@ impl Engine for Fake {
         let state = if how == Steering::Pause { TargetState::Paused } else { TargetState::Ok };
         *self.operated.lane.lock().unwrap() = Some(state);
         Ok(target.as_str() == "crm")
+    }
+
+    async fn test(&self, _: &Name, _: Option<&str>) -> Result<Trial, NoTrial> {
+        Err(NoTrial::Nobody)
     }
 
     async fn twilio(&self, _: &str, _: &str, _: &[u8], _: &[u8]) -> Heard {

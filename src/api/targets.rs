@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::{Timestamp, rfc3339_ms},
-    deliver::TargetStatus,
+    deliver::{NoTrial, TargetStatus, Trial},
     envelope::Name,
     jobs::Kind,
     store::{self, Backlog, Cause, Filter},
@@ -69,6 +69,61 @@ pub(super) async fn cancel(
     let waiting = Some(store::State::Pending);
     let filter = Filter { target: Some(target.name), state: waiting, ..list::filter(&mut params, |_| None)? };
     bulk.go(&api, Kind::Cancel, filter).await
+}
+
+/// Sends a sample to a target once, `event` being its type, and answers with what came of it.
+pub(super) async fn test(
+    State(api): State<Api>,
+    name: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let target = found(&api, name).await?;
+    let mut params = body::params(query.as_deref(), body, &["event"]).await?;
+    let event_type = params.take("event");
+    let name = Name::from(target.name.as_str());
+    match api.engine.test(&name, event_type.as_deref()).await {
+        Ok(trial) => {
+            tracing::info!(target.name = %name, outcome = trial.outcome, by = ADMIN, "a person tries a target out");
+            Ok(list::one(&TrialItem::of(&trial)))
+        }
+        Err(NoTrial::Nobody) => {
+            Err(ApiError::Conflict(format!("target `{name}` is gone from routes.yaml: there is nothing to try out")))
+        }
+        Err(refused @ NoTrial::BadType) => Err(ApiError::Invalid(refused.to_string())),
+    }
+}
+
+/// What trying a target out came to.
+#[derive(Serialize)]
+struct TrialItem {
+    target: String,
+    kind: &'static str,
+    url: String,
+    event: String,
+    outcome: &'static str,
+    status: Option<u16>,
+    error: Option<String>,
+    detail: Option<String>,
+    response: String,
+    duration_ms: u64,
+}
+
+impl TrialItem {
+    fn of(trial: &Trial) -> Self {
+        Self {
+            target: trial.target.to_string(),
+            kind: trial.kind,
+            url: trial.url.clone(),
+            event: trial.event_type.clone(),
+            outcome: trial.outcome,
+            status: trial.status,
+            error: trial.error.clone(),
+            detail: trial.detail.clone(),
+            response: String::from_utf8_lossy(&trial.response).into_owned(),
+            duration_ms: u64::try_from(trial.duration.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 async fn steer(api: &Api, name: Result<Path<String>, PathRejection>, how: Steering) -> Result<Response, ApiError> {

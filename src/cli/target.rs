@@ -30,6 +30,8 @@ enum What {
     Resume(One),
     /// Closes its breaker without waiting for a probe
     Close(One),
+    /// Sends it a sample once, and shows what it answers; 1 when it does not take it
+    Test(Test),
     /// Cancels what waits for it
     Cancel(Cancel),
 }
@@ -44,6 +46,17 @@ struct List {
 struct One {
     /// The target's name
     name: String,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, clap::Args)]
+struct Test {
+    /// The target's name
+    name: String,
+    /// The type of the sample, such as credential.expired
+    #[arg(long)]
+    event: Option<String>,
     #[command(flatten)]
     access: Access,
 }
@@ -86,6 +99,8 @@ const FACTS: [&str; 15] = [
     "next_probe_at",
 ];
 
+const TRIAL: [&str; 10] = ["target", "kind", "url", "event", "outcome", "status", "error", "detail", "response", "duration_ms"];
+
 /// Asks the relay and prints what it says.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     match args.what.unwrap_or(What::List(List { access: args.access })) {
@@ -101,11 +116,27 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         What::Pause(one) => steer(one, "/pause").await,
         What::Resume(one) => steer(one, "/resume").await,
         What::Close(one) => steer(one, "/close").await,
+        What::Test(args) => test(args).await,
         What::Cancel(args) => {
             let mut query = given(&[("source", &args.source), ("type", &args.r#type)]);
             query.extend(args.span.query()?);
             args.bulk.go(&args.access, &at(&args.name, "/cancel")?, query).await
         }
+    }
+}
+
+async fn test(args: Test) -> Result<(), Failure> {
+    let body = given(&[("event", &args.event)]);
+    let answer = args.access.relay()?.post(&at(&args.name, "/test")?, &body).await?;
+    let trial = &answer.json["data"];
+    if args.access.json {
+        output::raw(&answer.text);
+    } else {
+        output::facts(trial, &TRIAL);
+    }
+    match trial["outcome"].as_str() {
+        Some("delivered") => Ok(()),
+        _ => Err(Failure::Bad(format!("{} did not take the sample", args.name))),
     }
 }
 

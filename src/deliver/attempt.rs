@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp, later},
     contacts::Contacts,
-    envelope::Envelope,
+    envelope::{DeliveryId, Envelope},
     json,
     reconnect::Reconnecting,
     render::{DigestItem, Message, MessageScene, Scene, Templates, builtin},
@@ -199,7 +199,10 @@ impl Try<'_> {
             reconnect: reconnect.as_deref(),
         };
         let template = self.delivery.template.as_deref().or(own);
-        let Some(digest) = self.digest else { return self.templates.message(template, &scene) };
+        let Some(digest) = self.digest else {
+            let message = self.templates.message(template, &scene);
+            return if self.test { message.marked_as_test() } else { message };
+        };
         let data: Vec<_> = digest.events.iter().map(|(_, event)| json::lenient(event.data())).collect();
         let pairs = digest.events.iter().zip(&data);
         let items: Vec<_> = pairs.map(|((delivery, event), data)| DigestItem { event, data, delivery: *delivery }).collect();
@@ -333,7 +336,7 @@ pub(super) async fn make(destination: &Destination, tools: &Tools, handed: &Hand
         contacts: &tools.contacts,
         store: &*tools.store,
         site: &tools.site,
-        traceparent: traceparent(due),
+        traceparent: traceparent(due.envelope.traceparent.as_deref(), due.delivery.id),
         test: false,
     };
     let tried = destination.kind.send(&attempt, &destination.answers).await;
@@ -441,12 +444,12 @@ pub(super) fn broken(delivery: crate::envelope::DeliveryId, number: u32, at: Tim
 
 /// The trace of the event with a parent of its own per attempt (W3C Trace Context 1). An event without one has the trace
 /// of its id here.
-fn traceparent(due: &Due) -> String {
+pub(super) fn traceparent(given: Option<&str>, delivery: DeliveryId) -> String {
     let parent = draw().max(1);
-    let given = due.envelope.traceparent.as_deref().filter(|text| text.is_ascii() && text.len() == 55);
+    let given = given.filter(|text| text.is_ascii() && text.len() == 55);
     match given.and_then(|text| Some((text.get(..36)?, text.get(52..)?))) {
         Some((trace, flags)) => format!("{trace}{parent:016x}{flags}"),
-        None => format!("00-{:016x}{:016x}-{parent:016x}-00", due.delivery.id.event.salt, due.delivery.id.event.seq),
+        None => format!("00-{:016x}{:016x}-{parent:016x}-00", delivery.event.salt, delivery.event.seq),
     }
 }
 

@@ -55,6 +55,7 @@ mod shown;
 mod signing;
 mod status;
 mod tls;
+mod trial;
 
 #[cfg(test)]
 mod lane_tests;
@@ -68,6 +69,7 @@ pub use reports::Heard;
 pub use shown::relay_headers;
 pub use status::{TargetState, TargetStatus};
 pub use tls::TlsProfile;
+pub use trial::{NoTrial, Trial};
 
 use answers::{Answers, Reading, StatusRules};
 use attempt::Tools;
@@ -290,6 +292,8 @@ pub enum StartError {
 pub struct Deliver {
     /// One per lane, in the order of the file.
     desks: Vec<Arc<Desk>>,
+    /// What each lane's attempts are made with.
+    tools: Vec<Tools>,
     inboxes: Arc<Inboxes>,
     mutes: Arc<Mutes>,
     clock: Clock,
@@ -316,17 +320,19 @@ impl Deliver {
         let (site, awaited) = (Arc::new(site), Arc::new(Notify::new()));
         let (stop, break_off, leave) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let leases = Arc::new(watch::Sender::new(Leases::new()));
-        let lane = |(desk, http): (&Arc<Desk>, Http)| {
+        let equip = |http: Http| Tools {
+            http,
+            templates: templates.clone(),
+            contacts: contacts.clone(),
+            clock: clock.clone(),
+            store: store.clone(),
+            site: site.clone(),
+        };
+        let tools: Vec<Tools> = https.into_iter().map(equip).collect();
+        let lane = |(desk, tools): (&Arc<Desk>, &Tools)| {
             Lane::new(lane::Parts {
                 desk: desk.clone(),
-                tools: Tools {
-                    http,
-                    templates: templates.clone(),
-                    contacts: contacts.clone(),
-                    clock: clock.clone(),
-                    store: store.clone(),
-                    site: site.clone(),
-                },
+                tools: tools.clone(),
                 recorder: recorder.clone(),
                 leases: leases.subscribe(),
                 mutes: mutes.clone(),
@@ -338,7 +344,7 @@ impl Deliver {
                 break_off: break_off.clone(),
             })
         };
-        let lanes: Vec<_> = desks.iter().zip(https).map(lane).collect();
+        let lanes: Vec<_> = desks.iter().zip(&tools).map(lane).collect();
         let by_target: HashMap<_, _> = desks.iter().map(|desk| (desk.name().clone(), desk.inbox.clone())).collect();
         let inboxes = Arc::new(Inboxes::new(by_target, metrics.clone()));
         store.on_commit(inboxes.clone());
@@ -352,6 +358,7 @@ impl Deliver {
         }
         Ok(Arc::new(Self {
             desks,
+            tools,
             inboxes,
             mutes,
             clock,

@@ -170,6 +170,29 @@ fn compose(story: &Story, own: &BTreeMap<Part, String>, severity: Severity, link
     Message { subject, text, html, short, slack, failed }
 }
 
+impl Message {
+    /// The message, every form of which says first that it is a test and that nothing happened.
+    pub fn marked_as_test(mut self) -> Self {
+        self.subject.insert_str(0, TEST);
+        self.text = format!("{TEST}{TEST_NOTE}\n\n{}", self.text);
+        self.short.insert_str(0, TEST);
+        let body = self.html.find("<body").and_then(|from| Some(from + self.html.get(from..)?.find('>')? + 1));
+        self.html.insert_str(body.unwrap_or(0), &format!("<p style=\"text-align:center\">{TEST}{TEST_NOTE}</p>"));
+        self.slack.text.insert_str(0, TEST);
+        self.slack.blocks.truncate(SLACK_BLOCKS_MAX - 1);
+        let note = serde_json::json!({"type": "mrkdwn", "text": format!("{TEST}{TEST_NOTE}")});
+        self.slack.blocks.insert(0, serde_json::json!({"type": "context", "elements": [note]}));
+        self
+    }
+}
+
+/// Blocks that Slack takes in one message.
+const SLACK_BLOCKS_MAX: usize = 50;
+/// What a message to try a destination out begins with.
+const TEST: &str = "[test] ";
+/// What it says of itself.
+const TEST_NOTE: &str = "Somebody tries this destination out. Nothing has happened, and nothing is to be done.";
+
 /// Whether a template made a whole document, and not only what stands in it.
 fn is_document(html: &str) -> bool {
     let start: String = html.trim_start().chars().take(16).flat_map(char::to_lowercase).collect();

@@ -151,7 +151,7 @@ async fn variables_and_files_are_read_and_never_shown() {
 }
 
 #[tokio::test]
-async fn the_demo_shows_every_event_delivered_to_two_receivers_and_what_people_mend_mailed() {
+async fn the_demo_shows_every_event_delivered_to_every_receiver_and_what_people_mend_mailed() {
     let home = Home::new();
     let output = home.run(&["demo", "--exit"]).await;
     let text = out(&output);
@@ -161,8 +161,9 @@ async fn the_demo_shows_every_event_delivered_to_two_receivers_and_what_people_m
         let kind = event["type"].as_str().or(event["event"].as_str()).unwrap_or("connector.gmail.email_sent");
         assert!(text.contains(kind), "{kind}:\n{text}");
     }
-    assert!(32 <= text.matches("delivered").count(), "14 events to 2 receivers, 4 of them by mail:\n{text}");
-    let subjects: Vec<_> = text.lines().filter(|line| line.starts_with("mail got")).collect();
+    assert!(46 <= text.matches("delivered").count(), "14 events to 3 receivers, 4 of them by mail:\n{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("slack got")).count(), 14, "{text}");
+    let subjects: Vec<_> = text.lines().filter(|line| line.starts_with("mail  got")).collect();
     assert!(subjects.len() == 4 && subjects.iter().any(|line| line.contains("Google Calendar")), "{text}");
     let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().collect();
     assert!(left.is_empty(), "it needs nothing and leaves nothing: {left:?}");

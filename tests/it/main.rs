@@ -49,4 +49,5 @@ mod spec_retention;
 mod spec_rules;
 mod spec_states;
 mod store;
+mod trial;
 mod whatsapp;

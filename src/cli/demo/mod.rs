@@ -51,9 +51,9 @@ pub(super) struct Args {
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the store is asked whether what landed is recorded.
 const GLANCE: Duration = Duration::from_millis(20);
-/// Every event goes to both receivers.
-const RECEIVERS: usize = 2;
-/// What stands in the table for a mail: it bears no signature.
+/// Every event goes to every receiver.
+const RECEIVERS: usize = 3;
+/// What stands in the table for a mail and a message in Slack: they bear no signature.
 const UNSIGNED: &str = "-";
 /// Landings that wait to be printed.
 const LANDINGS_MAX: usize = 256;
@@ -65,8 +65,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let (landed, landings) = mpsc::channel(LANDINGS_MAX);
     let crm = Receiver::start("crm", secrets.crm.clone(), landed.clone()).await?;
     let n8n = Receiver::start("n8n", secrets.n8n.clone(), landed.clone()).await?;
+    let slack = Receiver::slack("slack", landed.clone()).await?;
     let mail = MailServer::start(landed).await?;
-    let app = relay(&folder, &secrets, [crm.addr, n8n.addr, mail.addr]).await?;
+    let app = relay(&folder, &secrets, [crm.addr, n8n.addr, slack.addr, mail.addr]).await?;
     let (handles, public, admin, stop) = (app.handles.clone(), app.public_addr, app.admin_addr, app.shutdown());
     serve::stop_on_signals(stop.clone()).map_err(|error| Failure::Bad(format!("signals cannot be listened to: {error}")))?;
     let running = tokio::spawn(app.serve());
@@ -85,7 +86,7 @@ fn expected() -> usize {
     samples::ALL.len() * RECEIVERS + samples::ALL.iter().filter(|sample| routes::MAILED.contains(&sample.r#type)).count()
 }
 
-async fn relay(folder: &Folder, secrets: &Secrets, receivers: [SocketAddr; 3]) -> Result<App, Failure> {
+async fn relay(folder: &Folder, secrets: &Secrets, receivers: [SocketAddr; 4]) -> Result<App, Failure> {
     let text = routes::text(&folder.store(), secrets, receivers);
     let loaded = config::parse(File { path: PathBuf::from("demo.yaml"), text }, &System);
     let why = || Failure::Bad(format!("the demo's own configuration is bad: {}", report::headline(&loaded).unwrap_or_default()));
@@ -103,7 +104,7 @@ async fn show(
     mut landings: mpsc::Receiver<Landed>,
 ) -> Result<bool, Failure> {
     output::note(&format!(
-        "the relay listens on http://{public}; sending {} events, each goes to crm (webhook) and n8n, and what people have to mend to them by mail",
+        "the relay listens on http://{public}; sending {} events, each goes to crm (webhook), n8n and Slack, and what people have to mend to them by mail",
         samples::ALL.len()
     ));
     let deadline = Instant::now() + PATIENCE;
@@ -156,9 +157,9 @@ async fn watch(landings: &mut mpsc::Receiver<Landed>, deadline: Instant, quiet: 
         if !quiet {
             let event = shortened(&landed.event);
             output::line(&match landed.signed {
-                Some(true) => format!("{:<4} got {:<28} {event:<20} signature ok", landed.target, landed.r#type),
-                Some(false) => format!("{:<4} got {:<28} {event:<20} SIGNATURE WRONG", landed.target, landed.r#type),
-                None => format!("{:<4} got “{}”", landed.target, landed.r#type),
+                Some(true) => format!("{:<5} got {:<28} {event:<20} signature ok", landed.target, landed.r#type),
+                Some(false) => format!("{:<5} got {:<28} {event:<20} SIGNATURE WRONG", landed.target, landed.r#type),
+                None => format!("{:<5} got “{}”", landed.target, landed.r#type),
             });
         }
         seen.insert(landed.delivery, landed.signed);
@@ -256,7 +257,7 @@ mod tests {
     #[test]
     fn the_demos_own_configuration_is_good() {
         let addr: SocketAddr = "127.0.0.1:4000".parse().unwrap();
-        let text = routes::text("/tmp/a \"b\"/hookyard.db", &Secrets::make().unwrap(), [addr; 3]);
+        let text = routes::text("/tmp/a \"b\"/hookyard.db", &Secrets::make().unwrap(), [addr; 4]);
         let loaded = config::parse(File { path: PathBuf::from("demo.yaml"), text }, &System);
         assert!(loaded.config.is_some(), "{}", report::text(&loaded, false));
     }

@@ -1,4 +1,4 @@
-//! A receiver on this machine that checks the signatures of what it gets.
+//! Receivers on this machine: one that checks the signatures of what it gets, and one that takes messages as Slack does.
 
 use std::net::SocketAddr;
 
@@ -28,7 +28,7 @@ pub(super) struct Landed {
     pub(super) delivery: String,
     /// The event's id.
     pub(super) event: String,
-    /// The event's type, or the subject of a mail.
+    /// The event's type, the subject of a mail, or what a message in Slack begins with.
     pub(super) r#type: String,
     /// Whether every signature it bears is right; `None`: it bears none.
     pub(super) signed: Option<bool>,
@@ -43,33 +43,46 @@ pub(super) struct Receiver {
 #[derive(Clone)]
 struct Desk {
     target: &'static str,
-    secret: Secret,
+    /// What signs; `None`: messages for Slack, whose secret is its URL.
+    secret: Option<Secret>,
     landed: mpsc::Sender<Landed>,
 }
 
 impl Receiver {
     /// Listens as `target`, whose deliveries are signed with `secret`, and tells of what it gets.
     pub(super) async fn start(target: &'static str, secret: Secret, landed: mpsc::Sender<Landed>) -> Result<Self, Failure> {
+        Self::listen(Desk { target, secret: Some(secret), landed }).await
+    }
+
+    /// Listens as Slack, and tells of what it gets.
+    pub(super) async fn slack(target: &'static str, landed: mpsc::Sender<Landed>) -> Result<Self, Failure> {
+        Self::listen(Desk { target, secret: None, landed }).await
+    }
+
+    async fn listen(desk: Desk) -> Result<Self, Failure> {
         let failed = |error| Failure::Bad(format!("no receiver can listen on this machine: {error}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
-        let router = Router::new().fallback(post(take)).with_state(Desk { target, secret, landed });
+        let router = Router::new().fallback(post(take)).with_state(desk);
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self { addr })
     }
 }
 
 async fn take(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let signed = is_signed(&headers, &body, &desk.secret);
+    let signed = desk.secret.as_ref().map(|secret| is_signed(&headers, &body, secret));
     let json: Value = serde_json::from_slice(&body).unwrap_or_default();
     // n8n gets the envelope under `metadata`.
     let envelope = json.get("metadata").unwrap_or(&json);
     let text = |name: &str| envelope[name].as_str().unwrap_or_default().to_owned();
     let delivery = header(&headers, "x-hookyard-delivery").unwrap_or_default().to_owned();
-    let landed = Landed { target: desk.target, delivery, event: text("id"), r#type: text("type"), signed: Some(signed) };
+    let said = json["text"].as_str().and_then(|text| text.lines().next()).unwrap_or_default();
+    let r#type = if signed.is_some() { text("type") } else { said.to_owned() };
+    let good = signed.unwrap_or(!said.is_empty() && (json["blocks"].is_array() || json["attachments"].is_array()));
+    let landed = Landed { target: desk.target, delivery, event: text("id"), r#type, signed };
     // Nobody counts any more once the table is printed.
     let _ = desk.landed.try_send(landed);
-    if signed { StatusCode::OK } else { StatusCode::UNAUTHORIZED }
+    if good { StatusCode::OK } else { StatusCode::UNAUTHORIZED }
 }
 
 /// Standard Webhooks, and Interactor's scheme where it is there too.

@@ -43,9 +43,9 @@ impl Secrets {
     }
 }
 
-/// The file: three sources, two receivers and a mail server on this machine, a rule that sends everything to both receivers, and one
+/// The file: three sources, three receivers and a mail server on this machine, a rule that sends everything to all receivers, and one
 /// that mails people what they have to mend.
-pub(super) fn text(store: &str, secrets: &Secrets, [crm, n8n, mail]: [SocketAddr; 3]) -> String {
+pub(super) fn text(store: &str, secrets: &Secrets, [crm, n8n, slack, mail]: [SocketAddr; 4]) -> String {
     let (mail_port, mailed) = (mail.port(), MAILED.join(", "));
     // JSON strings are YAML strings; a dollar sign would begin a reference.
     let quoted = |text: &str| Value::from(text.replace('$', "$$")).to_string();
@@ -85,6 +85,10 @@ destinations:
     kind: n8n
     url: "http://{n8n}/webhook/demo"
     signing: {{schemes: [standard], secrets: [{n8n_secret}]}}
+  slack:
+    kind: slack
+    url: "http://{slack}/services/demo"
+    rate_limit: 100/s   # the real one takes a message a second, which is the default
   mail:
     kind: email
     smtp: {{host: 127.0.0.1, port: {mail_port}, tls: none}}
@@ -95,7 +99,7 @@ contacts:
 rules:
   - name: everything
     match: {{type: "**"}}
-    to: [crm, n8n]
+    to: [crm, n8n, slack]
   - name: what-people-mend
     match: {{type: [{mailed}]}}
     to: [mail]

@@ -120,7 +120,8 @@ impl Slack {
     /// Posts as an answer to the first message of its thread, or as that first message. Others of a thread that has not begun
     /// wait for the first.
     async fn threaded(&self, bot: &Bot, attempt: &Try<'_>, message: &Body) -> Result<(Answer, Said), Failure> {
-        let thread = bot.threads.as_ref().and_then(|threads| Some((threads, threads.key(attempt, &bot.channel)?)));
+        let threads = bot.threads.as_ref().filter(|_| !attempt.test);
+        let thread = threads.and_then(|threads| Some((threads, threads.key(attempt, &bot.channel)?)));
         let Some((threads, key)) = thread else { return self.chat(bot, attempt, message, None).await };
         let mut root = attempt.store.thread(key).await.map_err(unkept)?;
         let turn = threads.turn(key);

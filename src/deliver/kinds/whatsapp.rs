@@ -291,8 +291,7 @@ impl Text {
         match self {
             Self::Free(template) => {
                 let message = attempt.message(template.as_ref().map(|template| template.name.as_str()));
-                let text = if attempt.test { format!("[test] {}", message.short) } else { message.short };
-                form.append_pair("Body", &cut(&text, SHORT_MAX));
+                form.append_pair("Body", &cut(&message.short, SHORT_MAX));
                 (form.finish(), message.failed)
             }
             Self::Content { sid, variables } => {
