@@ -277,6 +277,9 @@ impl Desk {
 
     /// Reads what an earlier run, or owner, kept; nothing that was changed here meanwhile is lost.
     pub(super) async fn load(&self) -> store::Result<()> {
+        if self.inbox.state().loaded {
+            return Ok(());
+        }
         while !self.inbox.state().loaded {
             let before = self.inbox.state().version;
             let mut json = self.store.setting(&key(self.name())).await?;

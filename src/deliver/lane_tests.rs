@@ -4,12 +4,14 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use super::{
     TargetState,
-    testing::{MemoryStore, Received, Receiver, Relay, Says, destination, eventually},
+    quiet::{Quiet, Then},
+    testing::{MemoryStore, Received, Receiver, Relay, Says, context, destination, eventually, node},
 };
 use crate::{
     announce::Notice,
     clock::{Timestamp, later},
     envelope::{Envelope, Name, tests::sample},
+    schedule::Schedule,
     store::{Attempt, Cause, NewDelivery, Next, Severity, State},
 };
 
@@ -477,6 +479,21 @@ async fn an_owner_that_cannot_renew_breaks_off_what_is_under_way_and_begins_noth
     *store.lease.lock().unwrap() = None;
     relay.settled("both are delivered", |store| store.states(State::Delivered) == 2).await;
     assert!(attempts(&store).iter().all(|it| it.epoch == 3));
+}
+
+#[tokio::test]
+async fn how_a_lane_with_quiet_hours_stands_is_kept_when_it_changes_and_not_at_every_turn() {
+    let crm = Receiver::start([200]).await;
+    let nights = node("{tz: UTC, windows: [{days: mon-sun, from: '22:00', to: '23:00'}]}");
+    let schedule = Schedule::decode("nights".into(), &nights, &mut context()).unwrap();
+    let quiet = Some(Quiet { schedule: Arc::new(schedule), then: Then::Hold, except: Vec::new() });
+    let relay = Relay::start(vec![super::Destination { quiet, ..webhook(&crm, "") }]);
+    for count in 1..=30 {
+        relay.accept(&["crm"]);
+        relay.settled("it is delivered", |store| store.states(State::Delivered) == count).await;
+    }
+    let keeps = relay.store.keeps.load(Ordering::SeqCst);
+    assert!((1..=3).contains(&keeps), "kept {keeps} times");
 }
 
 #[tokio::test]

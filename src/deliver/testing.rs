@@ -267,6 +267,8 @@ pub(crate) struct MemoryStore {
     /// Reads of due deliveries.
     pub(crate) reads: AtomicUsize,
     pub(crate) kept: Mutex<BTreeMap<String, String>>,
+    /// Writes of [`Self::kept`].
+    pub(crate) keeps: AtomicUsize,
     pub(crate) threads: Mutex<BTreeMap<[u8; 16], String>>,
     /// How long a lease lasts that is given now; `None`: as long as is asked for.
     pub(crate) lease: Mutex<Option<Duration>>,
@@ -473,6 +475,7 @@ impl Store for MemoryStore {
         Ok(self.kept.lock().unwrap().get(key).cloned())
     }
     async fn set_setting(&self, key: &str, value: String) -> store::Result<()> {
+        self.keeps.fetch_add(1, Ordering::SeqCst);
         self.kept.lock().unwrap().insert(key.to_owned(), value);
         Ok(())
     }
