@@ -442,6 +442,26 @@ pub(crate) async fn events_inside_a_delivery_stay_as_long_as_it_does(bench: Benc
     assert!(!bench.holds(inside.event).await && !bench.holds(carrier.event).await);
 }
 
+pub(crate) async fn a_digest_held_for_too_long_is_one_dead_letter(bench: Bench) {
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        ids.push(bench.handled(&format!("evt_{n}"), digested(KEY)).await);
+        bench.decided(ids[n]).await;
+    }
+    let held_since = bench.clock.now();
+    bench.clock.advance(days(31));
+    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let pruned = bench.store.prune(bench.clock.now(), keep, vec![("crm".into(), held_since)]).await.unwrap();
+    assert_eq!(pruned.given_up, 1);
+    assert_eq!(bench.stands(ids[0]).await, "dead config");
+    assert_eq!((bench.stands(ids[1]).await, bench.stands(ids[2]).await), ("digested".into(), "digested".into()));
+    assert_eq!(bench.inside(ids[0]).await, ["evt_1", "evt_2"]);
+    // Retried, it takes them along.
+    let retried = bench.store.retry(ids.clone(), bench.clock.now()).await.unwrap();
+    assert_eq!((retried, bench.due("crm").await), (vec![ids[0]], vec![ids[0]]));
+    assert_eq!(bench.decided(ids[0]).await, Decision::Go(2));
+}
+
 pub(crate) async fn a_window_outlives_the_events_it_counts(bench: Bench) {
     let keep = Retention { events: seconds(60), dead_letters: days(90), rejections: days(7), max_bytes: None };
     let first = bench.handled("evt_1", throttled(KEY)).await;

@@ -110,6 +110,7 @@ macro_rules! contract {
             what_is_older_than_its_ttl_expires
             a_former_owner_decides_nothing
             windows_go_on_under_a_new_name
+            a_digest_held_for_too_long_is_one_dead_letter
             events_inside_a_delivery_stay_as_long_as_it_does
             a_window_outlives_the_events_it_counts
         );

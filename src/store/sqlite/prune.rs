@@ -6,16 +6,16 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    ending,
+    digest, ending,
     lanes::{self, OrderKey},
-    rows::{amount, cause_code},
+    rows::{amount, cause_code, stage},
     session::{Answer, Session},
     threads,
 };
 use crate::{
     clock::{Timestamp, earlier, to_ms},
     envelope::Name,
-    store::{Cause, Error, N_MAX, Pruned, Retention},
+    store::{Cause, Error, N_MAX, Pruned, Retention, Stage},
 };
 
 /// Rows of each kind that one call looks at.
@@ -153,10 +153,10 @@ fn wake(session: &mut Session, now: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Deliveries that have been due since before `cutoff`, of a lane that stands still.
+/// Deliveries that have been due since before `cutoff`, of a lane that stands still. What a digest has gathered goes with its carrier.
 pub(super) const GIVE_UP: &str = "UPDATE deliveries SET state = 2, cause = ?3, due_at = NULL, settled_at = ?4 WHERE place IN (
     SELECT place FROM deliveries INDEXED BY deliveries_pending
-    WHERE state = 0 AND target_id = ?1 AND turn IN (0, 1, 2, 3) AND due_at < ?2 LIMIT ?5) RETURNING order_key";
+    WHERE state = 0 AND target_id = ?1 AND turn IN (0, 1, 2) AND due_at < ?2 LIMIT ?5) RETURNING place, order_key, stage";
 
 /// Gives up what lanes held since before `cutoff` have held for that long. Being due is being held there: a delivery that
 /// a person has retried since is not given up for its age.
@@ -166,11 +166,18 @@ fn give_up(conn: &Connection, held: &[(Name, Timestamp)], cutoff: i64, now: i64)
         let Some(target) = target_id(conn, target)? else { continue };
         let left = i64::from(SLICE) - given_up;
         let mut statement = conn.prepare_cached(GIVE_UP)?;
-        let keys = statement.query_map((target, cutoff, cause_code(Cause::Config), now, left), |row| row.get(0))?;
-        let keys: Vec<Option<OrderKey>> = keys.collect::<rusqlite::Result<_>>()?;
-        given_up += keys.len() as i64;
-        for key in keys.iter().flatten() {
-            lanes::move_up(conn, target, key)?;
+        let row = (target, cutoff, cause_code(Cause::Config), now, left);
+        let dead = statement.query_map(row, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let dead: Vec<(i64, Option<OrderKey>, i64)> = dead.collect::<rusqlite::Result<_>>()?;
+        given_up += dead.len() as i64;
+        for (place, key, at) in &dead {
+            // A dead digest is one dead letter, which lists its events.
+            if stage(*at) == Stage::Gathering {
+                digest::close(conn, *place, now)?;
+            }
+            if let Some(key) = key {
+                lanes::move_up(conn, target, key)?;
+            }
         }
     }
     Ok(given_up.cast_unsigned())
