@@ -155,6 +155,31 @@ pub(crate) async fn a_window_of_zero_makes_every_repeat_new(bench: Bench) {
     assert_eq!(ids, ["sha256:ab".to_owned(), format!("sha256:ab-{now}"), format!("sha256:ab-{}", now + 1)]);
 }
 
+pub(crate) async fn a_clock_set_back_makes_no_repeat_of_what_is_none(bench: Bench) {
+    let answered = async |bench: &Bench, body: &str, window| match bench.store.accept(bench.hashed(body, window)).await.unwrap() {
+        Accepted::New { id, .. } => id,
+        Accepted::Duplicate { .. } => "a repeat".to_owned(),
+    };
+    for body in ["off", "short", "long"] {
+        let window = seconds(if body == "off" { 0 } else { 3600 });
+        assert_eq!(answered(&bench, body, window).await, body);
+    }
+    let then = bench.clock.now().as_second();
+    let back = bench.clock.now() - seconds(60);
+    let bench = bench.restart_at(back).await;
+    assert_eq!(answered(&bench, "off", Duration::ZERO).await, format!("off-{}", then - 60));
+    assert_eq!(answered(&bench, "short", seconds(3600)).await, "a repeat");
+    let bench = bench.restart_at(back - days(400)).await;
+    let now = bench.clock.now().as_second();
+    assert_eq!(answered(&bench, "long", seconds(3600)).await, format!("long-{now}"), "how long ago it came, nobody knows");
+    assert_eq!(answered(&bench, "long", seconds(3600)).await, "a repeat");
+    // An id that its sender gave never comes twice for two things.
+    bench.accept(bench.event("evt_1")).await;
+    let earlier = bench.clock.now() - days(400);
+    let bench = bench.restart_at(earlier).await;
+    assert!(matches!(bench.store.accept(bench.event("evt_1")).await.unwrap(), Accepted::Duplicate { .. }));
+}
+
 pub(crate) async fn one_bad_event_does_not_fail_the_others(bench: Bench) {
     let mut accepts = JoinSet::new();
     for n in 0..20 {

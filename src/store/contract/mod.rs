@@ -49,6 +49,7 @@ macro_rules! contract {
             an_id_is_new_again_after_its_time
             a_hash_id_gets_a_suffix_after_its_window
             a_window_of_zero_makes_every_repeat_new
+            a_clock_set_back_makes_no_repeat_of_what_is_none
             one_bad_event_does_not_fail_the_others
             ids_of_another_store_are_not_found
             settings_are_kept
@@ -204,6 +205,12 @@ impl Bench {
         self.store.close().await;
         self.store = (self.open)(self.folder.path().join("store"), self.clock.clone()).await.unwrap();
         self
+    }
+
+    /// Likewise, with a clock that stands elsewhere.
+    async fn restart_at(mut self, at: Timestamp) -> Self {
+        self.clock = Clock::manual(&at.to_string());
+        self.restart().await
     }
 
     /// A second store, which knows nothing of the first.

@@ -128,8 +128,13 @@ enum Known {
 fn known(session: &Session, event: &NewEvent) -> rusqlite::Result<Known> {
     let dedupe = &event.dedupe;
     let Some(seen) = session.keys.seen(&session.conn, &dedupe.key)? else { return Ok(Known::New { suffix: None }) };
-    let (Remember::Id(window) | Remember::Hash(window)) = dedupe.remember;
-    Ok(if session.now.saturating_sub(seen.seen_at) < ms(window) {
+    let ago = session.now.saturating_sub(seen.seen_at);
+    let repeat = match dedupe.remember {
+        Remember::Id(window) => ago < ms(window),
+        // Of what came in the future of a clock that was set back nobody knows how long ago that was: as long as it says.
+        Remember::Hash(window) => ago.saturating_abs() < ms(window),
+    };
+    Ok(if repeat {
         Known::Repeat { seq: seen.seq, suffix: seen.suffix, mismatch: seen.body != dedupe.body }
     } else {
         Known::New { suffix: next_suffix(dedupe.remember, session.now, seen.suffix) }
