@@ -141,6 +141,22 @@ pub(crate) async fn the_newest_suppressed_one_takes_the_place_of_one_that_died(b
     assert_eq!((bench.decided(ids[2]).await, bench.decided(ids[0]).await), (Decision::Over, Decision::Go(0)));
 }
 
+pub(crate) async fn what_a_clock_that_was_ahead_let_go_suppresses_nothing(bench: Bench) {
+    let [first, second, third] = [
+        bench.handled("evt_1", throttled(KEY)).await,
+        bench.handled("evt_2", throttled(KEY)).await,
+        bench.handled("evt_3", throttled(KEY)).await,
+    ];
+    let decide = async |delivery, now| {
+        let asks = vec![Ask { delivery, wish: Wish::Decide(Hush::None) }];
+        bench.store.decide(&"crm".into(), asks, 0, now).await.unwrap()[0]
+    };
+    let now = bench.clock.now();
+    assert_eq!(decide(first, now + days(400)).await, Decision::Go(0));
+    assert_eq!(decide(second, now).await, Decision::Go(0), "the window of the other is 400 days away");
+    assert_eq!(decide(third, now - seconds(60)).await, Decision::Over, "a clock that is set back by a minute ends no window");
+}
+
 pub(crate) async fn a_reset_ends_the_window_and_what_was_suppressed_in_it_stays_so(bench: Bench) {
     let [first, second] = [bench.handled("evt_1", throttled(KEY)).await, bench.handled("evt_2", throttled(KEY)).await];
     assert_eq!((bench.decided(first).await, bench.decided(second).await), (Decision::Go(0), Decision::Over));

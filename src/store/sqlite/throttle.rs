@@ -8,11 +8,11 @@ use crate::store::{Key, Throttle};
 /// How long what was decided is kept beyond the window it counts in: one that passed may die, and another takes its place.
 const KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
-/// Those of a key that went since a time: that are not dead, cancelled, suppressed or expired. One that was removed had
+/// Those of a key that went between two times: that are not dead, cancelled, suppressed or expired. One that was removed had
 /// arrived.
 pub(super) const WENT: &str = "SELECT 1 FROM throttled t LEFT JOIN deliveries d ON d.place = t.place
     WHERE t.target_id = ?1 AND t.key = ?2 AND t.suppressed = 0 AND t.at > ?3 AND t.place >= ?4 AND t.place <> ?5
-        AND coalesce(d.state, 1) IN (0, 1, 5) LIMIT ?6";
+        AND coalesce(d.state, 1) IN (0, 1, 5) AND t.at < ?7 LIMIT ?6";
 
 /// Why the delivery at `place` is suppressed; `None` when it may go. What was decided is noted under each of its keys.
 pub(super) fn full(
@@ -45,7 +45,9 @@ fn went(conn: &Connection, target: i64, place: i64, throttle: &Throttle, now: i6
     let since = now.saturating_sub(ms(throttle));
     // A window that an event ended counts for nobody who came after it.
     let floor = reset(conn, &throttle.key)?.filter(|floor| *floor <= place).unwrap_or(i64::MIN);
-    let row = (target, throttle.key, since, floor, place, throttle.limit);
+    // What went further ahead than the window is long went by a clock that was set back since.
+    let ahead = now.saturating_add(ms(throttle));
+    let row = (target, throttle.key, since, floor, place, throttle.limit, ahead);
     let mut went = conn.prepare_cached(WENT)?;
     let mut rows = went.query(row)?;
     let mut count = 0;
