@@ -139,7 +139,8 @@ impl Breaker {
         match &self.open {
             None => Allowed::UpTo(self.ramp.limit),
             Some(open) if open.probing => Allowed::NotBefore(None),
-            Some(open) if open.probe_at <= now => Allowed::Probe,
+            // Due, or further ahead than a probe ever is: the clock was set back.
+            Some(open) if open.probe_at <= now || later(now, open.wait * 2) < open.probe_at => Allowed::Probe,
             Some(open) => Allowed::NotBefore(Some(open.probe_at)),
         }
     }
@@ -364,6 +365,15 @@ mod tests {
             assert_eq!(breaker.answered(Transient, delivery(9), true, None, at(now)), Verdict::default());
         }
         assert_eq!(breaker.close(), Some(at(0)));
+    }
+
+    #[test]
+    fn a_clock_set_back_keeps_it_from_probing_for_twice_the_wait_at_most() {
+        let breaker = opened();
+        let back = |secs| crate::clock::earlier(at(0), Duration::from_secs(secs));
+        assert_eq!(breaker.allows(back(29)), Allowed::NotBefore(Some(at(30))));
+        assert_eq!(breaker.allows(back(31)), Allowed::Probe);
+        assert_eq!(breaker.allows(back(365 * 86_400)), Allowed::Probe);
     }
 
     #[test]
