@@ -10,7 +10,7 @@ use crate::clock::{Timestamp, later, until};
 /// How long the first notices of a kind are gathered.
 const WINDOW: Duration = Duration::from_secs(2);
 /// How long they are gathered at most, once they come again and again: the window doubles with every event.
-const WINDOW_MAX: Duration = Duration::from_secs(60);
+pub(super) const WINDOW_MAX: Duration = Duration::from_secs(60);
 /// After this long without a notice of a kind, the next one is news again.
 const CALM: Duration = Duration::from_secs(300);
 /// Notices that one event lists; the others are counted.
@@ -84,9 +84,10 @@ impl Batches {
         self.0.values().filter_map(Gathering::due).min()
     }
 
-    /// The batches that are to be told at `now`.
+    /// The batches that are to be told at `now`; those too that began in what is the future now that the clock was set back.
     pub(super) fn due(&mut self, now: Timestamp) -> Vec<Batch> {
-        self.take(|gathering| gathering.due().is_some_and(|due| due <= now))
+        let ahead = |gathering: &Gathering| gathering.batch.as_ref().is_some_and(|batch| now < batch.since);
+        self.take(|gathering| ahead(gathering) || gathering.due().is_some_and(|due| due <= now))
     }
 
     /// All that is gathered.

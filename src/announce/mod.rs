@@ -11,9 +11,9 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
-use self::batch::{Batch, Batches};
+use self::batch::{Batch, Batches, WINDOW_MAX};
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, Timestamp, until},
     envelope::{DeliveryId, Name},
     route::{Plan, Router},
     sign,
@@ -174,7 +174,8 @@ async fn run(mut receiver: mpsc::Receiver<Notice>, parts: Parts, stop: Cancellat
         let due = batches.next_due();
         let wait = async {
             match due {
-                Some(due) => parts.clock.sleep_until(due).await,
+                // No window is longer: a clock that is set back does not put off what is gathered.
+                Some(due) => parts.clock.sleep(until(parts.clock.now(), due).min(WINDOW_MAX)).await,
                 None => std::future::pending().await,
             }
         };

@@ -145,6 +145,19 @@ fn a_flood_is_told_ever_more_rarely() {
 }
 
 #[test]
+fn what_was_gathered_before_the_clock_was_set_back_is_told() {
+    let at: Timestamp = "2026-01-20T12:00:00Z".parse().unwrap();
+    let mut batches = Batches::default();
+    batches.add(&dead(1, "a"), at);
+    let back = crate::clock::earlier(at, Duration::from_secs(365 * 86_400));
+    assert!(batches.due(at).is_empty());
+    assert_eq!(batches.due(back).len(), 1);
+    // And what comes then is gathered for as long as always.
+    batches.add(&dead(2, "a"), back);
+    assert!(batches.next_due().is_some_and(|due| due <= crate::clock::later(back, Duration::from_secs(4))));
+}
+
+#[test]
 fn kinds_are_bounded() {
     let at = "2026-01-20T12:00:00Z".parse().unwrap();
     let mut batches = Batches::default();
