@@ -141,6 +141,8 @@ fn add(total: &mut Pruned, slice: Pruned) {
     total.rejections += slice.rejections;
     total.keys += slice.keys;
     total.given_up += slice.given_up;
+    total.own_dead_letters += slice.own_dead_letters;
+    total.own_given_up += slice.own_given_up;
     total.used = slice.used;
 }
 
@@ -153,11 +155,13 @@ fn report(total: Pruned, handles: &Handles) {
             "dead letters reached the end of their retention, or deliveries waited too long for a target that is held or gone"
         );
     }
-    if 0 < total.given_up {
-        handles.announcer.tell(Notice::HeldTooLong { count: total.given_up });
+    // Nobody is told what befalls the relay's own events.
+    let (given_up, removed) = (total.given_up - total.own_given_up, total.dead_letters - total.own_dead_letters);
+    if 0 < given_up {
+        handles.announcer.tell(Notice::HeldTooLong { count: given_up });
     }
-    if 0 < total.dead_letters {
-        handles.announcer.tell(Notice::Removed { count: total.dead_letters });
+    if 0 < removed {
+        handles.announcer.tell(Notice::Removed { count: removed });
     }
     if 0 < total.events + total.rejections {
         info!(events = total.events, rejections = total.rejections, keys = total.keys, "pruned the store");

@@ -20,14 +20,18 @@ pub struct Retention {
 pub struct Pruned {
     /// Finished events.
     pub events: u64,
-    /// Dead letters.
+    /// Dead letters,
     pub dead_letters: u64,
+    /// and how many of them were of the relay's own events.
+    pub own_dead_letters: u64,
     /// Rejections.
     pub rejections: u64,
     /// Dedupe keys.
     pub keys: u64,
-    /// Deliveries of targets gone from the file that became dead letters, cause `config`.
+    /// Deliveries of targets gone from the file that became dead letters, cause `config`,
     pub given_up: u64,
+    /// and how many of them were of the relay's own events.
+    pub own_given_up: u64,
     /// True when more is left to do.
     pub more: bool,
     /// Bytes in use afterwards.

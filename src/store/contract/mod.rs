@@ -145,6 +145,7 @@ macro_rules! contract {
             threads_go_after_the_time_of_events
             what_waits_keeps_its_event
             dead_letters_go_after_their_own_time
+            dead_letters_of_own_events_are_counted_apart
             a_seq_is_never_given_out_twice
             keys_outlive_their_events
             deliveries_of_targets_that_are_gone_are_given_up

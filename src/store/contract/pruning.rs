@@ -25,6 +25,8 @@ impl Bench {
             sum.rejections += one.rejections;
             sum.keys += one.keys;
             sum.given_up += one.given_up;
+            sum.own_dead_letters += one.own_dead_letters;
+            sum.own_given_up += one.own_given_up;
             sum.used = one.used;
             if !one.more {
                 return sum;
@@ -88,6 +90,22 @@ pub(crate) async fn dead_letters_go_after_their_own_time(bench: Bench) {
     assert_eq!((pruned.dead_letters, pruned.events), (1, 1));
     assert!(!bench.holds(id).await);
     assert_eq!(bench.store.backlog().await.unwrap(), []);
+}
+
+pub(crate) async fn dead_letters_of_own_events_are_counted_apart(bench: Bench) {
+    let own = |id| {
+        let event = bench.event(id).to(&["crm"]);
+        NewEvent { envelope: Envelope { source: crate::route::OWN_SOURCE.into(), ..event.envelope }, ..event }
+    };
+    bench.accept(own("own_1")).await;
+    bench.accept(own("own_2")).await;
+    bench.planned("evt_1", "crm").await;
+    bench.clock.advance(days(30) + seconds(1));
+    let pruned = bench.prune(KEEP, &["crm"]).await;
+    assert_eq!((pruned.given_up, pruned.own_given_up), (3, 2));
+    bench.clock.advance(days(90) + seconds(1));
+    let pruned = bench.prune(KEEP, &["crm"]).await;
+    assert_eq!((pruned.dead_letters, pruned.own_dead_letters), (3, 2));
 }
 
 pub(crate) async fn a_seq_is_never_given_out_twice(bench: Bench) {

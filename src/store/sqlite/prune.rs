@@ -15,6 +15,7 @@ use super::{
 use crate::{
     clock::{Timestamp, earlier, to_ms},
     envelope::Name,
+    route::OWN_SOURCE,
     store::{Cause, Error, N_MAX, Pruned, Retention, Stage},
 };
 
@@ -69,7 +70,9 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
     session.room.limit = retention.max_bytes;
     wake(session, to_ms(now))?;
     let given_up = give_up(&session.conn, held, before(retention.events), to_ms(now))?;
+    let own_given_up = own(&session.conn, &given_up)?;
     let dead = dead_letters(&session.conn, before(retention.dead_letters))?;
+    let own_dead_letters = own(&session.conn, &dead)?;
     let freed = free(&session.conn, &dead, before(retention.events))?;
     let rejections = rejections(&session.conn, before(retention.rejections))?;
     let keys = keys(session, to_ms(now))?;
@@ -84,19 +87,31 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
     Ok(Ok(Pruned {
         events: freed + swept.events,
         dead_letters: dead.len() as u64,
+        own_dead_letters,
         rejections,
         keys: keys.removed,
-        given_up,
+        given_up: given_up.len() as u64,
+        own_given_up,
         more: !swept.ended
             || windows
             || full(steps)
-            || full(given_up)
+            || full(given_up.len() as u64)
             || full(dead.len() as u64)
             || full(rejections)
             || keys.more
             || threads,
         used: used(&session.conn)?,
     }))
+}
+
+/// How many of the deliveries at `places` are of the relay's own events.
+fn own(conn: &Connection, places: &[i64]) -> rusqlite::Result<u64> {
+    let mut look = conn.prepare_cached("SELECT 1 FROM events WHERE seq = ? AND source = ?")?;
+    let mut count = 0;
+    for place in places {
+        count += u64::from(look.exists((place >> 16, OWN_SOURCE))?);
+    }
+    Ok(count)
 }
 
 fn goal(limit: u64) -> u64 {
@@ -158,18 +173,18 @@ pub(super) const GIVE_UP: &str = "UPDATE deliveries SET state = 2, cause = ?3, d
     SELECT place FROM deliveries INDEXED BY deliveries_pending
     WHERE state = 0 AND target_id = ?1 AND turn IN (0, 1, 2) AND due_at < ?2 LIMIT ?5) RETURNING place, order_key, stage";
 
-/// Gives up what lanes held since before `cutoff` have held for that long. Being due is being held there: a delivery that
-/// a person has retried since is not given up for its age.
-fn give_up(conn: &Connection, held: &[(Name, Timestamp)], cutoff: i64, now: i64) -> rusqlite::Result<u64> {
-    let mut given_up = 0;
+/// Gives up what lanes held since before `cutoff` have held for that long; gives its places. Being due is being held there: a
+/// delivery that a person has retried since is not given up for its age.
+fn give_up(conn: &Connection, held: &[(Name, Timestamp)], cutoff: i64, now: i64) -> rusqlite::Result<Vec<i64>> {
+    let mut given_up = Vec::new();
     for (target, _) in held.iter().filter(|(_, since)| to_ms(*since) < cutoff) {
         let Some(target) = target_id(conn, target)? else { continue };
-        let left = i64::from(SLICE) - given_up;
+        let left = i64::from(SLICE) - given_up.len() as i64;
         let mut statement = conn.prepare_cached(GIVE_UP)?;
         let row = (target, cutoff, cause_code(Cause::Config), now, left);
         let dead = statement.query_map(row, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let dead: Vec<(i64, Option<OrderKey>, i64)> = dead.collect::<rusqlite::Result<_>>()?;
-        given_up += dead.len() as i64;
+        given_up.extend(dead.iter().map(|(place, ..)| *place));
         for (place, key, at) in &dead {
             // A dead digest is one dead letter, which lists its events.
             if stage(*at) == Stage::Gathering {
@@ -180,7 +195,7 @@ fn give_up(conn: &Connection, held: &[(Name, Timestamp)], cutoff: i64, now: i64)
             }
         }
     }
-    Ok(given_up.cast_unsigned())
+    Ok(given_up)
 }
 
 fn target_id(conn: &Connection, target: &Name) -> rusqlite::Result<Option<i64>> {
