@@ -21,7 +21,7 @@ use crate::{
     route::Router,
     seal::{self, Sealer},
     secret::Secret,
-    store::{self, Store},
+    store::{self, Pruned, Store},
     telemetry::Metrics,
 };
 
@@ -123,7 +123,7 @@ impl App {
         let (public, public_addr) = bind(&config.server.listen).await?;
         let (admin, admin_addr) = bind(&config.server.admin_listen).await?;
         let sealer = sealer(&config)?;
-        tell_limits(&*store, &config, options.clock.now()).await;
+        let tidied = tell_limits(&*store, &config, options.clock.now()).await;
         let router = Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations));
         let router = Arc::new(router.with_audiences(deliver::audiences(&config.destinations)));
         let (announcer, notices) = Announcer::new();
@@ -199,6 +199,7 @@ impl App {
             config_error: options.config_error.map(Arc::from),
             stop,
         };
+        housekeeping::report(tidied, &handles);
         Ok(Self { handles, public_addr, admin_addr, public, admin, announcing })
     }
 
@@ -242,11 +243,12 @@ async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), StartError> {
 }
 
 /// The store learns its limits by pruning: once before the first event, so that none comes in beyond them. A store that
-/// cannot be pruned now takes no events either, and is pruned again later.
-async fn tell_limits(store: &dyn Store, config: &Config, now: Timestamp) {
-    if let Err(error) = store.prune(now, config.store.retention, Vec::new()).await {
+/// cannot be pruned now takes no events either, and is pruned again later. Answers what went.
+async fn tell_limits(store: &dyn Store, config: &Config, now: Timestamp) -> Pruned {
+    store.prune(now, config.store.retention, Vec::new()).await.unwrap_or_else(|error| {
         warn!(%error, "the store could not be tidied before the start");
-    }
+        Pruned::default()
+    })
 }
 
 /// The configured key, or the key file beside the store.

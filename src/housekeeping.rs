@@ -56,14 +56,20 @@ impl Keeper {
         held.extend(self.gone(handles, &backlog, now).await?);
         let retention = handles.config.store.retention;
         let mut total = Pruned::default();
-        loop {
-            let slice = handles.store.prune(now, retention, held.clone()).await?;
-            add(&mut total, slice);
-            if !slice.more || stop.is_cancelled() {
-                break;
+        let ended = loop {
+            match handles.store.prune(now, retention, held.clone()).await {
+                Ok(slice) => {
+                    add(&mut total, slice);
+                    if !slice.more || stop.is_cancelled() {
+                        break Ok(());
+                    }
+                }
+                // What went before is gone all the same, and nobody else tells of it.
+                Err(error) => break Err(error),
             }
-        }
+        };
         report(total, handles);
+        ended?;
         self.filling(total.used, retention.max_bytes, handles);
         Ok(())
     }
@@ -147,7 +153,7 @@ fn add(total: &mut Pruned, slice: Pruned) {
 }
 
 /// Says what was removed or given up for good.
-fn report(total: Pruned, handles: &Handles) {
+pub(crate) fn report(total: Pruned, handles: &Handles) {
     if 0 < total.dead_letters + total.given_up {
         warn!(
             dead_letters = total.dead_letters,

@@ -224,7 +224,10 @@ const CLOCKS: &[Line] = &[
     ),
     shown(
         "Dead letters go at `retention.dead_letters`",
-        &["spec_retention::dead_letters_go_at_their_time_after_death_counted_and_announced"],
+        &[
+            "spec_retention::dead_letters_go_at_their_time_after_death_counted_and_announced",
+            "spec_retention::dead_letters_that_go_at_a_start_are_announced_too",
+        ],
     ),
     shown(
         "`store.max_bytes` prunes old finished events first",

@@ -92,6 +92,24 @@ async fn dead_letters_go_at_their_time_after_death_counted_and_announced() {
 }
 
 #[tokio::test]
+async fn dead_letters_that_go_at_a_start_are_announced_too() {
+    let (crm, ops) = (Receiver::start([400]).await, Receiver::ok().await);
+    let file = routes().interactor().store(DAY).webhook("crm", &crm).webhook("ops", &ops);
+    let file = file
+        .rule("name: a, match: {source: interactor}, to: [crm]")
+        .rule("name: b, match: {source: hookyard, type: relay.**}, to: [ops]");
+    let app = spawn_app(file.clone()).await;
+    app.takes("evt_1").await;
+    app.reaches("target=crm", "dead").await;
+    let app = app.restart_after(hours(100), file).await;
+    until("the announcement", SOON, async || {
+        app.clock.advance(seconds(5));
+        ops.seen().iter().find(|request| request.json()["data"]["removed"] == 1).map(|_| ())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn max_bytes_prunes_old_finished_events_first_and_refuses_only_when_nothing_finished_is_left() {
     let (done, down) = (Receiver::ok().await, Receiver::start([401]).await);
     let file = routes().interactor().store("max_bytes: 16MiB").webhook("done", &done).webhook("down", &down);

@@ -65,9 +65,15 @@ impl TestApp {
     }
 
     /// Stops it as a service manager does, and starts another on the same store at the same time of day.
-    pub(crate) async fn restart(mut self, routes: Routes) -> Self {
+    pub(crate) async fn restart(self, routes: Routes) -> Self {
+        self.restart_after(Duration::ZERO, routes).await
+    }
+
+    /// Likewise, after it was off for so long.
+    pub(crate) async fn restart_after(mut self, off: Duration, routes: Routes) -> Self {
         self.handles.stop.cancel();
         (&mut self.serving).await.unwrap();
+        self.clock.advance(off);
         Self::start(self.home.clone(), self.clock.clone(), routes).await
     }
 
