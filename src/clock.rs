@@ -50,6 +50,14 @@ impl Clock {
         }
     }
 
+    /// Sets a manual clock back, as somebody may do to the machine's.
+    #[cfg(test)]
+    pub(crate) fn set_back(&self, by: Duration) {
+        if let Inner::Manual(time) = &self.0 {
+            time.send_modify(|now| *now = earlier(*now, by));
+        }
+    }
+
     /// Waits for `by`. A step of the machine's clock neither shortens nor lengthens it.
     pub async fn sleep(&self, by: Duration) {
         match &self.0 {

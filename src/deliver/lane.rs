@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     announce::{Announcer, Notice},
-    clock::{Clock, Timestamp},
+    clock::{Clock, Timestamp, later},
     envelope::Name,
     rate::Bucket,
     route::OWN_SOURCE,
@@ -347,7 +347,9 @@ impl Lane {
         self.refused.borrow_and_update();
         let now = self.parts.clock.now();
         self.inbox.state().condition.release(now, self.destination.retry_after_max);
-        self.paced_until = self.paced_until.filter(|until| now < *until);
+        // The rate asks for no longer a wait: what lies further ahead was meant before the clock was set back.
+        let longest = self.destination.rate_limit.map_or(Duration::ZERO, |rate| rate.per / rate.count.max(1));
+        self.paced_until = self.paced_until.filter(|until| now < *until && *until <= later(now, longest));
         while self.paced_until.is_none() && self.unsettled() < UNRECORDED_MAX && !self.parts.stop.is_cancelled() {
             match self.gate() {
                 Gate::Shut { idle: true, .. } => {

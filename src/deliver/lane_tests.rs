@@ -482,6 +482,22 @@ async fn an_owner_that_cannot_renew_breaks_off_what_is_under_way_and_begins_noth
 }
 
 #[tokio::test]
+async fn a_rate_goes_on_though_the_clock_was_set_back() {
+    let crm = Receiver::start([200]).await;
+    let relay = Relay::start(vec![webhook(&crm, "rate_limit: {rate: 1/s, burst: 1}")]);
+    (0..2).for_each(|_| relay.accept(&["crm"]));
+    recorded(&relay, 1).await;
+    a_while().await;
+    relay.clock.set_back(secs(86_400));
+    // The system's clock is looked at again now and then.
+    relay.deliver.wake(&["crm".into()]);
+    a_while().await;
+    assert_eq!(crm.received().len(), 1);
+    relay.clock.advance(secs(1));
+    recorded(&relay, 2).await;
+}
+
+#[tokio::test]
 async fn how_a_lane_with_quiet_hours_stands_is_kept_when_it_changes_and_not_at_every_turn() {
     let crm = Receiver::start([200]).await;
     let nights = node("{tz: UTC, windows: [{days: mon-sun, from: '22:00', to: '23:00'}]}");
