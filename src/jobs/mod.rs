@@ -311,6 +311,18 @@ impl Jobs {
         self.parts.store.set_setting(&kept::key(&job.id), kept::write(job)).await
     }
 
+    /// Keeps `job`; where it ended meanwhile, as it ended: a start must not go on with it.
+    async fn keep(&self, job: &Job) -> store::Result<()> {
+        let mut job = job.clone();
+        loop {
+            self.save(&job).await?;
+            match self.get(&job.id) {
+                Some(now) if now.state != job.state => job = now,
+                _ => return Ok(()),
+            }
+        }
+    }
+
     /// Forgets the oldest finished jobs beyond [`FINISHED_MAX`].
     async fn forget_old(&self) -> store::Result<()> {
         let finished: Vec<String> =

@@ -348,6 +348,19 @@ async fn old_finished_jobs_are_forgotten() {
 }
 
 #[tokio::test]
+async fn a_job_that_is_cancelled_while_its_place_is_kept_stays_cancelled() {
+    let bench = Bench::new().await;
+    let shop = bench.events("shop", 3).await;
+    bench.die(&shop, 1).await;
+    // As it was before it was cancelled: what a step keeps may come to the store behind that.
+    let running = bench.begin(by_rules(), Filter::default(), Some(1)).await;
+    bench.jobs.cancel(&running.id).await.unwrap();
+    bench.jobs.keep(&running).await.unwrap();
+    let kept = bench.store.setting(&kept::key(&running.id)).await.unwrap().unwrap();
+    assert_eq!(kept::read(&kept).unwrap().state, State::Cancelled, "the next start would go on with it");
+}
+
+#[tokio::test]
 async fn a_job_reads_as_promised() {
     let bench = Bench::new().await;
     let filter = Filter { state: Some(Stored::Dead), since: Some(bench.clock.now()), ..Filter::default() };

@@ -117,12 +117,7 @@ impl Walk<'_> {
         if job.state == State::Done {
             info!(job.id = %job.id, done = job.done, made = job.made, failed = job.failed, "a job is done");
         }
-        self.keep(&job).await.map(|()| job.state == State::Running)
-    }
-
-    /// Keeps a job; one that is finished is kept as such however often that takes.
-    async fn keep(&self, job: &Job) -> store::Result<()> {
-        self.jobs.save(job).await
+        self.jobs.keep(&job).await.map(|()| job.state == State::Running)
     }
 
     /// Says what the store said; answers when to try again.
@@ -141,7 +136,7 @@ impl Walk<'_> {
         })?;
         if over {
             // The store fails anyway: a job that cannot be kept as failed goes on after the next start.
-            let _ = self.keep(&job).await;
+            let _ = self.jobs.keep(&job).await;
             return None;
         }
         Some(later(now, PATIENCE))
