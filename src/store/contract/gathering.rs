@@ -340,6 +340,13 @@ pub(crate) async fn what_quiet_hours_hold_goes_when_they_end(bench: Bench) {
     assert_eq!(bench.store.count_deliveries(flowing).await.unwrap(), 1);
 }
 
+pub(crate) async fn what_quiet_hours_held_is_cancelled_by_a_person_and_not_by_them(bench: Bench) {
+    let id = bench.planned("evt_1", "crm").await;
+    bench.hushed(id, Hush::Hold(until(&bench, 3600))).await;
+    bench.store.cancel(vec![id], bench.clock.now()).await.unwrap();
+    assert_eq!(bench.stands(id).await, "cancelled");
+}
+
 pub(crate) async fn what_is_held_is_roused_when_the_hours_change(bench: Bench) {
     let [held, retrying] = [bench.planned("evt_1", "crm").await, bench.planned("evt_2", "crm").await];
     bench.hushed(held, Hush::Hold(until(&bench, 3600))).await;

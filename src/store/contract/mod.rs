@@ -106,6 +106,7 @@ macro_rules! contract {
             who_leaves_a_digest_is_followed_by_the_next
             a_digest_whose_last_one_leaves_is_no_more
             what_quiet_hours_hold_goes_when_they_end
+            what_quiet_hours_held_is_cancelled_by_a_person_and_not_by_them
             what_is_held_is_roused_when_the_hours_change
             quiet_hours_drop_or_gather
             a_digest_that_ends_in_quiet_hours_waits_and_gathers_on

@@ -35,7 +35,8 @@ fn ours<'a>(session: &Session, ids: &'a [DeliveryId]) -> impl Iterator<Item = &'
 }
 
 /// Ends a delivery that is not final.
-pub(super) const CANCEL: &str = "UPDATE deliveries SET state = 3, due_at = NULL, settled_at = ?2 WHERE place = ?1 AND state = 0
+pub(super) const CANCEL: &str =
+    "UPDATE deliveries SET state = 3, cause = NULL, due_at = NULL, settled_at = ?2 WHERE place = ?1 AND state = 0
     RETURNING target_id, order_key, stage, carrier";
 
 /// Cancels what is not final; see [`crate::store::Store::cancel`].
