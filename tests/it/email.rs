@@ -6,19 +6,13 @@ use crate::support::{
     Routes, SOON, TestApp,
     app::MINUTELY,
     minutes, routes, seconds,
-    smtp::{CLOSE, MailServer},
+    smtp::{CLOSE, MailServer, through},
     spawn_app, until,
 };
 
 /// Mail through `server`, in the clear.
 fn mail(server: &MailServer, to: &str, more: &str) -> Routes {
     through(routes().interactor(), "mail", server, to, more)
-}
-
-fn through(file: Routes, name: &str, server: &MailServer, to: &str, more: &str) -> Routes {
-    let smtp = format!("smtp: {{host: 127.0.0.1, port: {}, tls: none}}", server.addr.port());
-    let from = "from: Relay <relay@example.com>";
-    file.destination(name, &format!("kind: email, {smtp}, {from}, to: {to}, {MINUTELY}{more}"))
 }
 
 /// A server that answers lines which begin with `to` by `answer`.

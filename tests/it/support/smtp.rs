@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{SOON, until};
+use super::{Routes, SOON, app::MINUTELY, until};
 
 /// A mail as the server was given it.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,13 @@ type Script = dyn Fn(&str, usize) -> Option<String> + Send + Sync;
 
 /// Ends the connection without an answer.
 pub(crate) const CLOSE: &str = "CLOSE";
+
+/// `file` with a destination that mails through `server`, in the clear, and tries again every minute.
+pub(crate) fn through(file: Routes, name: &str, server: &MailServer, to: &str, more: &str) -> Routes {
+    let smtp = format!("smtp: {{host: 127.0.0.1, port: {}, tls: none}}", server.addr.port());
+    let from = "from: Relay <relay@example.com>";
+    file.destination(name, &format!("kind: email, {smtp}, {from}, to: {to}, {MINUTELY}{more}"))
+}
 
 /// A mail server; it goes on until the test ends.
 #[derive(Clone)]
