@@ -293,8 +293,8 @@ impl Running for Fake {
 
     fn explain(&self, event: &Envelope) -> Vec<Why> {
         let reason = format!("type \"{}\" fits none of workflow.*", event.r#type);
-        let all = Why { rule: "all".into(), matched: true, reason: None };
-        vec![all, Why { rule: "workflows".into(), matched: false, reason: Some(reason) }]
+        let all = Why { rule: "all".into(), index: 0, place: Default::default(), matched: true, reason: None };
+        vec![all, Why { rule: "workflows".into(), index: 1, place: Default::default(), matched: false, reason: Some(reason) }]
     }
 
     async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport> {

@@ -24,10 +24,12 @@ mod index;
 pub mod path;
 mod rule;
 pub mod when;
+mod why;
 
 use handling::{Audience, EndIndex};
 use path::Path;
 pub use rule::{Match, Rule, To};
+pub use why::Why;
 
 /// The source of the relay's own events, which only a rule that names it gets.
 pub const OWN_SOURCE: &str = "hookyard";
@@ -54,17 +56,6 @@ pub struct Plan {
     pub rules: Vec<Name>,
     /// What the event ends of deliveries that came before it, whether or not a rule matches it.
     pub endings: Endings,
-}
-
-/// Why a rule did or did not match an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Why {
-    /// The rule.
-    pub rule: Name,
-    /// Whether it fired.
-    pub matched: bool,
-    /// The first condition that failed with the value seen, or the rule whose `stop` came before; `None` when it fired.
-    pub reason: Option<String>,
 }
 
 impl Router {
@@ -139,26 +130,6 @@ impl Router {
         for planned in &mut plan.deliveries {
             planned.order_key = self.orders.get(&planned.target).and_then(|path| order_key(path, view.value()));
         }
-    }
-
-    /// For every rule, whether it fires for `event`, and if not, why not.
-    pub fn explain(&self, event: &Envelope) -> Vec<Why> {
-        let mut view = View::new(event);
-        let mut stopped_by: Option<&Name> = None;
-        let mut all = Vec::with_capacity(self.rules.len());
-        for rule in &self.rules {
-            let reason = match stopped_by {
-                Some(name) => Some(format!("rule {name} stopped the walk")),
-                None => {
-                    rule.matches.why_not(event).or_else(|| rule.when.iter().find_map(|condition| condition.why_not(view.value())))
-                }
-            };
-            if reason.is_none() && rule.stop {
-                stopped_by = Some(&rule.name);
-            }
-            all.push(Why { rule: rule.name.clone(), matched: reason.is_none(), reason });
-        }
-        all
     }
 }
 
@@ -318,21 +289,6 @@ mod tests {
     fn a_rule_may_match_and_send_nowhere() {
         let plan = router(json!([{"name": "a", "match": {"type": "credential.*"}, "to": []}])).plan(&sample());
         assert_eq!(names(&plan), (vec!["a"], vec![]));
-    }
-
-    #[test]
-    fn explain_names_the_first_condition_that_failed() {
-        let event = Envelope { r#type: "workflow.instance.completed".into(), ..sample() };
-        let why = example().explain(&event);
-        let text: Vec<_> =
-            why.iter().map(|why| format!("{}: {}", why.rule, why.reason.as_deref().unwrap_or("matched"))).collect();
-        insta::assert_snapshot!(text.join("\n"), @r#"
-        reconnect: type "workflow.instance.completed" fits none of credential.expired, credential.revoked
-        large: $.data.amount gt 1000: absent
-        chatter: source "interactor" fits none of agents
-        audit: matched
-        own: source "interactor" fits none of hookyard
-        "#);
     }
 
     #[test]

@@ -137,18 +137,8 @@ impl Match {
         self.failing(event).is_none()
     }
 
-    /// Why `event` does not fit; `None` when it does.
-    pub fn why_not(&self, event: &Envelope) -> Option<String> {
-        let (name, value, globs) = self.failing(event)?;
-        let wanted: Vec<_> = globs.iter().map(Glob::text).collect();
-        Some(match value {
-            Some(_) if globs.is_empty() => format!("the relay's own events go to rules that say source: {OWN_SOURCE}"),
-            Some(value) => format!("{name} {value:?} fits none of {}", wanted.join(", ")),
-            None => format!("the event has no {name}; wanted {}", wanted.join(", ")),
-        })
-    }
-
-    fn failing<'s>(&'s self, event: &'s Envelope) -> Option<(&'static str, Option<&'s str>, &'s [Glob])> {
+    /// What does not fit: which key, what the event has there, and what was wanted.
+    pub(super) fn failing<'s>(&'s self, event: &'s Envelope) -> Option<(&'static str, Option<&'s str>, &'s [Glob])> {
         let source = event.source.as_str();
         if !self.takes_source(source) {
             return Some(("source", Some(source), &self.source));
