@@ -366,4 +366,6 @@ fn block(text: &str, section: &str) -> Option<String> {
 }
 
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod tests;
