@@ -12,6 +12,7 @@
 //! - [`deliver`]: lanes, attempts, retries, dead letters.
 //! - [`render`]: templates and their escapes.
 //! - [`reconnect`]: signed links that mend an expired credential, and their page.
+//! - [`rehearsal`]: `tests:` of the file, run by the same code as events and without a network.
 //! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
 //! - [`announce`]: what the relay tells of itself.
 //! - [`api`]: the HTTP API over the store.
@@ -34,6 +35,7 @@ pub mod json;
 pub mod listen;
 mod rate;
 pub mod reconnect;
+pub mod rehearsal;
 pub mod render;
 pub mod route;
 mod samples;

@@ -44,7 +44,7 @@ pub(super) fn select(mut problems: Vec<Problem>) -> (Vec<Problem>, usize) {
 /// Says where in the tree a problem is.
 pub(super) fn locate(problem: &mut Problem, root: &Node) {
     problem.path = path_of(root, problem);
-    in_which_rule(problem, root);
+    in_which_item(problem, root);
 }
 
 /// Takes secrets out of what a problem says.
@@ -117,10 +117,15 @@ fn path_of(root: &Node, problem: &Problem) -> Option<String> {
     (!path.is_empty()).then_some(path)
 }
 
-/// Names the rule a problem is in: a list has no names to point at.
-fn in_which_rule(problem: &mut Problem, root: &Node) {
-    let Some(index) = problem.path.as_deref().and_then(rule_index) else { return };
-    let Some(name) = root.get("rules").and_then(|rules| rules.items().get(index)).and_then(|rule| rule.get("name")?.text())
+/// Names the rule or test a problem is in: a list has no names to point at.
+fn in_which_item(problem: &mut Problem, root: &Node) {
+    let path = problem.path.as_deref();
+    let sections = [("rules", "rule"), ("tests", "test")];
+    let Some((section, what, index)) = sections.iter().find_map(|(section, what)| Some((section, what, index(path?, section)?)))
+    else {
+        return;
+    };
+    let Some(name) = root.get(section).and_then(|items| items.items().get(index)).and_then(|item| item.get("name")?.text())
     else {
         return;
     };
@@ -128,9 +133,9 @@ fn in_which_rule(problem: &mut Problem, root: &Node) {
         return;
     }
     let note = problem.note.take().map(|note| format!("; {note}")).unwrap_or_default();
-    problem.note = Some(format!("in rule \"{name}\" (rules[{index}]){note}"));
+    problem.note = Some(format!("in {what} \"{name}\" ({section}[{index}]){note}"));
 }
 
-fn rule_index(path: &str) -> Option<usize> {
-    path.strip_prefix("rules[")?.split_once(']')?.0.parse().ok()
+fn index(path: &str, section: &str) -> Option<usize> {
+    path.strip_prefix(section)?.strip_prefix('[')?.split_once(']')?.0.parse().ok()
 }

@@ -12,6 +12,8 @@ use super::{
 };
 use crate::{contacts, deliver::kinds::Word, reconnect};
 
+mod expected;
+
 /// The relay's own source, which tells what it does (`relay.**`).
 const RESERVED: &str = "hookyard";
 /// Paths of the public listener that are the relay's own, with all below them.
@@ -24,7 +26,8 @@ pub(super) fn check(root: &Node, contacts: &contacts::Settings, cx: &mut Context
     let lines = Lines::of(&cx.text);
     let declared = Declared::new(root, &lines);
     sources(root, &lines, cx);
-    rule_names(root, &lines, cx);
+    names(root, "rules", &lines, cx);
+    names(root, "tests", &lines, cx);
     declared.renames(root, cx);
     let mut used = HashSet::new();
     for (index, rule) in items(root, "rules").iter().enumerate() {
@@ -45,6 +48,7 @@ pub(super) fn check(root: &Node, contacts: &contacts::Settings, cx: &mut Context
         declared.destination(target, "`unmatched`", &mut used, cx);
     }
     declared.unused(&used, cx);
+    expected::check(root, &declared, cx);
     unreached(root, contacts, cx);
     untold(root, cx);
 }
@@ -252,13 +256,14 @@ fn is_below(path: &str, taken: &str) -> bool {
     path.strip_prefix(taken).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-fn rule_names(root: &Node, lines: &Lines, cx: &mut Context) {
+/// Names of the items of a section, none of which has another's.
+fn names(root: &Node, section: &str, lines: &Lines, cx: &mut Context) {
     let mut names: HashMap<&str, Place> = HashMap::new();
-    for node in items(root, "rules").iter().filter_map(|rule| rule.get("name")) {
+    for node in items(root, section).iter().filter_map(|item| item.get("name")) {
         let Some(name) = node.text() else { continue };
         if let Some(first) = names.get(name) {
             let line = lines.line(first.start);
-            cx.error("repeated-name", node.place, format!("two rules have the name \"{name}\""))
+            cx.error("repeated-name", node.place, format!("two {section} have the name \"{name}\""))
                 .note(format!("first on line {line}"));
             continue;
         }

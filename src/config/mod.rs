@@ -14,6 +14,7 @@ use crate::{
     envelope::Name,
     ingest::Source,
     reconnect::Reconnect,
+    rehearsal::Test,
     render,
     route::Rule,
     secret::Secret,
@@ -65,6 +66,8 @@ pub struct Config {
     pub templates: BTreeMap<String, render::Source>,
     /// `unmatched`: where events go that no rule matches; empty means `keep`.
     pub unmatched: Vec<Name>,
+    /// `tests`, in the order of the file.
+    pub tests: Vec<Test>,
 }
 
 /// `server`.
@@ -229,12 +232,13 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     let sources = entries(fields.node("sources"), "`sources`", cx, Source::decode);
     let destinations =
         entries(fields.node("destinations"), "`destinations`", cx, |key, node, cx| Destination::decode(key, node, &defaults, cx));
-    let rules = rules(fields.node("rules"), cx);
+    let rules = items(fields.node("rules"), "`rules`", cx, Rule::decode);
     let unmatched = sections::unmatched(fields.node("unmatched"), cx);
+    let tests = items(fields.node("tests"), "`tests`", cx, Test::decode);
     fields.finish(cx);
     links::check(root, &contacts, cx);
     let hash = hash(&file.text);
-    Some(Config { hash, server, store, security, sources, destinations, rules, contacts, reconnect, templates, unmatched })
+    Some(Config { hash, server, store, security, sources, destinations, rules, contacts, reconnect, templates, unmatched, tests })
 }
 
 fn hash(text: &str) -> String {
@@ -285,14 +289,18 @@ fn entries<T>(
     }
 }
 
-fn rules(node: Option<&Node>, cx: &mut Context) -> Vec<Rule> {
+/// Reads a list of things that know which they are.
+fn items<T>(
+    node: Option<&Node>,
+    what: &str,
+    cx: &mut Context,
+    decode: impl Fn(usize, &Node, &mut Context) -> Option<T>,
+) -> Vec<T> {
     match node.map(|node| (&node.value, node)) {
         None => Vec::new(),
-        Some((Value::List(items), _)) => {
-            items.iter().enumerate().filter_map(|(index, item)| Rule::decode(index, item, cx)).collect()
-        }
+        Some((Value::List(items), _)) => items.iter().enumerate().filter_map(|(index, item)| decode(index, item, cx)).collect(),
         Some((_, node)) => {
-            cx.expected::<()>("`rules` as a list", node);
+            cx.expected::<()>(&format!("{what} as a list"), node);
             Vec::new()
         }
     }

@@ -58,6 +58,19 @@ fn a_file_says_what_is_wrong_with_it() {
 }
 
 #[test]
+fn the_example_loads_as_it_is_with_its_variables_set() {
+    let env = |name: &str| match name {
+        "SLACK_WEBHOOK_URL" => Some("https://hooks.slack.com/services/T/B/x".to_owned()),
+        "TWILIO_ACCOUNT_SID" => Some("AC00112233445566778899aabbccddeeff".to_owned()),
+        "INTERACTOR_API_KEY" | "SMTP_PASSWORD" | "TWILIO_AUTH_TOKEN" => Some("hush".to_owned()),
+        name => env(name),
+    };
+    let loaded = load(&fixtures().join("good/example.yaml"), &env);
+    let config = loaded.config.clone().unwrap_or_else(|| panic!("{}", report::text(&loaded, false)));
+    assert_eq!((loaded.problems.len(), config.tests.len()), (0, 3), "{}", report::text(&loaded, false));
+}
+
+#[test]
 fn a_destination_adopts_only_what_is_gone_and_nobody_else_adopts() {
     let file = |crm: &str, erp: &str| {
         let one = |name, old| format!("  {name}: {{kind: webhook, url: 'https://a.example', renamed_from: {old}}}\n");
@@ -115,7 +128,7 @@ servr: {}
     let problems = report::diagnostics(&loaded);
     let json = |code: &str| serde_json::to_string(problems.iter().find(|problem| problem.code == code).unwrap()).unwrap();
     insta::assert_snapshot!(json("unknown-destination"), @r##"{"code":"unknown-destination","severity":"error","file":"routes.yaml","line":3,"col":48,"end_col":51,"path":"rules[0].to[0]","message":"rule \"all\" sends to `crn`, which is not declared","help":"did you mean `crm` (line 5)?","note":"declared: crm","fix":"crm"}"##);
-    insta::assert_snapshot!(json("unknown-key"), @r##"{"code":"unknown-key","severity":"error","file":"routes.yaml","line":6,"col":1,"end_col":6,"path":"servr","message":"the file has no key `servr`","help":"did you mean `server`?","note":"keys here: contacts contacts_file contacts_lookup defaults destinations reconnect reconnect_url rules schedules security server sources store templates unmatched version","fix":"server"}"##);
+    insta::assert_snapshot!(json("unknown-key"), @r##"{"code":"unknown-key","severity":"error","file":"routes.yaml","line":6,"col":1,"end_col":6,"path":"servr","message":"the file has no key `servr`","help":"did you mean `server`?","note":"keys here: contacts contacts_file contacts_lookup defaults destinations reconnect reconnect_url rules schedules security server sources store templates tests unmatched version","fix":"server"}"##);
     insta::assert_snapshot!(report::headline(&loaded).unwrap(), @r##"routes.yaml:3:48: rule "all" sends to `crn`, which is not declared (and 1 more)"##);
 }
 
