@@ -1,5 +1,7 @@
 //! `kind: email`: what is handed in, how a mail server's answers are read, who gets what is sent again.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -327,9 +329,9 @@ async fn a_failing_look_up_makes_the_mail_wait_and_blames_nobody() {
     assert_eq!((app.target("mail").await["state"].clone(), server.count("GREETING")), (json!("ok"), 0));
 }
 
-/// A mail server that others wrote, and what it made of the mails it took.
-async fn taken(kind: &'static str, extra: &str, data: Value) -> Value {
-    let server = crate::support::referee::Server::start("smtp.py", "SMTP_TLS", kind).await;
+/// A mail server that others wrote, which `script` runs, and what it made of the mail it took.
+async fn taken(script: &'static str, kind: &'static str, extra: &str, data: Value) -> Value {
+    let server = crate::support::referee::Server::start(script, "SMTP_TLS", kind).await;
     let port = server.port;
     let smtp = format!("smtp: {{host: 127.0.0.1, port: {port}, tls: {kind}, username: relay, password: \"päss wörd\"}}");
     let from = "from: \"Rélay <relay@example.com>\", to: [\"Dana Müller <dana@bücher.example>\", kim@example.com]";
@@ -338,7 +340,7 @@ async fn taken(kind: &'static str, extra: &str, data: Value) -> Value {
     app.takes_of("evt_1", "credential.expired", data).await;
     let row = app.tried("", 1).await;
     assert_eq!(row["state"], "delivered", "{}", attempt(&app, &row).await);
-    let line = server.printed().lines().nth(1).map(str::to_owned).unwrap();
+    let line = until("the mail", SOON, async || server.printed().lines().nth(1).map(str::to_owned)).await;
     serde_json::from_str(&line).unwrap()
 }
 
@@ -349,10 +351,24 @@ fn trusted() -> String {
 
 #[tokio::test]
 async fn another_mail_server_takes_it_under_both_kinds_of_tls_with_a_login_and_finds_no_defect() {
+    taken_without_defect("smtp.py").await;
+}
+
+#[tokio::test]
+async fn postfix_takes_it_under_both_kinds_of_tls_with_a_login_and_passes_it_on_without_defect() {
+    if !Path::new("/usr/sbin/postfix").exists() {
+        eprintln!("skipped: postfix is not installed (tests/run installs it where it may)");
+        return;
+    }
+    taken_without_defect("postfix.py").await;
+}
+
+/// Hostile data, both kinds of TLS, a login that is not ASCII.
+async fn taken_without_defect(script: &'static str) {
     let long = "x".repeat(3000);
     let data = json!({"service_name": format!("Kalender „Süd“ \u{202e}<script>{long}"), "credential_id": "cred\r\nBcc: evil@example.com", "reason": "a\r\n.\r\nMAIL FROM:<x@y>\r\n.."});
     for kind in ["starttls", "implicit"] {
-        let found = taken(kind, &trusted(), data.clone()).await;
+        let found = taken(script, kind, &trusted(), data.clone()).await;
         assert_eq!(found["defects"], json!([]), "{found}");
         assert_eq!((&found["tls"], &found["authenticated"], &found["repeated"]), (&json!(true), &json!(true), &json!(0)));
         assert_eq!(found["to"], json!([["Dana Müller", "dana@xn--bcher-kva.example"], ["", "kim@example.com"]]));

@@ -5,18 +5,16 @@ what Python's strict email policy makes of it: a mail with any defect is reporte
 """
 
 import asyncio
-import email.policy
 import json
 import os
 import pathlib
 import ssl
-from email import message_from_bytes
-from email.headerregistry import AddressHeader
 
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
+from strict_mail import judged
+
 TLS = os.environ["SMTP_TLS"]
-POLICY = email.policy.strict.clone(utf8=False)
 
 
 def authenticate(_server, _session, _envelope, _mechanism, data):
@@ -24,37 +22,9 @@ def authenticate(_server, _session, _envelope, _mechanism, data):
     return AuthResult(success=good, handled=False)
 
 
-def judged(content: bytes) -> dict:
-    lines = content.split(b"\r\n")
-    message = message_from_bytes(content, policy=POLICY)
-    parts = [part for part in message.walk() if not part.is_multipart()]
-    defects = [str(defect) for part in message.walk() for defect in part.defects]
-    for name, value in message.items():
-        defects += [f"{name}: {defect}" for defect in value.defects]
-    if any(998 < len(line) for line in lines) or b"\n" in content.replace(b"\r\n", b"") or b"\r" in content.replace(b"\r\n", b""):
-        defects.append("a line too long, or a bare CR or LF")
-    to = message["to"]
-    assert isinstance(to, AddressHeader)
-    return {
-        "headers": sorted({name.lower() for name in message.keys()}),
-        "repeated": len(message.keys()) - len({name.lower() for name in message.keys()}),
-        "subject": str(message["subject"]),
-        "from": str(message["from"]),
-        "to": [[address.display_name, address.addr_spec] for address in to.addresses],
-        "date": message["date"].datetime.isoformat(),
-        "message_id": str(message["message-id"]),
-        "types": [part.get_content_type() for part in parts],
-        "bodies": [part.get_content() for part in parts],
-        "defects": defects,
-    }
-
-
 class Handler:
     async def handle_DATA(self, server, session, envelope):
-        try:
-            found = judged(envelope.original_content)
-        except Exception as error:  # the strict policy raises
-            found = {"defects": [f"{type(error).__name__}: {error}"]}
+        found = judged(envelope.original_content)
         found |= {"rcpt": envelope.rcpt_tos, "authenticated": session.authenticated, "tls": session.ssl is not None or TLS == "implicit"}
         print(json.dumps(found), flush=True)
         return "250 2.0.0 taken"
