@@ -271,7 +271,7 @@ impl Tried {
         if let Some(failed) = failed {
             self.detail = Some(self.detail.map_or_else(|| failed.clone(), |detail| format!("{detail}; {failed}")));
         }
-        self.rendered = Some(Rendered { content_type: body.content_type, body: body.bytes, progress: None });
+        self.rendered = Some(Rendered { content_type: body.content_type, body: body.bytes, progress: None, reached: false });
         self
     }
 }

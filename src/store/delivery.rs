@@ -258,6 +258,8 @@ pub struct Rendered {
     /// What earlier attempts left to be done, in the kind's own terms: who of several recipients has it already. Unlike the body it
     /// changes with every attempt.
     pub progress: Option<Bytes>,
+    /// Whether any of several recipients has it: however it ends then, somebody was told.
+    pub reached: bool,
 }
 
 /// A delivery that is due, with its event.

@@ -27,6 +27,7 @@ mod metrics;
 mod operate;
 mod outbound;
 mod own_events;
+mod partial;
 mod pictures;
 mod policy;
 mod quarantine;

@@ -148,7 +148,7 @@ impl Whatsapp {
             return numbers.drain(..).next().ok_or_else(|| Box::new(nobody(&NoRecipients::Nobody("a number"))));
         }
         let texts = numbers.iter().map(ToString::to_string).collect();
-        let made = Rendered { content_type: body.content_type.clone(), body: body.bytes.clone(), progress: None };
+        let made = Rendered { content_type: body.content_type.clone(), body: body.bytes.clone(), progress: None, reached: false };
         match attempt.store.split(attempt.delivery.id, texts, made, attempt.at).await {
             Ok(Some(own)) => Number::parse(&own).ok_or_else(|| Box::new(nobody(&NoRecipients::Nobody("a number")))),
             Ok(None) => {

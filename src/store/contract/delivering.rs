@@ -57,7 +57,12 @@ pub(crate) async fn a_retry_is_due_at_its_time(bench: Bench) {
 pub(crate) async fn the_body_stays_the_same_bytes(bench: Bench) {
     let id = bench.planned("evt_1", "n8n").await;
     let made = |text: &'static str| {
-        Some(Rendered { content_type: "application/json".into(), body: Bytes::from_static(text.as_bytes()), progress: None })
+        Some(Rendered {
+            content_type: "application/json".into(),
+            body: Bytes::from_static(text.as_bytes()),
+            progress: None,
+            reached: false,
+        })
     };
     let retry = Next::Retry(bench.clock.now());
     let first = Attempt { rendered: made("first"), ..bench.attempt(id, 1, retry) };
@@ -75,6 +80,7 @@ pub(crate) async fn who_has_a_message_already_is_kept_with_every_attempt(bench: 
         content_type: "message/rfc822".into(),
         body: Bytes::from_static(b"From: a"),
         progress: Some(Bytes::from_static(progress.as_bytes())),
+        reached: progress != "nobody",
     };
     let retry = Next::Retry(bench.clock.now());
     let tried = |number, progress| Attempt { rendered: Some(made(progress)), ..bench.attempt(id, number, retry) };

@@ -141,6 +141,28 @@ pub(crate) async fn the_newest_suppressed_one_takes_the_place_of_one_that_died(b
     assert_eq!((bench.decided(ids[2]).await, bench.decided(ids[0]).await), (Decision::Over, Decision::Go(0)));
 }
 
+pub(crate) async fn one_that_reached_somebody_gives_up_its_place_to_nobody(bench: Bench) {
+    let body =
+        |reached| Rendered { content_type: "message/rfc822".into(), body: Bytes::from_static(b"m"), progress: None, reached };
+    let both = [bench.handled("evt_1", throttled(KEY)).await, bench.handled("evt_2", throttled(KEY)).await];
+    for id in both {
+        bench.decided(id).await;
+    }
+    let dead = Next::Dead(Cause::Receiver);
+    bench.store.record(vec![Attempt { rendered: Some(body(true)), ..bench.attempt(both[0], 1, dead) }]).await.unwrap();
+    let bench = bench.restart().await;
+    assert_eq!(bench.stands(both[1]).await, "suppressed throttle");
+    // So does one that was split, until the last of them dies.
+    let [first, other] = [bench.handled("evt_3", throttled(OTHER)).await, bench.handled("evt_4", throttled(OTHER)).await];
+    bench.decided(first).await;
+    bench.store.split(first, vec!["+1".into(), "+2".into()], body(false), bench.clock.now()).await.unwrap();
+    bench.recorded(first, 1, dead).await;
+    bench.decided(other).await;
+    assert_eq!(bench.stands(other).await, "suppressed throttle", "the second may still arrive");
+    bench.recorded(DeliveryId { n: 2, ..first }, 1, dead).await;
+    assert_eq!(bench.stands(other).await, "pending");
+}
+
 pub(crate) async fn what_a_clock_that_was_ahead_let_go_suppresses_nothing(bench: Bench) {
     let [first, second, third] = [
         bench.handled("evt_1", throttled(KEY)).await,

@@ -108,7 +108,7 @@ pub(crate) async fn deliveries_are_filtered(bench: Bench) {
 
 pub(crate) async fn lists_leave_bodies_out(bench: Bench) {
     let id = bench.planned("evt_1", "n8n").await;
-    let made = Rendered { content_type: "text/plain".into(), body: Bytes::from_static(b"made"), progress: None };
+    let made = Rendered { content_type: "text/plain".into(), body: Bytes::from_static(b"made"), progress: None, reached: false };
     let attempt = Attempt { rendered: Some(made), ..bench.attempt(id, 1, Next::Retry(bench.clock.now())) };
     bench.store.record(vec![attempt]).await.unwrap();
     let rows = bench.store.events(Filter::default()).await.unwrap();

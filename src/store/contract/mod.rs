@@ -94,6 +94,7 @@ macro_rules! contract {
             a_throttle_counts_what_is_not_suppressed_cancelled_expired_or_dead
             a_delivery_of_two_rules_is_suppressed_when_both_are_full
             the_newest_suppressed_one_takes_the_place_of_one_that_died
+            one_that_reached_somebody_gives_up_its_place_to_nobody
             what_a_clock_that_was_ahead_let_go_suppresses_nothing
             a_reset_ends_the_window_and_what_was_suppressed_in_it_stays_so
             a_later_event_cancels_what_waits_for_its_key

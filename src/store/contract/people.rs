@@ -133,7 +133,7 @@ pub(crate) async fn what_replays_make_is_listed_as_it_is_made(bench: Bench) {
     let planned: Vec<_> = events.iter().map(|event| DeliveryId { event: *event, n: 1 }).collect();
     assert_eq!(list(false, Page::After(0)).await, planned, "the others");
     // One for several recipients is one for each: the others come behind it, and to whoever has read on.
-    let body = Rendered { content_type: "text/plain".into(), body: "x".into(), progress: None };
+    let body = Rendered { content_type: "text/plain".into(), body: "x".into(), progress: None, reached: false };
     bench.store.split(made[0], vec!["a".into(), "b".into()], body, bench.clock.now()).await.unwrap();
     let other = DeliveryId { event: events[2], n: 4 };
     assert_eq!(list(true, Page::After(made[2].place())).await, [other]);

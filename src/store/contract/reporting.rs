@@ -106,7 +106,7 @@ pub(crate) async fn one_for_several_becomes_one_for_each_and_only_once(bench: Be
     bench.store.on_commit(heard.clone());
     let created = bench.clock.now();
     bench.clock.advance(seconds(5));
-    let body = Rendered { content_type: "text/plain".into(), body: Bytes::from_static(b"hello"), progress: None };
+    let body = Rendered { content_type: "text/plain".into(), body: Bytes::from_static(b"hello"), progress: None, reached: false };
     let split = async |among: &[&str]| {
         let among = among.iter().map(ToString::to_string).collect();
         bench.store.split(id, among, body.clone(), bench.clock.now()).await.unwrap()

@@ -31,7 +31,7 @@ const QUEUES: [i64; 2] = [0, 1];
 
 /// One delivery with the body made for it.
 pub(super) const DUE: &str = concat!(
-    "SELECT b.content_type, b.body, b.progress, ",
+    "SELECT b.content_type, b.body, b.progress, b.reached, ",
     rows::delivery_columns!("?2"),
     " FROM deliveries d LEFT JOIN bodies b ON b.place = d.place WHERE d.place = ?1 AND d.state = 0"
 );
@@ -112,7 +112,8 @@ fn made(reading: &Reading, row: &Row<'_>) -> rusqlite::Result<Delivery> {
     let made: Option<Vec<u8>> = cells.take()?;
     let progress: Option<Vec<u8>> = cells.take()?;
     let progress = progress.map(Into::into);
-    let made = made_type.zip(made).map(|(content_type, body)| Rendered { content_type, body: body.into(), progress });
+    let reached = cells.take::<Option<bool>>()?.unwrap_or_default();
+    let made = made_type.zip(made).map(|(content_type, body)| Rendered { content_type, body: body.into(), progress, reached });
     reading.delivery(&mut cells, made)
 }
 

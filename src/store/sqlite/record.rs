@@ -187,11 +187,12 @@ fn forget(conn: &Connection, place: i64, number: u32) -> rusqlite::Result<()> {
 fn keep_body(conn: &Connection, place: i64, attempt: &Attempt, moves: bool) -> rusqlite::Result<()> {
     let Some(made) = &attempt.rendered else { return Ok(()) };
     let sql = if made.progress.is_some() && moves {
-        "INSERT INTO bodies (place, content_type, body, progress) VALUES (?, ?, ?, ?)
-        ON CONFLICT DO UPDATE SET content_type = excluded.content_type, body = excluded.body, progress = excluded.progress"
+        "INSERT INTO bodies (place, content_type, body, progress, reached) VALUES (?, ?, ?, ?, ?)
+        ON CONFLICT DO UPDATE SET content_type = excluded.content_type, body = excluded.body, progress = excluded.progress,
+            reached = max(reached, excluded.reached)"
     } else {
-        "INSERT INTO bodies (place, content_type, body, progress) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+        "INSERT INTO bodies (place, content_type, body, progress, reached) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     };
     let progress = made.progress.as_deref();
-    conn.prepare_cached(sql)?.execute((place, &made.content_type, &*made.body, progress)).map(|_| ())
+    conn.prepare_cached(sql)?.execute((place, &made.content_type, &*made.body, progress, made.reached)).map(|_| ())
 }

@@ -335,6 +335,7 @@ async fn no_hot_query_walks_a_table() {
         decide::WAITING,
         decide::SET_ASIDE,
         throttle::WENT,
+        throttle::GAVE_UP_ITS_PLACE,
         throttle::SUPPRESSED,
         digest::OPEN,
         digest::FOLLOWER,

@@ -8,11 +8,30 @@ use crate::store::{Key, Throttle};
 /// How long what was decided is kept beyond the window it counts in: one that passed may die, and another takes its place.
 const KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
+/// Whether the delivery in this row has reached some of its people, or one of those may that it was split into: then it has
+/// not died in vain, and another in its place would be told to them again.
+macro_rules! reached {
+    () => {
+        "(coalesce((SELECT b.reached FROM bodies b WHERE b.place = d.place), 0)
+            OR d.recipient IS NOT NULL AND EXISTS (SELECT 1 FROM deliveries s
+                WHERE s.place BETWEEN (d.place >> 16) << 16 AND ((d.place >> 16) << 16) + 65535 AND s.place <> d.place
+                    AND s.target_id = d.target_id AND s.recipient IS NOT NULL AND s.replay = d.replay AND s.state IN (0, 1)))"
+    };
+}
+
 /// Those of a key that went between two times: that are not dead, cancelled, suppressed or expired. One that was removed had
-/// arrived.
-pub(super) const WENT: &str = "SELECT 1 FROM throttled t LEFT JOIN deliveries d ON d.place = t.place
+/// arrived; one that did not arrive everywhere went all the same.
+pub(super) const WENT: &str = concat!(
+    "SELECT 1 FROM throttled t LEFT JOIN deliveries d ON d.place = t.place
     WHERE t.target_id = ?1 AND t.key = ?2 AND t.suppressed = 0 AND t.at > ?3 AND t.place >= ?4 AND t.place <> ?5
-        AND coalesce(d.state, 1) IN (0, 1, 5) AND t.at < ?7 LIMIT ?6";
+        AND (coalesce(d.state, 1) IN (0, 1, 5) OR ",
+    reached!(),
+    ") AND t.at < ?7 LIMIT ?6"
+);
+
+/// Who was counted and died, unless somebody was told.
+pub(super) const GAVE_UP_ITS_PLACE: &str =
+    concat!("SELECT d.target_id FROM deliveries d WHERE d.place = ? AND d.stage <> 0 AND NOT (", reached!(), ")");
 
 /// Why the delivery at `place` is suppressed; `None` when it may go. What was decided is noted under each of its keys.
 pub(super) fn full(
@@ -81,9 +100,9 @@ pub(super) const SUPPRESSED: &str = "SELECT t.at, t.place FROM throttled t CROSS
 /// Those that are looked at: the others of a key were called off by later events.
 const LOOKED_AT: u32 = 100;
 
-/// The delivery at `place` has died: where a throttle counted it, the newest suppressed one of its key is undecided again, due now.
+/// The delivery at `place` has died, and nobody was told: where a throttle counted it, the newest suppressed one of its key is undecided again, due now.
 pub(super) fn died(conn: &Connection, place: i64, now: i64) -> rusqlite::Result<()> {
-    let mut look = conn.prepare_cached("SELECT target_id FROM deliveries WHERE place = ? AND stage <> 0")?;
+    let mut look = conn.prepare_cached(GAVE_UP_ITS_PLACE)?;
     let Some(target) = look.query_row([place], |row| row.get(0)).optional()? else { return Ok(()) };
     for throttle in &decide::plan(conn, place)?.throttles {
         if promote(conn, target, &throttle.key, place, now)? {

@@ -169,6 +169,11 @@ impl Progress {
         Json::Array(self.0.iter().map(item).collect()).to_string().into_bytes()
     }
 
+    /// Whether anybody has it.
+    pub(super) fn reached(&self) -> bool {
+        self.0.iter().any(|(_, fate)| matches!(fate, Fate::Taken(_)))
+    }
+
     /// Those that wait still.
     pub(super) fn waiting(&self) -> impl Iterator<Item = usize> {
         self.0.iter().enumerate().filter(|(_, (_, fate))| matches!(fate, Fate::Waiting(_))).map(|(index, _)| index)

@@ -108,8 +108,8 @@ impl Email {
         let mut tried = tried(&progress, handed_in.err());
         tried.template_failed = failed.is_some();
         tried.detail = [tried.detail, failed].into_iter().flatten().reduce(|all, one| format!("{all}; {one}"));
-        let progress = Some(Bytes::from(progress.bytes()));
-        tried.rendered = Some(Rendered { content_type: MAIL.to_owned(), body: mail, progress });
+        let (reached, progress) = (progress.reached(), Some(Bytes::from(progress.bytes())));
+        tried.rendered = Some(Rendered { content_type: MAIL.to_owned(), body: mail, progress, reached });
         tried
     }
 
