@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use super::{
     Contacts, Found, Unavailable,
-    address::{Mailbox, Number},
+    address::{Mailbox, Number, ascii_domain},
 };
 use crate::{
     config::{
@@ -30,6 +30,8 @@ pub trait Reached: Clone + PartialEq + Decode {
     fn of(found: Found) -> Vec<Self>;
     /// As `allow_recipients` sees it.
     fn text(&self) -> String;
+    /// Why a glob of `allow_recipients` can fit none of them.
+    fn never(glob: &str) -> Option<&'static str>;
 }
 
 impl Reached for Mailbox {
@@ -46,6 +48,10 @@ impl Reached for Mailbox {
     fn text(&self) -> String {
         self.address()
     }
+
+    fn never(glob: &str) -> Option<&'static str> {
+        (!glob.contains('@')).then_some("a mail address has an `@`, and `*@*` is any")
+    }
 }
 
 impl Reached for Number {
@@ -61,6 +67,10 @@ impl Reached for Number {
 
     fn text(&self) -> String {
         self.to_string()
+    }
+
+    fn never(glob: &str) -> Option<&'static str> {
+        glob.contains('@').then_some("a number has no `@`")
     }
 }
 
@@ -122,7 +132,7 @@ impl<T: Reached> Recipients<T> {
                 let path = inner.required("path", cx);
                 inner.finish(cx);
                 let allowed = match allowed {
-                    Some((node, allowed)) => allowed.filter(|allowed| check_globs(allowed, node, cx)),
+                    Some((node, allowed)) => allowed.filter(|allowed| check_globs::<T>(allowed, node, cx)),
                     None => {
                         let help = "name who may be written to: allow_recipients: [\"*@example.com\"]";
                         cx.error("missing-key", to.place, "recipients from an event need `allow_recipients`").help(help);
@@ -163,10 +173,14 @@ impl<T: Reached> Recipients<T> {
     }
 }
 
-fn check_globs(allowed: &[Allowed], node: &Node, cx: &mut Context) -> bool {
-    let good = (1..=GLOBS_MAX).contains(&allowed.len());
+fn check_globs<T: Reached>(allowed: &[Allowed], node: &Node, cx: &mut Context) -> bool {
+    let mut good = (1..=GLOBS_MAX).contains(&allowed.len());
     if !good {
         cx.error("bad-value", node.place, format!("`allow_recipients` names between 1 and {GLOBS_MAX} globs"));
+    }
+    for (glob, why) in allowed.iter().filter_map(|Allowed(glob)| Some((glob, T::never(glob)?))) {
+        cx.error("bad-value", node.place, format!("`{glob}` allows nobody: {why}"));
+        good = false;
     }
     good
 }
@@ -214,8 +228,15 @@ impl Decode for Allowed {
         if text.is_empty() || 256 < text.len() {
             return cx.expected("a glob such as *@example.com", node);
         }
-        Some(Self(text.to_lowercase()))
+        Some(Self(with_ascii_domain(&text.to_lowercase())))
     }
+}
+
+/// A glob with the labels of its domain in ASCII, as those of addresses are.
+fn with_ascii_domain(glob: &str) -> String {
+    let Some((local, domain)) = glob.rsplit_once('@') else { return glob.to_owned() };
+    let label = |label: &str| if label.is_ascii() { None } else { ascii_domain(label) }.unwrap_or_else(|| label.to_owned());
+    format!("{local}@{}", domain.split('.').map(label).collect::<Vec<_>>().join("."))
 }
 
 impl Allowed {
@@ -294,5 +315,14 @@ mod tests {
         assert!(!allows("*@example.com", "dana@example.com.evil.example"));
         assert!(!allows("*@example.com", "dana@notexample.com"));
         assert!(!allows("*", "dana@example.com") && !allows("+1*", "+495550100"));
+        let decoded = |glob: &str| crate::deliver::testing::decode::<Allowed>(&format!("\"{glob}\"")).unwrap();
+        assert!(decoded("*@BÜCHER.example").matches("info@xn--bcher-kva.example"));
+        assert!(decoded("*@*.bücher.example").matches("info@shop.xn--bcher-kva.example"));
+    }
+
+    #[test]
+    fn a_glob_that_can_allow_nobody_is_an_error() {
+        let wrong = read("{to: {path: $.data.email}, allow_recipients: ['*', '+49*', '*@x.example']}").unwrap_err();
+        insta::assert_snapshot!(wrong, @"`*` allows nobody: a mail address has an `@`, and `*@*` is any; `+49*` allows nobody: a mail address has an `@`, and `*@*` is any");
     }
 }

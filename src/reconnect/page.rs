@@ -15,6 +15,7 @@ use crate::{
     clock::Clock,
     config::decode::Rate,
     ingest::limits::{Client, Keyed},
+    render,
 };
 
 /// Pages and followed links per client address. Whoever sits behind a proxy shares its address, so the burst is generous.
@@ -137,15 +138,13 @@ fn page(status: StatusCode, title: &str, body: &str) -> Response {
 /// Text as HTML; control characters and marks that turn the direction of writing are left out.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars().take(200) {
+    for c in render::shown(text, 200).chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
-            c if c.is_control() => {}
             c => out.push(c),
         }
     }

@@ -6,6 +6,8 @@ use super::{
     story::{Action, Story},
 };
 
+/// Longest link of a short text, in UTF-16 units: half of one leads nowhere, and the words need room too.
+const LINK_MAX: usize = 1000;
 /// How long a name of a fact may be to be lined up with the others, in characters.
 const NAME_MAX: usize = 16;
 
@@ -44,7 +46,8 @@ pub(super) fn own(own: &Block, action: Option<&Action>) -> String {
 /// One or two lines: `line`, and where to go.
 pub(super) fn short(line: &str, action: Option<&Action>, links: Links<'_>, note: Option<&str>) -> String {
     let mut end = String::new();
-    let link = action.map(|action| action.url.as_str()).or(links.event);
+    let fits = |link: &&str| link.encode_utf16().count() <= LINK_MAX;
+    let link = action.map(|action| action.url.as_str()).filter(fits).or(links.event.filter(fits));
     if let Some(link) = link.filter(|link| !line.contains(*link)) {
         end += &format!("\n{link}");
     }
@@ -122,5 +125,13 @@ mod tests {
         let links = Links { reconnect: None, event: Some("https://a.example/x") };
         let short = short(&"😀".repeat(2000), None, links, Some(&"n".repeat(900)));
         assert!(short.encode_utf16().count() <= SHORT_MAX && short.contains("https://a.example/x") && short.contains("built-in"));
+    }
+
+    #[test]
+    fn a_link_of_an_event_that_leaves_no_room_is_left_out() {
+        let links = Links { reconnect: None, event: Some("https://a.example/x") };
+        let far = Action { label: "Answer".into(), url: format!("https://evil.example/{}", "x".repeat(1900)), host: None };
+        assert_eq!(short("It waits.", Some(&far), links, None), "It waits.\nhttps://a.example/x");
+        assert_eq!(short("It waits.", Some(&far), Links::default(), None), "It waits.");
     }
 }

@@ -8,7 +8,9 @@ use url::Url;
 use super::{
     Part, Scene, TemplateError, Templates, builtin,
     fields::Fields,
-    mail, page, safe, slack, stories,
+    mail, page,
+    safe::{self, Block},
+    slack, stories,
     story::{OWN_MAX, Story},
 };
 use crate::{
@@ -164,7 +166,9 @@ fn compose(story: &Story, own: &BTreeMap<Part, String>, severity: Severity, link
     };
     let slack = slack::message(story, &subject, severity, &slack, links, note);
     let short = own(Part::Short).map(|short| safe::block(short, OWN_MAX));
-    let short = short.as_ref().or(text.as_ref()).map_or(story.line.as_str(), |short| &short.text);
+    // Nobody takes an empty message.
+    let said = |block: &&Block| !block.text.is_empty();
+    let short = short.as_ref().filter(said).or(text.as_ref().filter(said)).map_or(story.line.as_str(), |short| &short.text);
     let short = mail::short(short, story.action.as_ref(), links, note);
     let text = text.map_or_else(|| mail::text(story, links, note), |text| mail::own(&text, story.action.as_ref()));
     Message { subject, text, html, short, slack, failed }

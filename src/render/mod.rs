@@ -25,3 +25,9 @@ pub use message::{DigestItem, Message, MessageScene, SHORT_MAX, SUBJECT_MAX, Sla
 pub use scene::Scene;
 pub use source::{Part, Source};
 pub use templates::{OUTPUT_MAX, Strictness, TemplateError, Templates, check, check_text};
+
+/// `text` as people are shown it in one line: without what shows nothing or turns what follows around, at most `max` characters long and
+/// an ellipsis where it was cut.
+pub fn shown(text: &str, max: usize) -> String {
+    safe::line(text, max)
+}

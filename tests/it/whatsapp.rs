@@ -95,6 +95,26 @@ async fn a_content_template_is_filled_with_what_templates_make() {
     let variables: Value = serde_json::from_str(&form["ContentVariables"]).unwrap();
     assert_eq!((&variables["1"], &variables["2"]), (&json!("Google Calendar"), &json!("-")));
     assert!(variables["3"].as_str().unwrap().contains("failed"), "{variables}");
+    // What turns text around or shows nothing does harm here as anywhere.
+    app.takes_of("evt_2", "credential.expired", json!({"service_name": "a\u{202e}b\u{2066}c\u{200b}\u{feff}d"})).await;
+    let form = self::form(&twilio.wait_for(2).await[1].body);
+    assert_eq!(serde_json::from_str::<Value>(&form["ContentVariables"]).unwrap()["1"], "abcd");
+}
+
+#[tokio::test]
+async fn what_people_are_sent_is_never_empty_nor_longer_than_twilio_takes() {
+    let twilio = Receiver::start([taken()]).await;
+    let file = wa(routes().interactor(), "wa", &twilio, r#", body: "{{ event.data.nothing }}""#);
+    let app = spawn_app(file).await;
+    app.takes_of("evt_1", "credential.expired", json!({"service_name": "Google"})).await;
+    assert!(form(&twilio.first().await.body)["Body"].contains("Google"), "the built-in line stands for nothing");
+    let url = format!("https://form.example/{}", "x".repeat(1900));
+    let halted = json!({"workflow_name": "approval", "halting_presentation": {"title": "Approve", "url": url}});
+    let other = wa(routes().interactor(), "wa", &twilio, "");
+    let app = app.restart(other).await;
+    app.takes_of("evt_2", "workflow.instance.halted", halted).await;
+    let body = form(&twilio.wait_for(2).await[1].body)["Body"].clone();
+    assert!(body.contains("approval") && !body.contains("https://form.example"), "half a link leads nowhere: {body}");
 }
 
 /// Tries one event at a Twilio that answers so, and yields its delivery.

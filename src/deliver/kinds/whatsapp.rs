@@ -21,7 +21,7 @@ use crate::{
     },
     envelope::Name,
     json,
-    render::SHORT_MAX,
+    render::{self, SHORT_MAX},
     route::handling::Audience,
     secret::Secret,
     sign::{Algorithm, Key, base64},
@@ -329,10 +329,10 @@ fn read_variables(destination: &str, node: &Node, cx: &mut Context) -> Option<Ve
     read.into_iter().collect()
 }
 
-/// `text` as WhatsApp takes it in a variable: one line, no runs of blanks, not empty.
+/// `text` as WhatsApp takes it in a variable: one line, no runs of blanks, not empty, and nothing in it that turns text around.
 fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
-    let line: String = words.join(" ").chars().take(VARIABLE_MAX).collect();
+    let shown = render::shown(text, VARIABLE_MAX - 1);
+    let line = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.is_empty() { "-".to_owned() } else { line }
 }
 

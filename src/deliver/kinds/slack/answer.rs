@@ -104,7 +104,9 @@ impl Said {
             return Self { ok: Some(true), word: None, ts: None, unclear: false };
         }
         if is_word(text) {
-            return Self { ok: None, word: Some(text.to_owned()), ts: None, unclear: false };
+            // A word that means a refusal is one, whatever the status it comes with.
+            let ok = [&TARGET[..], &TRANSIENT, &PERMANENT].iter().any(|words| words.contains(&text)).then_some(false);
+            return Self { ok, word: Some(text.to_owned()), ts: None, unclear: false };
         }
         // JSON that was cut: Slack says the essential first.
         let plain: String = text.chars().filter(|c| !c.is_whitespace()).take(4 * WORD_MAX).collect();
@@ -211,13 +213,13 @@ mod tests {
     #[test]
     fn words_decide_whatever_the_status() {
         for word in ["invalid_blocks", "no_text", "invalid_payload", "msg_blocks_too_long"] {
-            for status in [400, 403, 404] {
+            for status in [200, 400, 403, 404] {
                 assert_eq!(meaning(status, word), PERMANENT, "{status} {word}");
             }
             assert_eq!(meaning(200, &format!(r#"{{"ok":false,"error":"{word}"}}"#)), PERMANENT, "{word}");
         }
         for word in super::TARGET {
-            for status in [400, 403, 404, 410, 500] {
+            for status in [200, 400, 403, 404, 410, 500] {
                 assert_eq!(meaning(status, &format!("{word}\n")), Meaning::Target, "{status} {word}");
             }
             assert_eq!(meaning(200, &format!(r#"{{"ok": false, "error": "{word}"}}"#)), Meaning::Target, "{word}");
@@ -226,6 +228,7 @@ mod tests {
             (429, "rate_limited"),
             (500, "rollup_error"),
             (200, r#"{"ok":false,"error":"ratelimited"}"#),
+            (200, "rollup_error"),
             (502, "<html>"),
             (505, ""),
         ] {
