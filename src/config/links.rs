@@ -55,7 +55,9 @@ pub(super) fn check(root: &Node, contacts: &contacts::Settings, cx: &mut Context
 
 /// Says where messages to contacts would reach nobody.
 fn unreached(root: &Node, contacts: &contacts::Settings, cx: &mut Context) {
-    let to_contact = |node: &Node| node.get("to").filter(|to| to.text() == Some("contact")).map(|to| to.place);
+    let contact = |node: &Node, key| node.get(key).filter(|to| to.text() == Some("contact")).map(|to| to.place);
+    // Slack calls it a channel.
+    let to_contact = |node: &Node| contact(node, "to").or_else(|| contact(node, "channel"));
     for place in root.get("destinations").map(Node::entries).unwrap_or_default().iter().filter_map(|(_, node)| to_contact(node)) {
         if ["contacts", "contacts_file", "contacts_lookup"].iter().all(|section| root.get(section).is_none()) {
             cx.error("no-contacts", place, "there are no contacts").help("declare them under `contacts`");

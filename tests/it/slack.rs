@@ -149,6 +149,40 @@ async fn a_bot_posts_to_its_channel_with_its_token() {
     app.reaches("", "delivered").await;
 }
 
+const PEOPLE: &str =
+    "contacts: [{namespace: user_123, slack: U0DANA, email: dana@example.com}, {namespace: user_9, slack: U0GONE}]";
+
+async fn of(app: &TestApp, id: &str, namespace: &str) {
+    app.takes_of(id, "credential.expired", json!({"namespace": namespace, "credential_id": "cred_a"})).await;
+}
+
+#[tokio::test]
+async fn a_bot_writes_to_the_member_who_stands_behind_the_namespace() {
+    let slack = Receiver::answering(|request, _| match request.json()["channel"].as_str() {
+        Some("U0GONE") => says(200, r#"{"ok":false,"error":"channel_not_found"}"#),
+        _ => says(200, r#"{"ok":true,"channel":"D01","ts":"1700000000.000100"}"#),
+    })
+    .await;
+    let way = "kind: slack, bot_token: xoxb-hush, channel: contact, rate_limit: 100/s, thread_by: $.data.credential_id";
+    let way = format!("{way}, base_url: \"http://{}/api\", {MINUTELY}", slack.addr);
+    let app = spawn_app(routes().interactor().destination("dm", &way).section(PEOPLE)).await;
+    of(&app, "evt_1", "user_123").await;
+    assert_eq!(slack.first().await.json()["channel"], "U0DANA");
+    app.counts("state=delivered", 1).await;
+    // A member who is gone says nothing of the others.
+    of(&app, "evt_2", "user_9").await;
+    let gone = app.counts("state=dead", 1).await.remove(0);
+    assert_eq!((&gone["cause"], &gone["error"]), (&json!("receiver"), &json!("slack_channel_not_found")));
+    of(&app, "evt_3", "user_nobody").await;
+    let nobody = app.counts("state=dead", 2).await.remove(0);
+    assert_eq!((&nobody["cause"], &nobody["error"]), (&json!("config"), &json!("no_recipients")));
+    of(&app, "evt_4", "user_123").await;
+    app.counts("state=delivered", 2).await;
+    assert_eq!(app.target("dm").await["state"], "ok");
+    let roots: Vec<Value> = slack.seen().iter().map(|request| request.json()["thread_ts"].clone()).collect();
+    assert_eq!(roots, [Value::Null, Value::Null, json!("1700000000.000100")], "each member has threads of their own");
+}
+
 #[tokio::test]
 async fn a_retry_sends_the_same_message() {
     let slack = Receiver::start([says(500, "rollup_error"), says(200, "ok")]).await;

@@ -138,7 +138,8 @@ impl Kind {
     /// Who reads what it sends.
     pub fn audience(&self) -> Audience {
         match self {
-            Self::Webhook(_) | Self::N8n(_) | Self::Slack(_) => Audience::Same,
+            Self::Webhook(_) | Self::N8n(_) => Audience::Same,
+            Self::Slack(it) => it.audience(),
             Self::Whatsapp(it) => it.audience(),
             Self::Email(it) => it.audience(),
         }

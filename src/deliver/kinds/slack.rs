@@ -1,5 +1,6 @@
-//! `kind: slack`: messages in Block Kit to an incoming webhook (`url`), or by a bot to a channel (`bot_token`, `channel`), where
-//! later messages may answer the first of their thread (`thread_by`).
+//! `kind: slack`: messages in Block Kit to an incoming webhook (`url`), or by a bot to a channel (`bot_token`, `channel`) or to the member
+//! who stands behind the event's namespace (`channel: contact`), where later messages may answer the first of their thread
+//! (`thread_by`).
 //!
 //! Facts: Slack's pages on incoming webhooks, `chat.postMessage` and rate limits; `delivery.md`, "What answers mean".
 
@@ -23,22 +24,22 @@ use crate::{
     },
     envelope::JSON,
     render::SlackMessage,
-    route::{self, path::Path},
+    route::{self, handling::Audience, path::Path},
     secret::Secret,
     sign::sha256,
     store,
 };
 
 mod answer;
+mod channel;
 
 use answer::Said;
+use channel::Channel;
 
 /// How much of Slack's answer is read, in bytes: it repeats the message.
 const ANSWER_MAX: usize = 64 * 1024;
 /// Where bots post when `base_url` does not say.
 const API: &str = "https://slack.com/api";
-/// Longest name or id of a channel, in characters.
-const CHANNEL_MAX: usize = 80;
 
 /// A Slack destination.
 #[derive(Debug, Clone)]
@@ -52,7 +53,7 @@ pub struct Slack {
 /// What only a bot has.
 #[derive(Debug, Clone)]
 struct Bot {
-    channel: String,
+    channel: Channel,
     threads: Option<Threads>,
 }
 
@@ -91,6 +92,14 @@ impl Slack {
         &self.endpoint
     }
 
+    /// Who reads its messages.
+    pub(super) fn audience(&self) -> Audience {
+        match &self.bot {
+            Some(Bot { channel: Channel::Contact, .. }) => Audience::Namespace,
+            _ => Audience::Same,
+        }
+    }
+
     pub(super) fn template(&self) -> Option<&TemplateRef> {
         self.template.as_ref()
     }
@@ -111,18 +120,22 @@ impl Slack {
                 Err(failure) => Tried::failed(failure),
             };
         };
-        match self.threaded(bot, attempt, message).await {
-            Ok((answer, said)) => said.tried(answer, attempt.at, answers),
+        let channel = match bot.channel.of(attempt).await {
+            Ok(channel) => channel,
+            Err(nobody) => return nobody,
+        };
+        match self.threaded(bot, &channel, attempt, message).await {
+            Ok((answer, said)) => said.to(&bot.channel).tried(answer, attempt.at, answers),
             Err(failure) => Tried::failed(failure),
         }
     }
 
     /// Posts as an answer to the first message of its thread, or as that first message. Others of a thread that has not begun
     /// wait for the first.
-    async fn threaded(&self, bot: &Bot, attempt: &Try<'_>, message: &Body) -> Result<(Answer, Said), Failure> {
+    async fn threaded(&self, bot: &Bot, channel: &str, attempt: &Try<'_>, message: &Body) -> Result<(Answer, Said), Failure> {
         let threads = bot.threads.as_ref().filter(|_| !attempt.test);
-        let thread = threads.and_then(|threads| Some((threads, threads.key(attempt, &bot.channel)?)));
-        let Some((threads, key)) = thread else { return self.chat(bot, attempt, message, None).await };
+        let thread = threads.and_then(|threads| Some((threads, threads.key(attempt, channel)?)));
+        let Some((threads, key)) = thread else { return self.chat(channel, attempt, message, None).await };
         let mut root = attempt.store.thread(key).await.map_err(unkept)?;
         let turn = threads.turn(key);
         let mut first = None;
@@ -131,14 +144,14 @@ impl Slack {
             root = attempt.store.thread(key).await.map_err(unkept)?;
         }
         if let Some(root) = &root {
-            let (answer, said) = self.chat(bot, attempt, message, Some(root)).await?;
+            let (answer, said) = self.chat(channel, attempt, message, Some(root)).await?;
             if !said.lost_thread() {
                 return Ok((answer, said));
             }
             // The first message is gone: the thread begins anew with this one.
             attempt.store.set_thread(key, None).await.map_err(unkept)?;
         }
-        let (answer, said) = self.chat(bot, attempt, message, None).await?;
+        let (answer, said) = self.chat(channel, attempt, message, None).await?;
         if let Some(ts) = said.ts()
             && let Err(error) = attempt.store.set_thread(key, Some(ts.to_owned())).await
         {
@@ -149,8 +162,14 @@ impl Slack {
         Ok((answer, said))
     }
 
-    async fn chat(&self, bot: &Bot, attempt: &Try<'_>, message: &Body, root: Option<&str>) -> Result<(Answer, Said), Failure> {
-        let body = Body { content_type: message.content_type.clone(), bytes: bot.addressed(&message.bytes, root).into() };
+    async fn chat(
+        &self,
+        channel: &str,
+        attempt: &Try<'_>,
+        message: &Body,
+        root: Option<&str>,
+    ) -> Result<(Answer, Said), Failure> {
+        let body = Body { content_type: message.content_type.clone(), bytes: addressed(channel, &message.bytes, root).into() };
         let answer = self.endpoint.post(attempt, &body, ANSWER_MAX).await?;
         let said = Said::read(&answer);
         Ok((answer, said))
@@ -174,35 +193,27 @@ fn api(token: &Located<Secret>, fields: &mut Fields<'_>, cx: &mut Context) -> Op
 
 impl Bot {
     fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
-        let channel = fields.required::<Located<String>>("channel", cx);
+        let channel = fields.required("channel", cx);
         let by = fields.node("thread_by").map(|_| fields.optional::<Path>("thread_by", cx));
-        let channel = channel?;
-        let fits = !channel.value.is_empty()
-            && channel.value.chars().count() <= CHANNEL_MAX
-            && !channel.value.contains(|c: char| c.is_control() || c.is_whitespace());
-        if !fits {
-            cx.error("bad-value", channel.place, "`channel` is a channel's id such as C0123456789, or its name");
-            return None;
-        }
         let threads = match by {
             Some(by) => Some(Threads { by: by?, turns: Arc::default() }),
             None => None,
         };
-        Some(Self { channel: channel.value, threads })
+        Some(Self { channel: channel?, threads })
     }
+}
 
-    /// `message` with today's address.
-    fn addressed(&self, message: &[u8], root: Option<&str>) -> Vec<u8> {
-        let mut address = json!({ "channel": self.channel });
-        if let Some(root) = root {
-            address["thread_ts"] = root.into();
-        }
-        let mut out = address.to_string().into_bytes();
-        out.pop();
-        out.push(b',');
-        out.extend_from_slice(message.get(1..).unwrap_or(b"}"));
-        out
+/// `message` with today's address.
+fn addressed(channel: &str, message: &[u8], root: Option<&str>) -> Vec<u8> {
+    let mut address = json!({ "channel": channel });
+    if let Some(root) = root {
+        address["thread_ts"] = root.into();
     }
+    let mut out = address.to_string().into_bytes();
+    out.pop();
+    out.push(b',');
+    out.extend_from_slice(message.get(1..).unwrap_or(b"}"));
+    out
 }
 
 /// What makes messages answers to the first of their thread.
@@ -293,7 +304,7 @@ mod tests {
         `thread_by` goes with `bot_token`: an incoming webhook has one channel and tells no thread
         destination `ops` needs `channel`
         `bot_token` is a token such as Slack shows it, beginning with xoxb-
-        `channel` is a channel's id such as C0123456789, or its name
+        `channel` is a channel's id such as C0123456789, its name, or `contact`
         `data.id` is not a path: a path begins with `$`
         a target must be https
         expected a URL such as https://example.com/hooks

@@ -282,7 +282,7 @@ fn tried(progress: &Progress, refused: Option<Refused>) -> Tried {
 }
 
 /// Nobody can be written to: now, or at all.
-fn unaddressed(none: &NoRecipients) -> Tried {
+pub(super) fn unaddressed(none: &NoRecipients) -> Tried {
     match none {
         NoRecipients::Unavailable(_) => unsent(Outcome::Unasked(None), "contacts_unavailable", none.to_string()),
         _ => unsent(Outcome::Unasked(Some(Cause::Config)), "no_recipients", none.to_string()),

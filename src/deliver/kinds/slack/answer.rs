@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 
+use super::channel::Channel;
 use crate::{
     clock::Timestamp,
     deliver::{
@@ -68,6 +69,8 @@ const PERMANENT: [&str; 9] = [
     "msg_blocks_too_long",
     "user_not_found",
 ];
+/// Of those of [`TARGET`], what says something of the channel: of one member's, where each message goes to another.
+const CHANNEL: [&str; 5] = ["channel_not_found", "channel_is_archived", "is_archived", "not_in_channel", "restricted_action"];
 /// The message that was to be answered is no longer there.
 const LOST_THREAD: [&str; 3] = ["thread_not_found", "invalid_thread_ts", "cannot_reply_to_message"];
 
@@ -82,6 +85,8 @@ pub(super) struct Said {
     ts: Option<String>,
     /// It says nothing that can be made out.
     unclear: bool,
+    /// Other messages go to others.
+    personal: bool,
 }
 
 #[derive(Deserialize)]
@@ -96,23 +101,34 @@ impl Said {
     pub(super) fn read(answer: &Answer) -> Self {
         if let Ok(json) = serde_json::from_slice::<Json>(&answer.body) {
             let word = json.error.filter(|word| is_word(word));
-            return Self { ok: json.ok, word, ts: json.ts.filter(|ts| is_ts(ts)), unclear: false };
+            return Self { ok: json.ok, word, ts: json.ts.filter(|ts| is_ts(ts)), unclear: false, personal: false };
         }
         let text = String::from_utf8_lossy(&answer.body);
         let text = text.trim();
         if text == "ok" {
-            return Self { ok: Some(true), word: None, ts: None, unclear: false };
+            return Self { ok: Some(true), word: None, ts: None, unclear: false, personal: false };
         }
         if is_word(text) {
             // A word that means a refusal is one, whatever the status it comes with.
             let ok = [&TARGET[..], &TRANSIENT, &PERMANENT].iter().any(|words| words.contains(&text)).then_some(false);
-            return Self { ok, word: Some(text.to_owned()), ts: None, unclear: false };
+            return Self { ok, word: Some(text.to_owned()), ts: None, unclear: false, personal: false };
         }
         // JSON that was cut: Slack says the essential first.
         let plain: String = text.chars().filter(|c| !c.is_whitespace()).take(4 * WORD_MAX).collect();
         let refused = plain.starts_with(r#"{"ok":false"#);
         let word = plain.split_once(r#""error":""#).and_then(|(_, rest)| rest.split_once('"')).map(|(word, _)| word.to_owned());
-        Self { ok: refused.then_some(false), word: word.filter(|word| refused && is_word(word)), ts: None, unclear: true }
+        Self {
+            ok: refused.then_some(false),
+            word: word.filter(|word| refused && is_word(word)),
+            ts: None,
+            unclear: true,
+            personal: false,
+        }
+    }
+
+    /// The same, of a message to `channel`.
+    pub(super) fn to(self, channel: &Channel) -> Self {
+        Self { personal: *channel == Channel::Contact, ..self }
     }
 
     /// What later messages of the thread answer to.
@@ -131,6 +147,7 @@ impl Said {
         let refused = self.ok == Some(false) || !matches!(status, 200..=299);
         match self.word.as_deref().filter(|_| refused) {
             _ if answers.rules.names(status) => answers.meaning(status),
+            Some(word) if self.personal && CHANNEL.contains(&word) => Meaning::Permanent(Cause::Receiver),
             Some(word) if TARGET.contains(&word) || word.starts_with("restricted_action") => Meaning::Target,
             Some(word) if TRANSIENT.contains(&word) => Meaning::Transient,
             Some(word) if PERMANENT.contains(&word) => Meaning::Permanent(Cause::Receiver),
