@@ -24,6 +24,7 @@ use crate::{
 
 pub mod decode;
 mod finish;
+mod fitting;
 mod links;
 mod mask;
 pub mod references;
@@ -237,6 +238,7 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     let tests = items(fields.node("tests"), "`tests`", cx, Test::decode);
     fields.finish(cx);
     links::check(root, &contacts, cx);
+    fitting::check(root, cx);
     let hash = hash(&file.text);
     Some(Config { hash, server, store, security, sources, destinations, rules, contacts, reconnect, templates, unmatched, tests })
 }
