@@ -272,7 +272,7 @@ mod tests {
     use crate::config::yaml;
 
     fn read(text: &str) -> Result<Schedule, Vec<String>> {
-        let mut cx = Context { text: text.to_owned(), ..Context::default() };
+        let mut cx = Context::of(text);
         let node = yaml::parse(text, &mut cx).unwrap();
         let schedule = Schedule::decode("nights".into(), &node, &mut cx);
         let said = |it: &crate::config::Problem| {

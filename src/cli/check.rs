@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> u8 {
 
 /// What goes to stdout, and what to stderr.
 fn as_text(loaded: &Loaded, colour: bool) -> (String, String) {
-    let data = loaded.config.as_ref().map(|config| format!("{}: good: {}\n", loaded.file.path.display(), contents(config)));
+    let data = loaded.config.as_ref().map(|config| format!("{}: good: {}\n", loaded.files.path().display(), contents(config)));
     (data.unwrap_or_default(), report::text(loaded, colour))
 }
 
@@ -46,7 +46,7 @@ fn as_json(loaded: &Loaded) -> String {
     let config = loaded.config.as_ref();
     let answer = json!({
         "ok": config.is_some(),
-        "file": loaded.file.path.display().to_string(),
+        "file": loaded.files.path().display().to_string(),
         "hash": config.map(|config| &config.hash),
         "sources": config.map(|config| config.sources.len()),
         "destinations": config.map(|config| config.destinations.len()),

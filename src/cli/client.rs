@@ -48,8 +48,8 @@ impl Access {
 
     fn configured(&self) -> Result<Url, Failure> {
         // Only this one line counts: the rest of the file may be bad, or name variables that this shell does not have.
-        let text = std::fs::read_to_string(&self.config).unwrap_or_default();
-        let url = config::admin_listen(&text, &config::System).map_or(URL.to_owned(), |address| local(&address));
+        let files = config::main_file(&self.config);
+        let url = config::admin_listen(&files, &config::System).map_or(URL.to_owned(), |address| local(&address));
         url.parse().map_err(|error| Failure::Usage(format!("the relay's URL cannot be made of {url}: {error}")))
     }
 

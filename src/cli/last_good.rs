@@ -1,25 +1,27 @@
 //! The last good file, kept in the store for a start with a bad one. It may hold literal secrets, so it is sealed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
+use serde::Deserialize;
+use serde_json::json;
 use tracing::{error, warn};
 
 use crate::{
     app::Handles,
     clock::Clock,
-    config::{self, Config, File, Loaded, System, report},
+    config::{self, Config, File, Files, Loaded, System, report},
     seal::Sealer,
     secret::Secret,
     store::{self, Store},
 };
 
-/// Where the store keeps the text of the last file that was good; what it is sealed for too.
+/// Where the store keeps the text of the last files that were good; what it is sealed for too.
 const KEY: &str = "config.last_good";
 
-/// Keeps `text` as the last good file. A relay that cannot goes on without.
-pub(super) async fn keep(relay: &Handles, text: &str) {
-    let kept = match relay.sealer.seal(text.as_bytes(), KEY.as_bytes()) {
+/// Keeps `files` as the last good ones. A relay that cannot goes on without.
+pub(super) async fn keep(relay: &Handles, files: &Files) {
+    let kept = match relay.sealer.seal(written(files).as_bytes(), KEY.as_bytes()) {
         Ok(sealed) => relay.store.set_setting(KEY, BASE64.encode(&sealed)).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
@@ -31,15 +33,41 @@ pub(super) async fn keep(relay: &Handles, text: &str) {
 /// The last good file that the store of this one holds, and what is wrong with the file on disk.
 pub(super) async fn find(loaded: &Loaded) -> Option<(Config, Option<String>)> {
     let why = report::headline(loaded)?;
-    let text = kept(&loaded.file.text).await?;
-    let older = config::parse(File { path: loaded.file.path.clone(), text }, &System);
+    let text = kept(&loaded.files).await?;
+    let (main, fragments) = read_back(text, loaded.files.path());
+    let older = config::parse_kept(main, fragments, &System);
     let config = older.config?;
     error!(config.error = %why, config.hash = %config.hash, "the configuration is bad: running on the last good one");
     Some((config, Some(why)))
 }
 
+/// Names what is kept of a configuration of several files; one of a single file is kept as it is.
+const SEVERAL: &str = "hookyard_files";
+
+/// `files` as one text: that of the file, or JSON with the path of each, below the folder of the first, and its text.
+fn written(files: &Files) -> String {
+    let folder = files.path().parent().unwrap_or(Path::new(""));
+    let all: Vec<_> =
+        files.all().map(|(path, text)| (path.strip_prefix(folder).unwrap_or(path).to_string_lossy(), text)).collect();
+    if all.len() == 1 { files.main().to_owned() } else { json!({ SEVERAL: all }).to_string() }
+}
+
+/// The files that [`written`] wrote, the first of them at `path`.
+fn read_back(text: String, path: &Path) -> (File, Vec<File>) {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let several = serde_json::from_str::<Several>(&text).unwrap_or_default();
+    let mut files = several.hookyard_files.into_iter().map(|(path, text)| File { path: folder.join(path), text });
+    let main = files.next().map_or(text, |first| first.text);
+    (File { path: path.to_owned(), text: main }, files.collect())
+}
+
+#[derive(Default, Deserialize)]
+struct Several {
+    hookyard_files: Vec<(PathBuf, String)>,
+}
+
 /// What the store that a bad file names keeps. A store is not made for that, nor a key.
-async fn kept(bad: &str) -> Option<String> {
+async fn kept(bad: &Files) -> Option<String> {
     let url = config::store_url(bad, &System)?;
     let path = Path::new(url.reveal().strip_prefix("sqlite://")?);
     if !tokio::fs::try_exists(path).await.unwrap_or(false) {
@@ -68,7 +96,7 @@ fn open(sealed: &[u8], sealers: &[Sealer]) -> Option<String> {
 }
 
 /// The keys that may have sealed it. A bad file may not tell its key: then the others are tried.
-fn sealers(bad: &str, url: &Secret) -> Vec<Sealer> {
+fn sealers(bad: &Files, url: &Secret) -> Vec<Sealer> {
     let named = config::encryption_keys(bad, &System).into_iter().filter_map(|key| Sealer::new(&key).ok());
     let file = store::key_file(url, Path::new(""));
     let beside = file.exists().then(|| Sealer::from_file(&file).ok()).flatten();
@@ -81,6 +109,21 @@ mod tests {
 
     fn sealer(byte: u8) -> Sealer {
         Sealer::new(&Secret::new(BASE64.encode(&[byte; 32]))).unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_of_several_files_is_read_back_elsewhere() {
+        let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
+        let mut files = Files::new(file("etc/routes.yaml", "version: 1"));
+        assert_eq!(written(&files), "version: 1");
+        assert_eq!(read_back(written(&files), Path::new("x.yaml")), (file("x.yaml", "version: 1"), vec![]));
+        files.add(file("etc/routes.d/a.yaml", "rules: []"));
+        files.add(file("/opt/b.yaml", ""));
+        let back = read_back(written(&files), Path::new("srv/r.yaml"));
+        assert_eq!(
+            back,
+            (file("srv/r.yaml", "version: 1"), vec![file("srv/routes.d/a.yaml", "rules: []"), file("/opt/b.yaml", "")])
+        );
     }
 
     #[test]

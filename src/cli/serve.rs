@@ -27,7 +27,6 @@ const FORCED: i32 = 130;
 /// Starts the relay, says where it listens, and serves until SIGTERM or SIGINT.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let loaded = config::load(&args.config, &System);
-    let text = loaded.file.text.clone();
     let (config, config_error) = match loaded.config.clone() {
         Some(config) => (config, None),
         None => last_good::find(&loaded).await.ok_or_else(|| refused(&loaded))?,
@@ -40,7 +39,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let app = App::build(config, options).await.map_err(cannot_start)?;
     stop_on_signals(app.shutdown()).map_err(|error| Failure::Bad(format!("signals cannot be listened to: {error}")))?;
     if good {
-        last_good::keep(&app.handles, &text).await;
+        last_good::keep(&app.handles, &loaded.files).await;
     }
     announce(&app);
     app.serve().await;

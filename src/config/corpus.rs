@@ -71,7 +71,7 @@ impl Case {
 
     /// What people read, with the file's name alone.
     fn said(&self) -> String {
-        let folder = self.loaded.file.path.parent().unwrap().display().to_string();
+        let folder = self.loaded.files.path().parent().unwrap().display().to_string();
         report::text(&self.loaded, false).replace(&format!("{folder}/"), "")
     }
 

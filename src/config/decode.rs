@@ -3,12 +3,15 @@
 //! A decoder never stops at the first error: it notes a [`Problem`] and yields `None`, and its caller goes on with the
 //! rest. [`Fields`] reads a map key by key and at [`Fields::finish`] reports the keys nobody asked for.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::tree::{Key, Node, Place, Value};
 pub use super::units::{Rate, Size, duration, size};
+use super::{
+    files::{File, Files},
+    tree::{Key, Node, Place, Value},
+};
 use crate::{schedule::Schedule, secret::Secret};
 
 /// Longest piece of the file that a message repeats, in bytes.
@@ -82,10 +85,10 @@ pub struct Context {
     pub public_url: Option<url::Url>,
     /// Whether targets must be https (`security.require_https`).
     pub require_https: bool,
-    /// Folder of the file, against which relative paths are read.
-    pub folder: std::path::PathBuf,
-    /// The file's text, for messages that quote how a value is written (`1.20`).
-    pub text: String,
+    /// The files that are read: for relative paths, and for messages that quote how a value is written (`1.20`).
+    pub files: Arc<Files>,
+    /// True when a file could not be read, or is no YAML: nobody knows which names it declares.
+    pub incomplete: bool,
     /// Texts below keys that nobody knows: what they refer to is not needed.
     pub ignored: Vec<Place>,
     /// Places of secrets that are in no tree, because the keys above them repeat or are not text.
@@ -102,6 +105,12 @@ pub enum AllowTarget {
 }
 
 impl Context {
+    /// The context of a file without a name that says `text`, for tests and tools.
+    pub fn of(text: &str) -> Self {
+        let file = File { path: std::path::PathBuf::new(), text: text.to_owned() };
+        Self { files: Arc::new(Files::new(file)), ..Self::default() }
+    }
+
     /// Notes an error at `place`.
     pub fn error(&mut self, code: &'static str, place: Place, message: impl Into<String>) -> &mut Problem {
         self.push(Severity::Error, code, place, message.into())
@@ -136,13 +145,13 @@ impl Context {
 
     /// What is written at `place`, when it is short and stands on one line.
     pub fn written(&self, place: Place) -> Option<&str> {
-        let text = self.text.get(place.start..place.end)?;
+        let text = self.files.text().get(place.start..place.end)?;
         (!text.is_empty() && text.len() <= WRITTEN_MAX && !text.contains(['\n', '"', '\\'])).then_some(text)
     }
 
-    /// `path` of the file, read against the file's folder.
-    pub fn resolve_path(&self, path: &str) -> std::path::PathBuf {
-        self.folder.join(Path::new(path))
+    /// `path`, which stands at `place`, read against the folder of the file that says it.
+    pub fn resolve_path(&self, path: &str, place: Place) -> std::path::PathBuf {
+        self.files.folder(place).join(path)
     }
 }
 
@@ -224,7 +233,7 @@ impl<'n> Fields<'n> {
     /// Notes that `name` is absent, or has no value.
     pub fn missing(&self, name: &str, cx: &mut Context) {
         let place = self.key_place(name);
-        let comment = rest_of_line(&cx.text, place).trim_start_matches([':', ' ']).starts_with('#');
+        let comment = rest_of_line(cx.files.text(), place).trim_start_matches([':', ' ']).starts_with('#');
         let problem = cx.error("missing-key", place, self.needs(name));
         // `channel: #ops` loads as a key without a value. What follows is not repeated: it may be a secret.
         if comment && place != self.place {
@@ -274,7 +283,7 @@ impl<'n> Fields<'n> {
 }
 
 /// Notes every text of `node`: a map or a list knows its beginning only.
-fn ignore(node: &Node, ignored: &mut Vec<Place>) {
+pub(super) fn ignore(node: &Node, ignored: &mut Vec<Place>) {
     match &node.value {
         Value::Map(map) => map.iter().for_each(|(_, node)| ignore(node, ignored)),
         Value::List(items) => items.iter().for_each(|item| ignore(item, ignored)),
@@ -446,7 +455,7 @@ mod tests {
     #[test]
     fn a_value_that_is_a_comment_is_named_as_the_trap_it_is() {
         let text = "kind: slack\nchannel: #ops\n".to_owned();
-        let mut cx = Context { text: text.clone(), ..Context::default() };
+        let mut cx = Context::of(&text);
         let node = crate::config::yaml::parse(&text, &mut cx).unwrap();
         let mut fields = Fields::open(&node, "a destination", &mut cx).unwrap();
         assert_eq!(fields.required::<String>("channel", &mut cx), None);

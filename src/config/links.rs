@@ -3,12 +3,16 @@
 //! This reads the tree and not what was decoded from it, so that a destination with a mistake in it is still declared, and a rule
 //! with one still says where it sends: one mistake makes one error.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
     PROBLEMS_MAX,
     decode::{Context, Severity, nearest},
-    tree::{Key, Lines, Node, Place, Value},
+    files::Files,
+    tree::{Key, Node, Place, Value},
 };
 use crate::{contacts, deliver::kinds::Word, reconnect};
 
@@ -23,11 +27,10 @@ const LISTED_MAX: usize = 20;
 
 /// Checks every name that `root` mentions against those it declares.
 pub(super) fn check(root: &Node, contacts: &contacts::Settings, cx: &mut Context) {
-    let lines = Lines::of(&cx.text);
-    let declared = Declared::new(root, &lines);
-    sources(root, &lines, cx);
-    names(root, "rules", &lines, cx);
-    names(root, "tests", &lines, cx);
+    let declared = Declared::new(root, cx.files.clone());
+    sources(root, cx);
+    names(root, "rules", cx);
+    names(root, "tests", cx);
     declared.renames(root, cx);
     let mut used = HashSet::new();
     for (index, rule) in items(root, "rules").iter().enumerate() {
@@ -124,13 +127,13 @@ struct Declared<'n> {
     sources: HashMap<&'n str, Place>,
     destinations: HashMap<&'n str, Place>,
     templates: HashMap<&'n str, Place>,
-    lines: &'n Lines,
+    files: Arc<Files>,
 }
 
 impl<'n> Declared<'n> {
-    fn new(root: &'n Node, lines: &'n Lines) -> Self {
+    fn new(root: &'n Node, files: Arc<Files>) -> Self {
         let by_name = |section| keys(root, section).into_iter().map(|key| (key.name.as_str(), key.place)).collect();
-        Self { sources: by_name("sources"), destinations: by_name("destinations"), templates: by_name("templates"), lines }
+        Self { sources: by_name("sources"), destinations: by_name("destinations"), templates: by_name("templates"), files }
     }
 
     fn destination(&self, node: &Node, who: &str, used: &mut HashSet<String>, cx: &mut Context) {
@@ -181,8 +184,8 @@ impl<'n> Declared<'n> {
         let near = nearest(node.text().unwrap_or_default(), declared.keys().copied()).filter(|_| !node.referenced);
         problem.did_you_mean(near).note(list(declared));
         if let Some(place) = near.and_then(|near| declared.get(near)) {
-            let line = self.lines.line(place.start);
-            problem.help = near.map(|near| format!("did you mean `{near}` (line {line})?"));
+            let there = self.files.mention(*place, node.place);
+            problem.help = near.map(|near| format!("did you mean `{near}` ({there})?"));
         }
     }
 
@@ -192,17 +195,17 @@ impl<'n> Declared<'n> {
         for (_, destination) in root.get("destinations").map(Node::entries).unwrap_or_default() {
             let Some((old, node)) = destination.get("renamed_from").and_then(|node| Some((node.text()?, node))) else { continue };
             if let Some(place) = self.destinations.get(old) {
-                let line = self.lines.line(place.start);
+                let there = self.files.whereabouts(*place, node.place);
                 cx.error(
                     "bad-rename",
                     node.place,
                     format!("{} is still declared: only what is gone can be adopted", quoted(node)),
                 )
-                .note(format!("declared on line {line}"));
+                .note(format!("declared {there}"));
             } else if let Some(first) = adopted.insert(old, node.place) {
-                let line = self.lines.line(first.start);
+                let there = self.files.whereabouts(first, node.place);
                 cx.error("bad-rename", node.place, format!("two destinations adopt {}", quoted(node)))
-                    .note(format!("first on line {line}"));
+                    .note(format!("first {there}"));
             }
         }
     }
@@ -232,7 +235,7 @@ fn list(declared: &HashMap<&str, Place>) -> String {
 }
 
 /// Names and paths of sources.
-fn sources(root: &Node, lines: &Lines, cx: &mut Context) {
+fn sources(root: &Node, cx: &mut Context) {
     let mut paths: HashMap<&str, (&str, Place)> = HashMap::new();
     for (key, source) in root.get("sources").map(Node::entries).unwrap_or_default() {
         if key.name == RESERVED {
@@ -245,9 +248,9 @@ fn sources(root: &Node, lines: &Lines, cx: &mut Context) {
             cx.error("reserved-path", node.place, format!("`{taken}` and what is below it are the relay's own paths"));
         }
         if let Some((other, place)) = paths.get(path) {
-            let line = lines.line(place.start);
+            let there = cx.files.whereabouts(*place, node.place);
             let message = format!("sources \"{other}\" and \"{}\" have the same path", key.name);
-            cx.error("repeated-path", node.place, message).note(format!("first on line {line}"));
+            cx.error("repeated-path", node.place, message).note(format!("first {there}"));
             continue;
         }
         paths.insert(path, (&key.name, node.place));
@@ -259,14 +262,14 @@ fn is_below(path: &str, taken: &str) -> bool {
 }
 
 /// Names of the items of a section, none of which has another's.
-fn names(root: &Node, section: &str, lines: &Lines, cx: &mut Context) {
+fn names(root: &Node, section: &str, cx: &mut Context) {
     let mut names: HashMap<&str, Place> = HashMap::new();
     for node in items(root, section).iter().filter_map(|item| item.get("name")) {
         let Some(name) = node.text() else { continue };
         if let Some(first) = names.get(name) {
-            let line = lines.line(first.start);
+            let there = cx.files.whereabouts(*first, node.place);
             cx.error("repeated-name", node.place, format!("two {section} have the name \"{name}\""))
-                .note(format!("first on line {line}"));
+                .note(format!("first {there}"));
             continue;
         }
         names.insert(name, node.place);

@@ -6,7 +6,7 @@ use super::tree::{Node, Place, Value};
 /// Where secrets stand in a file.
 #[derive(Debug, Default)]
 pub(super) struct Mask {
-    /// Sorted by place, none within another.
+    /// Sorted by place once the mask is finished.
     places: Vec<Place>,
 }
 
@@ -42,22 +42,22 @@ fn is_secret_header(name: &str) -> bool {
 }
 
 impl Mask {
-    /// The secrets of a file that is YAML: those of `root`, before references are resolved, and what stands at `hidden`.
-    pub(super) fn of_tree(root: &Node, text: &str, hidden: &[Place]) -> Self {
-        let mut places = hidden.to_vec();
-        collect(root, text, "", false, &mut places);
-        places.sort_unstable();
-        Self { places }
+    /// Adds the secrets of a file that is YAML: those of `root`, before references are resolved. `text` is that of all files.
+    pub(super) fn add_tree(&mut self, root: &Node, text: &str) {
+        collect(root, text, "", false, &mut self.places);
     }
 
-    /// The secrets of a file that is not YAML, as far as its lines tell.
-    pub(super) fn of_lines(text: &str) -> Self {
-        let mut places = Vec::new();
-        let mut lines = Lines::default();
-        for line in text.split_inclusive('\n') {
-            places.extend(lines.secret_of(line));
-        }
-        Self { places }
+    /// Adds the secrets of a file that is not YAML and begins at byte `base` of all files, as far as its lines tell.
+    pub(super) fn add_lines(&mut self, text: &str, base: usize) {
+        let mut lines = Lines { at: base, inside: None };
+        self.places.extend(text.split_inclusive('\n').filter_map(|line| lines.secret_of(line)));
+    }
+
+    /// Adds what stands at `hidden`, and makes the mask ready.
+    pub(super) fn finish(mut self, hidden: &[Place]) -> Self {
+        self.places.extend(hidden);
+        self.places.sort_unstable();
+        self
     }
 
     /// `text` with every secret starred out. Same length in bytes and in characters.
@@ -254,7 +254,19 @@ mod tests {
 
     fn masked(text: &str) -> String {
         let root = yaml::parse(text, &mut Context::default()).unwrap();
-        Mask::of_tree(&root, text, &[]).apply(text)
+        of_tree(&root, text).apply(text)
+    }
+
+    fn of_tree(root: &Node, text: &str) -> Mask {
+        let mut mask = Mask::default();
+        mask.add_tree(root, text);
+        mask.finish(&[])
+    }
+
+    fn of_lines(text: &str) -> Mask {
+        let mut mask = Mask::default();
+        mask.add_lines(text, 0);
+        mask.finish(&[])
     }
 
     #[test]
@@ -287,7 +299,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_yaml_hides_by_lines() {
         let text = "a: [\nsources:\n  x:\n    secrets:\n      - whsec_abc\n      - def\n    path: /x\n    header: {value: hush, name: X}\nb: 1\n";
-        insta::assert_snapshot!(Mask::of_lines(text).apply(text), @r##"
+        insta::assert_snapshot!(of_lines(text).apply(text), @r##"
         a: [
         sources:
           x:
@@ -304,10 +316,10 @@ mod tests {
     proptest! {
         #[test]
         fn places_hold(text in r#"([a-z:\-{}$\[\]"' é🞄\n]|secrets:|value: ){0,40}"#) {
-            let shown = Mask::of_lines(&text).apply(&text);
+            let shown = of_lines(&text).apply(&text);
             prop_assert_eq!((shown.len(), shown.chars().count()), (text.len(), text.chars().count()));
             if let Some(root) = yaml::parse(&text, &mut Context::default()) {
-                let shown = Mask::of_tree(&root, &text, &[]).apply(&text);
+                let shown = of_tree(&root, &text).apply(&text);
                 prop_assert_eq!((shown.len(), shown.chars().count()), (text.len(), text.chars().count()));
             }
         }

@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    io::Read,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,15 +16,19 @@ use crate::{
     render,
     route::Rule,
     secret::Secret,
-    sign,
     store::Retention,
 };
 
 pub mod decode;
+mod files;
 mod finish;
 mod fitting;
+mod include;
 mod links;
 mod mask;
+mod merge;
+mod read;
+mod reading;
 pub mod references;
 pub mod report;
 mod sections;
@@ -37,15 +39,15 @@ pub mod yaml;
 
 pub use decode::{AllowTarget, Problem, Severity};
 use decode::{Context, Fields};
-use mask::Mask;
-use references::References;
+pub use files::{File, Files};
+use reading::{Fragments, Reading};
 pub use references::{Environment, System};
-use tree::{Key, Node, Place, Value};
+use tree::{Key, Node, Value};
 
-/// What one `routes.yaml` says, checked.
+/// What one `routes.yaml` and the files it includes say, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// First 12 hex digits of SHA-256 over the file.
+    /// First 12 hex digits of SHA-256 over the files.
     pub hash: String,
     /// `server`.
     pub server: Server,
@@ -110,27 +112,20 @@ pub struct Security {
     pub encryption_key: Option<Secret>,
 }
 
-/// Where a file was read from and what it says.
-#[derive(Debug, Clone)]
-pub struct File {
-    /// As given on the command line.
-    pub path: PathBuf,
-    /// Its text.
-    pub text: String,
-}
-
 /// What came of reading a file: what it says, where it says it well enough, and everything wrong with it.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// The file.
-    pub file: File,
+    /// The file, and those it includes.
+    pub files: Files,
+    /// The patterns under `include`, against the folder of the file: where more files may come to be.
+    pub includes: Vec<PathBuf>,
     /// What it says; `None` when any problem is an error.
     pub config: Option<Config>,
-    /// Errors and warnings by place, at most [`PROBLEMS_MAX`]. No message holds a secret.
+    /// Errors and warnings by file and place, at most [`PROBLEMS_MAX`]. No message holds a secret.
     pub problems: Vec<Problem>,
     /// How many further problems there are.
     pub left_off: usize,
-    /// The file's text with literal secrets starred out: what diagnostics quote from.
+    /// The files' texts with literal secrets starred out: what diagnostics quote from.
     pub shown: String,
 }
 
@@ -138,85 +133,51 @@ pub struct Loaded {
 pub const PROBLEMS_MAX: usize = 50;
 /// The only version of the file so far.
 const VERSION: i64 = 1;
-/// Hexadecimal digits of [`Config::hash`].
-const HASH_LEN: usize = 12;
 
-/// Reads the file at `path` and what it says. A file that cannot be read is a problem like any other.
+/// Reads the file at `path`, those it includes, and what they say. A file that cannot be read is a problem like any other.
 pub fn load(path: &Path, env: &dyn Environment) -> Loaded {
-    match read(path) {
-        Ok(bytes) => parse_bytes(path, bytes, env),
-        Err(error) => {
-            let file = File { path: path.to_owned(), text: String::new() };
-            let message = format!("{} cannot be read: {error}", path.display());
-            unreadable(file, Place::default(), message)
-        }
-    }
-}
-
-/// The bytes of the file: one more than allowed at most, so that a larger one is noticed and yet not read.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(yaml::FILE_MAX).unwrap_or(u64::MAX);
-    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn parse_bytes(path: &Path, bytes: Vec<u8>, env: &dyn Environment) -> Loaded {
-    match String::from_utf8(bytes) {
+    match read::text(path) {
         Ok(text) => parse(File { path: path.to_owned(), text }, env),
-        // A character that the limit cut in two is not what is wrong with a file that is too large.
-        Err(error) if yaml::FILE_MAX < error.as_bytes().len() => {
-            let file = File { path: path.to_owned(), text: String::new() };
-            unreadable(file, Place::default(), "the file is larger than 1 MiB".to_owned())
-        }
-        Err(error) => {
-            let at = error.utf8_error().valid_up_to();
-            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
-            let file = File { path: path.to_owned(), text };
-            unreadable(file, Place { start: at, end: at }, "this is not UTF-8".to_owned())
-        }
+        Err(fault) => conclude(Reading::refused(path.to_owned(), &fault, env), None, env),
     }
 }
 
-fn unreadable(file: File, place: Place, message: String) -> Loaded {
-    let mut cx = Context::default();
-    cx.error("unreadable-file", place, message);
-    let shown = Mask::of_lines(&file.text).apply(&file.text);
-    Loaded { file, config: None, problems: cx.problems, left_off: 0, shown }
-}
-
-/// Reads what `file` says: every problem in one run. Touches nothing but `env`.
+/// Reads what `file`, and those on disk that it includes, say: every problem in one run.
 pub fn parse(file: File, env: &dyn Environment) -> Loaded {
-    let mut cx = Context { folder: folder(&file.path), text: file.text.clone(), ..Context::default() };
-    let mut tree = yaml::parse(&file.text, &mut cx);
-    let mask = match &tree {
-        Some(root) => Mask::of_tree(root, &file.text, &cx.hidden),
-        None => Mask::of_lines(&file.text),
-    };
-    let mut resolved = References::default();
-    let mut config = None;
-    if let Some(root) = &mut tree {
-        resolved = references::resolve(root, &file.text, env, &mut cx);
-        config = decode(root, &file, env, &mut cx).filter(|_| !cx.failed());
+    let (reading, tree) = Reading::of(file, Fragments::OnDisk, env);
+    conclude(reading, tree, env)
+}
+
+/// Reads what `file` says with these `fragments` in the place of those it would include from disk: a configuration that was kept.
+pub fn parse_kept(file: File, fragments: Vec<File>, env: &dyn Environment) -> Loaded {
+    let (reading, tree) = Reading::of(file, Fragments::Given(fragments), env);
+    conclude(reading, tree, env)
+}
+
+fn conclude(reading: Reading<'_>, tree: Option<(Node, merge::Outline)>, env: &dyn Environment) -> Loaded {
+    let Reading { mut cx, mask, references, includes, .. } = reading;
+    let mask = mask.finish(&cx.hidden);
+    let config = tree.as_ref().and_then(|(root, _)| decode(root, env, &mut cx)).filter(|_| !cx.failed());
+    finish::without_consequences(&mut cx.problems, &references.failed, &cx.ignored);
+    if cx.incomplete {
+        finish::without_unknown_names(&mut cx.problems);
     }
-    finish::without_consequences(&mut cx.problems, &resolved.failed, &cx.ignored);
     let (mut problems, left_off) = finish::select(cx.problems);
     for problem in &mut problems {
-        tree.iter().for_each(|root| finish::locate(problem, root));
-        finish::censor(problem, &mask, &file.text, &resolved.outside);
+        tree.iter().for_each(|(root, outline)| finish::locate(problem, root, outline, &cx.files));
+        finish::censor(problem, &mask, cx.files.text(), &references.outside);
     }
-    let shown = mask.apply(&file.text);
-    Loaded { file, config, problems, left_off, shown }
-}
-
-fn folder(path: &Path) -> PathBuf {
-    path.parent().map(Path::to_owned).unwrap_or_default()
+    let files = std::sync::Arc::unwrap_or_clone(cx.files);
+    let shown = mask.apply(files.text());
+    Loaded { files, includes, config, problems, left_off, shown }
 }
 
 /// Reads the sections in the order in which they need one another.
-fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> Option<Config> {
+fn decode(root: &Node, env: &dyn Environment, cx: &mut Context) -> Option<Config> {
     let mut fields = Fields::open(root, "the file", cx)?;
     version(&mut fields, cx);
+    // What it names is read already.
+    fields.node("include");
     let server = sections::server(fields.node("server"), cx);
     let store = sections::store(fields.node("store"), cx);
     let security = sections::security(fields.node("security"), env, cx);
@@ -239,14 +200,8 @@ fn decode(root: &Node, file: &File, env: &dyn Environment, cx: &mut Context) -> 
     fields.finish(cx);
     links::check(root, &contacts, cx);
     fitting::check(root, cx);
-    let hash = hash(&file.text);
+    let hash = cx.files.hash();
     Some(Config { hash, server, store, security, sources, destinations, rules, contacts, reconnect, templates, unmatched, tests })
-}
-
-fn hash(text: &str) -> String {
-    let mut hash = sign::hex(&sign::sha256(&[text.as_bytes()]));
-    hash.truncate(HASH_LEN);
-    hash
 }
 
 fn version(fields: &mut Fields<'_>, cx: &mut Context) {
@@ -308,13 +263,18 @@ fn items<T>(
     }
 }
 
+/// The file at `path` as it is, without those it includes; an empty one where it cannot be read.
+pub fn main_file(path: &Path) -> Files {
+    Files::new(File { path: path.to_owned(), text: read::text(path).unwrap_or_default() })
+}
+
 /// The URL of the store that a file names which may be bad otherwise, or the default where it names none. `None` when it names
 /// one that cannot be made out.
 ///
 /// `serve` with a bad file goes on with the last good one, which lies in that store.
-pub fn store_url(text: &str, env: &dyn Environment) -> Option<Secret> {
+pub fn store_url(files: &Files, env: &dyn Environment) -> Option<Secret> {
     let mut cx = Context::default();
-    match lone(text, ["store", "url"], env, &mut cx) {
+    match lone(files, ["store", "url"], env, &mut cx) {
         Lone::Absent => Some(Secret::new(sections::STORE_URL)),
         Lone::Said(url) => sections::store_url(&url, &mut cx),
         Lone::Unclear => None,
@@ -322,18 +282,18 @@ pub fn store_url(text: &str, env: &dyn Environment) -> Option<Secret> {
 }
 
 /// `server.admin_listen` of a file that may be bad otherwise; `None` where it does not say.
-pub fn admin_listen(text: &str, env: &dyn Environment) -> Option<String> {
+pub fn admin_listen(files: &Files, env: &dyn Environment) -> Option<String> {
     let mut cx = Context::default();
-    match lone(text, ["server", "admin_listen"], env, &mut cx) {
+    match lone(files, ["server", "admin_listen"], env, &mut cx) {
         Lone::Said(address) => <String as decode::Decode>::decode(&address, &mut cx),
         Lone::Absent | Lone::Unclear => None,
     }
 }
 
 /// The encryption keys that a file which may be bad otherwise, and the environment, name; the likelier first.
-pub fn encryption_keys(text: &str, env: &dyn Environment) -> Vec<Secret> {
+pub fn encryption_keys(files: &Files, env: &dyn Environment) -> Vec<Secret> {
     let mut cx = Context::default();
-    let said = match lone(text, ["security", "encryption_key"], env, &mut cx) {
+    let said = match lone(files, ["security", "encryption_key"], env, &mut cx) {
         Lone::Said(key) => <Secret as decode::Decode>::decode(&key, &mut cx),
         Lone::Absent | Lone::Unclear => None,
     };
@@ -350,11 +310,17 @@ enum Lone {
     Unclear,
 }
 
-fn lone(text: &str, [section, key]: [&str; 2], env: &dyn Environment, cx: &mut Context) -> Lone {
-    let root = match yaml::parse(text, cx) {
+/// What the main file alone may say.
+fn lone(files: &Files, [section, key]: [&str; 2], env: &dyn Environment, cx: &mut Context) -> Lone {
+    let main = |text: String| File { path: files.path().to_owned(), text };
+    let mut read = |text: String| {
+        cx.files = std::sync::Arc::new(Files::new(main(text)));
+        yaml::parse(cx.files.clone().text(), cx)
+    };
+    let root = match read(files.main().to_owned()) {
         Some(root) => Some(root),
-        None => match block(text, section) {
-            Some(block) => yaml::parse(&block, cx),
+        None => match block(files.main(), section) {
+            Some(block) => read(block),
             None => return Lone::Absent,
         },
     };
@@ -362,7 +328,8 @@ fn lone(text: &str, [section, key]: [&str; 2], env: &dyn Environment, cx: &mut C
     let Some(node) = root.get_mut(section).and_then(|it| it.get_mut(key)).filter(|node| node.value != Value::Null) else {
         return Lone::Absent;
     };
-    let resolved = references::resolve(node, text, env, cx);
+    let mut resolved = references::References::default();
+    references::resolve(node, env, &mut resolved, cx);
     if resolved.failed.is_empty() { Lone::Said(node.clone()) } else { Lone::Unclear }
 }
 
@@ -377,5 +344,7 @@ fn block(text: &str, section: &str) -> Option<String> {
 
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod include_tests;
 #[cfg(test)]
 mod tests;

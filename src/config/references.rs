@@ -17,7 +17,7 @@ use crate::secret::Secret;
 const FILE_MAX: u64 = 64 * 1024;
 /// Longest value that references may make, in bytes.
 const VALUE_MAX: usize = 1024 * 1024;
-/// All that references may make in one file together, in bytes.
+/// All that references may make in all files together, in bytes.
 const TOTAL_MAX: usize = 16 * 1024 * 1024;
 
 /// Where references are looked up.
@@ -63,20 +63,21 @@ impl<F: Fn(&str) -> Option<String>> Environment for F {
     }
 }
 
-/// What became of the references of a file.
+/// What became of the references of all files.
 #[derive(Debug, Default)]
 pub(super) struct References {
+    /// Bytes of all resolved values.
+    total: usize,
     /// What came from outside. It is never shown.
     pub(super) outside: Vec<Secret>,
     /// The places of the values that could not be resolved and stand as they are written.
     pub(super) failed: Vec<Place>,
 }
 
-/// Resolves every reference below `root`; notes those that cannot be.
-pub(super) fn resolve(root: &mut Node, text: &str, env: &dyn Environment, cx: &mut Context) -> References {
-    let mut resolver = Resolver { text, env, cx, path: Vec::new(), out: References::default(), total: 0 };
-    resolver.node(root);
-    resolver.out
+/// Resolves every reference below `root`, a tree of one of the files of `cx`; notes those that cannot be.
+pub(super) fn resolve(root: &mut Node, env: &dyn Environment, out: &mut References, cx: &mut Context) {
+    let files = cx.files.clone();
+    Resolver { text: files.text(), env, cx, path: Vec::new(), out }.node(root);
 }
 
 struct Resolver<'r> {
@@ -85,9 +86,7 @@ struct Resolver<'r> {
     cx: &'r mut Context,
     /// The keys above the value in hand.
     path: Vec<String>,
-    out: References,
-    /// Bytes of all resolved values so far.
-    total: usize,
+    out: &'r mut References,
 }
 
 impl Resolver<'_> {
@@ -137,9 +136,9 @@ impl Resolver<'_> {
             good &= value.is_some();
             out.text.push_str(value.as_deref().unwrap_or_default());
         }
-        self.total = self.total.saturating_add(out.text.len());
-        if VALUE_MAX < out.text.len() || TOTAL_MAX < self.total {
-            self.cx.error("too-large", place, "references make more than 1 MiB of one value, or 16 MiB of the file");
+        self.out.total = self.out.total.saturating_add(out.text.len());
+        if VALUE_MAX < out.text.len() || TOTAL_MAX < self.out.total {
+            self.cx.error("too-large", place, "references make more than 1 MiB of one value, or 16 MiB of all");
             return None;
         }
         good.then_some(out)
@@ -187,7 +186,7 @@ impl Resolver<'_> {
     }
 
     fn file(&mut self, path: &str, place: Place) -> Option<String> {
-        let full: PathBuf = self.cx.resolve_path(path);
+        let full: PathBuf = self.cx.resolve_path(path, place);
         match self.env.file(&full) {
             Ok(text) => {
                 let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
@@ -270,10 +269,12 @@ fn is_shouted(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::yaml;
+    use crate::config::{File, Files, yaml};
 
     fn env(name: &str) -> Option<String> {
         match name {
@@ -285,9 +286,9 @@ mod tests {
     }
 
     fn resolved(text: &str) -> (Node, Context) {
-        let mut cx = Context::default();
+        let mut cx = Context::of(text);
         let mut root = yaml::parse(text, &mut cx).unwrap();
-        resolve(&mut root, text, &env, &mut cx);
+        resolve(&mut root, &env, &mut References::default(), &mut cx);
         (root, cx)
     }
 
@@ -352,10 +353,11 @@ mod tests {
     fn a_file_gives_its_text_without_its_last_newline() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("key"), "hush\n\n").unwrap();
-        let mut cx = Context { folder: folder.path().to_owned(), ..Context::default() };
-        let text = "v: ${file:key}";
-        let mut root = yaml::parse(text, &mut cx).unwrap();
-        let found = resolve(&mut root, text, &System, &mut cx);
+        let file = File { path: folder.path().join("routes.yaml"), text: "v: ${file:key}".to_owned() };
+        let mut cx = Context { files: Arc::new(Files::new(file)), ..Context::default() };
+        let mut root = yaml::parse("v: ${file:key}", &mut cx).unwrap();
+        let mut found = References::default();
+        resolve(&mut root, &System, &mut found, &mut cx);
         assert_eq!(found.outside[0].reveal(), "hush\n");
         assert!(System.file(folder.path()).is_err() && System.file(Path::new("/dev/zero")).is_err());
         fs::write(folder.path().join("big"), vec![b'x'; 70_000]).unwrap();

@@ -6,10 +6,7 @@ use std::{fmt::Write, ops::Range};
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-use super::{
-    Loaded, Problem, Severity,
-    tree::{Lines, Place},
-};
+use super::{Files, Loaded, Problem, Severity, tree::Place};
 
 /// One problem as JSON: what `hookyard check --json` prints and what the API answers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -46,33 +43,31 @@ pub fn text(loaded: &Loaded, colour: bool) -> String {
     if loaded.problems.is_empty() {
         return String::new();
     }
-    let file = loaded.file.path.display().to_string();
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-    let lines = Lines::of(&loaded.shown);
     let mut out = String::new();
     for problem in &loaded.problems {
-        let spot = Spot::find(&loaded.shown, &lines, problem.place);
+        let spot = Spot::find(&loaded.shown, &loaded.files, problem.place);
+        let file = loaded.files.path_of(problem.place).display().to_string();
         // Writing into memory cannot fail.
         let _ = writeln!(out, "{}\n", renderer.render(&[group(problem, &spot, &file)]));
     }
     if 0 < loaded.left_off {
         let _ = writeln!(out, "… and {} more", loaded.left_off);
     }
-    let _ = writeln!(out, "{file}: {}", counts(loaded));
+    let _ = writeln!(out, "{}: {}", loaded.files.path().display(), counts(loaded));
     out
 }
 
 /// Everything wrong with the file, for machines.
 pub fn diagnostics(loaded: &Loaded) -> Vec<Diagnostic> {
-    let lines = Lines::of(&loaded.shown);
-    loaded.problems.iter().map(|problem| diagnostic(loaded, &lines, problem)).collect()
+    loaded.problems.iter().map(|problem| diagnostic(loaded, problem)).collect()
 }
 
 /// The first error in one line, with how many there are, for logs and status: `routes.yaml:12:5: a rule has no key `throtle``.
 /// `None` when there is none.
 pub fn headline(loaded: &Loaded) -> Option<String> {
     let first = loaded.problems.iter().find(|problem| problem.severity == Severity::Error)?;
-    let first = one_line(loaded, &Lines::of(&loaded.shown), first);
+    let first = one_line(loaded, first);
     let more = count(loaded, Severity::Error) - 1;
     let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
     Some(format!("{first}{more}"))
@@ -80,14 +75,13 @@ pub fn headline(loaded: &Loaded) -> Option<String> {
 
 /// Each warning in one line, for the log.
 pub fn warnings(loaded: &Loaded) -> Vec<String> {
-    let lines = Lines::of(&loaded.shown);
     let warnings = loaded.problems.iter().filter(|problem| problem.severity == Severity::Warning);
-    warnings.map(|problem| one_line(loaded, &lines, problem)).collect()
+    warnings.map(|problem| one_line(loaded, problem)).collect()
 }
 
 /// `routes.yaml:12:5: a rule has no key `throtle``.
-fn one_line(loaded: &Loaded, lines: &Lines, problem: &Problem) -> String {
-    let Diagnostic { file, line, col, message, .. } = diagnostic(loaded, lines, problem);
+fn one_line(loaded: &Loaded, problem: &Problem) -> String {
+    let Diagnostic { file, line, col, message, .. } = diagnostic(loaded, problem);
     format!("{file}:{line}:{col}: {message}")
 }
 
@@ -103,15 +97,15 @@ fn count(loaded: &Loaded, severity: Severity) -> usize {
     loaded.problems.iter().filter(|problem| problem.severity == severity).count()
 }
 
-fn diagnostic(loaded: &Loaded, lines: &Lines, problem: &Problem) -> Diagnostic {
-    let spot = Spot::find(&loaded.shown, lines, problem.place);
+fn diagnostic(loaded: &Loaded, problem: &Problem) -> Diagnostic {
+    let spot = Spot::find(&loaded.shown, &loaded.files, problem.place);
     Diagnostic {
         code: problem.code,
         severity: match problem.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         },
-        file: loaded.file.path.display().to_string(),
+        file: loaded.files.path_of(problem.place).display().to_string(),
         line: spot.number,
         col: spot.column(spot.span.start),
         end_col: spot.column(spot.span.end),
@@ -132,14 +126,14 @@ struct Spot<'t> {
 }
 
 impl<'t> Spot<'t> {
-    fn find(text: &'t str, lines: &Lines, place: Place) -> Self {
-        let begin = lines.start(place.start);
+    fn find(text: &'t str, files: &Files, place: Place) -> Self {
+        let begin = files.line_start(place);
         let line = text.get(begin..).and_then(|rest| rest.lines().next()).unwrap_or_default();
         let start = line.floor_char_boundary(place.start.saturating_sub(begin));
         let end = line.floor_char_boundary(place.end.saturating_sub(begin)).max(start);
         // Something is always underlined, if only one character.
         let end = if start == end { line.ceil_char_boundary(start + 1) } else { end };
-        Self { number: lines.line(place.start), text: line, span: start..end }
+        Self { number: files.line(place), text: line, span: start..end }
     }
 
     /// The column, from 1, of byte `at` of the line.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Where something stands in `routes.yaml`: a range of bytes of its text.
+/// Where something stands in the configuration: a range of bytes of its texts, which are one behind the other (`Files`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Place {
     /// First byte.
@@ -19,14 +19,28 @@ impl Place {
 }
 
 /// Where the lines of a text begin.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Lines(Vec<usize>);
+
+impl Default for Lines {
+    /// The one line of an empty text.
+    fn default() -> Self {
+        Self(vec![0])
+    }
+}
 
 impl Lines {
     /// The lines of `text`.
     pub fn of(text: &str) -> Self {
+        let mut lines = Self::default();
+        lines.extend(0, text);
+        lines
+    }
+
+    /// Adds the lines of `text`, which begins at byte `start` on a line of its own.
+    pub fn extend(&mut self, start: usize, text: &str) {
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        Self(std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect())
+        self.0.extend((0 < start).then_some(start).into_iter().chain(newlines.map(|(at, _)| start + at + 1)));
     }
 
     /// The line, from 1, that holds byte `at`.
@@ -108,6 +122,16 @@ impl Node {
     pub fn items(&self) -> &[Self] {
         let Value::List(items) = &self.value else { return &[] };
         items
+    }
+
+    /// How many keys, values, lists and maps this is, itself included.
+    pub fn count(&self) -> usize {
+        let below = match &self.value {
+            Value::Map(map) => map.iter().map(|(_, node)| 1 + node.count()).sum(),
+            Value::List(items) => items.iter().map(Self::count).sum(),
+            _ => 0,
+        };
+        1 + below
     }
 
     /// What kind of value this is, with an article, for messages: `a list`.

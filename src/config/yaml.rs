@@ -1,7 +1,7 @@
 //! YAML text in, a [`Node`] tree out, or problems with their places. The one module that knows the YAML crate, so that it can be
 //! swapped. Size, depth, nodes and aliases are bounded, because the file may be hostile.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -14,17 +14,18 @@ use serde_saphyr::{
 
 use super::{
     decode::Context,
-    mask, traps,
-    tree::{Key, Lines, Node, Place, Value},
+    files::Files,
+    mask, read, traps,
+    tree::{Key, Node, Place, Value},
 };
 
 /// Largest file, in bytes.
 pub const FILE_MAX: usize = 1024 * 1024;
 /// How deep lists and maps may nest.
 const DEPTH_MAX: usize = 32;
-/// How many keys, values, lists and maps a file may hold; what aliases stand for counts again.
+/// How many keys, values, lists and maps all files together may hold; what aliases stand for counts again.
 /// Ten thousand rules of ten each, and as much again.
-const NODES_MAX: usize = 200_000;
+pub(super) const NODES_MAX: usize = 200_000;
 /// How much of that aliases may stand for.
 const REPLAYED_MAX: usize = 50_000;
 /// How many aliases (`*name`) a file may hold.
@@ -34,11 +35,16 @@ const BOM: char = '\u{feff}';
 
 /// Reads `text` as one YAML document. Notes every repeated key, or the one thing that keeps it from being YAML.
 pub fn parse(text: &str, cx: &mut Context) -> Option<Node> {
+    parse_at(0, text, NODES_MAX, cx)
+}
+
+/// The same for a file that begins at byte `base` of all files, and may hold so many `nodes`.
+pub(super) fn parse_at(base: usize, text: &str, nodes: usize, cx: &mut Context) -> Option<Node> {
     if FILE_MAX < text.len() {
-        cx.error("too-large", Place::default(), "the file is larger than 1 MiB");
+        cx.error("too-large", Place { start: base, end: base }, read::too_large());
         return None;
     }
-    let reader = Reader::new(text);
+    let reader = Reader::new(base, text, nodes, cx.files.clone());
     match reader.read(DuplicateKeyPolicy::Error) {
         Ok(root) => reader.node(root, cx),
         Err(error) if matches!(innermost(&error), Error::DuplicateMappingKey { .. }) => reader.repeated(&error, cx),
@@ -47,13 +53,13 @@ pub fn parse(text: &str, cx: &mut Context) -> Option<Node> {
 }
 
 /// Every limit in one place; see the constants above.
-fn limits() -> Options {
+fn limits(nodes: usize) -> Options {
     options! {
         budget: budget! {
             max_depth: DEPTH_MAX,
             flow_nesting_limit: DEPTH_MAX,
-            max_nodes: NODES_MAX,
-            max_events: 4 * NODES_MAX,
+            max_nodes: nodes,
+            max_events: 4 * nodes,
             max_aliases: ALIASES_MAX,
             max_anchors: ALIASES_MAX,
             max_recorded_anchor_events: REPLAYED_MAX,
@@ -73,19 +79,22 @@ fn limits() -> Options {
 /// The text that is read, and how its offsets relate to the file's.
 struct Reader<'t> {
     text: &'t str,
-    /// Bytes of the file in front of `text`: the byte order mark.
+    /// Bytes of all files in front of `text`: other files, and the byte order mark.
     skipped: usize,
-    lines: Lines,
+    /// Of all files.
+    files: Arc<Files>,
+    /// How many keys and values it may hold.
+    nodes: usize,
 }
 
 impl<'t> Reader<'t> {
-    fn new(file: &'t str) -> Self {
+    fn new(base: usize, file: &'t str, nodes: usize, files: Arc<Files>) -> Self {
         let text = file.strip_prefix(BOM).unwrap_or(file);
-        Self { text, skipped: file.len() - text.len(), lines: Lines::of(file) }
+        Self { text, skipped: base + file.len() - text.len(), files, nodes }
     }
 
     fn read(&self, duplicate_keys: DuplicateKeyPolicy) -> Result<Spanned<Raw>, Error> {
-        let mut options = limits();
+        let mut options = limits(self.nodes);
         options.duplicate_keys = duplicate_keys;
         serde_saphyr::from_str_with_options(self.text, options)
     }
@@ -170,9 +179,8 @@ impl<'t> Reader<'t> {
             first_places.insert(key.name.clone(), key.place);
             return true;
         };
-        let line = self.lines.line(first.start);
-        cx.error("repeated-key", key.place, format!("the key `{}` is here twice", key.name))
-            .note(format!("first on line {line}"));
+        let there = self.files.whereabouts(*first, key.place);
+        cx.error("repeated-key", key.place, format!("the key `{}` is here twice", key.name)).note(format!("first {there}"));
         false
     }
 
@@ -248,7 +256,7 @@ fn budget_message(breach: &BudgetBreach) -> String {
         BudgetBreach::RecordedAnchorEvents { .. } | BudgetBreach::RecordedAnchorBytes { .. } => {
             "the aliases of the file stand for too much".to_owned()
         }
-        _ => format!("the file holds more than {NODES_MAX} keys and values"),
+        _ => format!("the configuration holds more than {NODES_MAX} keys and values"),
     }
 }
 

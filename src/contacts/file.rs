@@ -36,7 +36,7 @@ pub struct ContactsFile {
 impl ContactsFile {
     /// Reads the file that `shown`, a path of the configuration, names.
     pub(super) fn decode(shown: &Located<String>, cx: &mut Context) -> Option<Self> {
-        let path = cx.resolve_path(&shown.value);
+        let path = cx.resolve_path(&shown.value, shown.place);
         match read(&path).and_then(|text| parse(&path, &text)) {
             Ok(contacts) => Some(Self { path, contacts: Arc::new(contacts) }),
             Err(reason) => {

@@ -131,7 +131,9 @@ async fn the_file_is_read_again_and_a_bad_one_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("contacts.csv");
     std::fs::write(&path, "namespace,email\nuser_1,file@x.example\nuser_2,two@x.example\n*,all@x.example\n").unwrap();
-    let mut cx = crate::config::decode::Context { folder: folder.path().to_owned(), ..Default::default() };
+    let main = crate::config::File { path: folder.path().join("routes.yaml"), text: String::new() };
+    let files = std::sync::Arc::new(crate::config::Files::new(main));
+    let mut cx = crate::config::decode::Context { files, ..Default::default() };
     let list = node("[{namespace: user_1, email: list@x.example}]");
     let settings = Settings::decode(Some(&list), Some(&node("contacts.csv")), None, &mut cx);
     assert!(!cx.failed() && settings.has_fallback(), "{:?}", cx.problems);

@@ -90,7 +90,7 @@ impl TlsProfile {
 }
 
 fn read_ca(file: &Located<String>, cx: &mut Context) -> Option<Arc<[u8]>> {
-    match load_ca(&cx.resolve_path(&file.value)) {
+    match load_ca(&cx.resolve_path(&file.value, file.place)) {
         Ok(pem) => Some(pem),
         Err(reason) => {
             cx.error("bad-ca-file", file.place, format!("`{}` cannot be used: {reason}", file.value));

@@ -80,7 +80,7 @@ mod tests {
     use crate::config::yaml;
 
     fn made(text: &str) -> Result<String, String> {
-        let mut cx = Context { text: text.to_owned(), ..Context::default() };
+        let mut cx = Context::of(text);
         let node = yaml::parse(text, &mut cx).unwrap();
         json(node.get("v").unwrap(), &mut cx).ok_or_else(|| cx.problems.remove(0).message)
     }

@@ -316,7 +316,7 @@ mod tests {
     use crate::config::yaml;
 
     fn read(text: &str) -> Test {
-        let mut cx = Context { text: text.to_owned(), ..Context::default() };
+        let mut cx = Context::of(text);
         let node = yaml::parse(text, &mut cx).unwrap();
         let test = Test::decode(2, &node, &mut cx);
         assert_eq!(cx.problems, []);

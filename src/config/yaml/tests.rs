@@ -6,7 +6,7 @@ use super::*;
 use crate::config::decode::Problem;
 
 fn read(text: &str) -> (Option<Node>, Vec<Problem>) {
-    let mut cx = Context::default();
+    let mut cx = Context::of(text);
     let node = parse(text, &mut cx);
     (node, cx.problems)
 }

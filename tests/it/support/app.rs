@@ -57,7 +57,7 @@ impl TestApp {
         let routes = routes.store_at(&format!("sqlite://{}/hookyard.db", home.path().display()));
         let file = config::File { path: home.path().join("routes.yaml"), text: routes.text() };
         let loaded = config::parse(file, &config::System);
-        let config = loaded.config.unwrap_or_else(|| panic!("{:#?}\n{}", loaded.problems, loaded.file.text));
+        let config = loaded.config.unwrap_or_else(|| panic!("{:#?}\n{}", loaded.problems, loaded.files.text()));
         let options = Options { clock: clock.clone(), admin_token: Some(Secret::new(TOKEN)), config_error: None };
         let app = App::build(config, options).await.unwrap();
         let (api, handles) = (Api::new(app.public_addr, app.admin_addr), app.handles.clone());
