@@ -6,24 +6,29 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::generation::{Built, Fixed};
 use crate::{
     announce::{self, Announcer, Announcing, Notice},
     api,
     clock::{Clock, Timestamp},
     config::Config,
-    contacts::Contacts,
-    deliver::{self, Deliver, Site},
+    deliver::{self, Deliver},
     housekeeping,
     ingest::{self, Ingest},
     jobs::{self, Jobs},
     listen,
-    reconnect::{self, Reconnecting},
+    live::Live,
+    reconnect::Reconnecting,
     route::Router,
     seal::{self, Sealer},
     secret::Secret,
     store::{self, Pruned, Store},
     telemetry::Metrics,
 };
+
+mod generation;
+
+pub use generation::Generation;
 
 /// What a relay is started with besides its configuration.
 #[derive(Debug)]
@@ -40,10 +45,10 @@ pub struct Options {
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Handles {
-    /// What it runs on.
-    pub config: Arc<Config>,
-    /// Since when.
-    pub loaded_at: Timestamp,
+    /// What it goes by now. Whoever needs more than one part of it takes it once.
+    pub generation: Live<Generation>,
+    /// What is wrong with the file on disk when the relay goes by an older one; see [`Options::config_error`].
+    pub config_error: Live<Option<String>>,
     /// What is on disk.
     pub store: Arc<dyn Store>,
     /// The public side.
@@ -54,10 +59,8 @@ pub struct Handles {
     pub jobs: Arc<Jobs>,
     /// Takes what is worth telling of the relay itself.
     pub announcer: Announcer,
-    /// The rules, for the API to say why one matched.
-    pub router: Arc<Router>,
     /// Makes reconnect links and follows them.
-    pub reconnecting: Arc<Reconnecting>,
+    pub reconnecting: Live<Reconnecting>,
     /// Counts.
     pub metrics: Metrics,
     /// Seals what is kept secret at rest.
@@ -66,10 +69,45 @@ pub struct Handles {
     pub clock: Clock,
     /// See [`Options::admin_token`].
     pub admin_token: Option<Secret>,
-    /// See [`Options::config_error`].
-    pub config_error: Option<Arc<str>>,
     /// Cancelled when the relay stops.
     pub stop: CancellationToken,
+    /// The rules, for those who need nothing else of the file.
+    routers: Live<Router>,
+}
+
+impl Handles {
+    /// What the relay runs on now.
+    pub fn config(&self) -> Arc<Config> {
+        self.generation.now().config.clone()
+    }
+
+    /// The rules it plans with now.
+    pub fn router(&self) -> Arc<Router> {
+        self.generation.now().router.clone()
+    }
+
+    /// Goes by `config` from now on: everything is built first, and only then put in the place of what there was, which cannot fail.
+    /// A request that has begun, and an attempt under way, end as they began. One at a time, and on a runtime.
+    ///
+    /// # Errors
+    /// What cannot be built; then nothing has changed.
+    pub fn switch(&self, config: Config) -> Result<(), StartError> {
+        let former = self.generation.now();
+        let Built { generation, ways_in, ways_out, reconnecting } = Built::of(config, &self.fixed(), Some(&former))?;
+        let prepared = self.deliver.prepare(ways_out)?;
+        // Lanes first: whatever is planned by the new rules finds them.
+        self.reconnecting.replace(reconnecting);
+        self.deliver.switch(prepared);
+        self.routers.replace(generation.router.clone());
+        self.ingest.switch(ways_in);
+        self.metrics.configured(&generation.config.hash);
+        self.generation.replace(Arc::new(generation));
+        Ok(())
+    }
+
+    fn fixed(&self) -> Fixed {
+        Fixed { clock: self.clock.clone(), announcer: self.announcer.clone(), sealer: self.sealer.clone() }
+    }
 }
 
 /// Why a relay does not start.
@@ -124,80 +162,56 @@ impl App {
         let (admin, admin_addr) = bind(&config.server.admin_listen).await?;
         let sealer = sealer(&config)?;
         let tidied = tell_limits(&*store, &config, options.clock.now()).await;
-        let router = Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations));
-        let router = Arc::new(router.with_audiences(deliver::audiences(&config.destinations)));
         let (announcer, notices) = Announcer::new();
-        let telling = announce::Parts { store: store.clone(), router: router.clone(), clock: options.clock.clone() };
+        let fixed = Fixed { clock: options.clock.clone(), announcer: announcer.clone(), sealer: sealer.clone() };
+        let Built { generation, ways_in, ways_out, reconnecting } = Built::of(config, &fixed, None)?;
+        let routers = Live::new(generation.router.clone());
+        let telling = announce::Parts { store: store.clone(), router: routers.clone(), clock: options.clock.clone() };
         let announcing = announce::start(notices, telling);
         let stop = CancellationToken::new();
-        let allowed = &config.security.allow_targets;
-        let contacts = Contacts::start(config.contacts.clone(), allowed, &options.clock, announcer.clone());
-        let contacts = contacts.map_err(StartError::Contacts)?;
-        let reconnecting = Reconnecting::new(reconnect::Parts {
-            settings: config.reconnect.as_ref(),
-            public_url: config.server.public_url.clone(),
-            allow_targets: &config.security.allow_targets,
-            sealer: sealer.clone(),
-            clock: options.clock.clone(),
-        });
-        let reconnecting = reconnecting.map_err(StartError::Reconnect)?;
-        let mut templates = config.templates.clone();
-        reconnect::add_template(config.reconnect.as_ref(), &mut templates);
-        let deliver = Deliver::start(deliver::Parts {
-            destinations: config.destinations.clone(),
-            templates,
-            contacts,
-            allow_targets: config.security.allow_targets.clone(),
-            site: Site {
-                public_url: config.server.public_url.clone(),
-                admin_url: config.server.admin_url.clone(),
-                reconnecting: Some(reconnecting.clone()),
-            },
+        let parts = deliver::Parts {
             store: store.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
             announcer: announcer.clone(),
-        })?;
+        };
+        let deliver = Deliver::start(parts, ways_out)?;
         deliver.load().await?;
-        let ingest = Arc::new(Ingest::new(ingest::Parts {
-            sources: config.sources.clone(),
-            router: router.clone(),
+        let parts = ingest::Parts {
             store: store.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
             sealer: sealer.clone(),
-            max_body: config.server.max_body,
-            retention_events: config.store.retention.events,
-        }));
+        };
+        let ingest = Arc::new(Ingest::new(parts, ways_in));
         ingest.restore_statistics().await?;
         let jobs = Jobs::start(jobs::Parts {
             store: store.clone(),
-            router: router.clone(),
+            router: routers.clone(),
             clock: options.clock.clone(),
             lanes: deliver.clone(),
             stop: stop.clone(),
         })
         .await?;
         announcer.tell(match &options.config_error {
-            None => Notice::ConfigLoaded { hash: config.hash.clone() },
+            None => Notice::ConfigLoaded { hash: generation.config.hash.clone() },
             Some(error) => Notice::ConfigRejected { error: error.clone() },
         });
         let handles = Handles {
-            loaded_at: options.clock.now(),
-            config: Arc::new(config),
+            generation: Live::new(Arc::new(generation)),
+            config_error: Live::new(Arc::new(options.config_error)),
             store,
             ingest,
             deliver,
             jobs,
             announcer,
-            router,
-            reconnecting,
+            reconnecting: Live::new(reconnecting),
             metrics,
             sealer,
             clock: options.clock,
             admin_token: options.admin_token,
-            config_error: options.config_error.map(Arc::from),
             stop,
+            routers,
         };
         housekeeping::report(tidied, &handles);
         Ok(Self { handles, public_addr, admin_addr, public, admin, announcing })
@@ -215,11 +229,13 @@ impl App {
     /// sent by then waits in the store for the next start.
     pub async fn serve(self) {
         let Self { handles, public, admin, announcing, .. } = self;
-        let (grace, stop) = (handles.config.server.shutdown_grace, handles.stop.clone());
+        let (generation, stop) = (handles.generation.clone(), handles.stop.clone());
+        let grace = move || generation.now().config.server.shutdown_grace;
         let tidying = tokio::spawn(housekeeping::run(handles.clone(), stop.clone()));
-        let public = tokio::spawn(listen::serve(public, api::public(handles.clone()), stop.clone(), grace));
-        let admin = tokio::spawn(listen::serve(admin, api::admin(handles.clone()), stop.clone(), grace));
+        let public = tokio::spawn(listen::serve(public, api::public(handles.clone()), stop.clone(), grace.clone()));
+        let admin = tokio::spawn(listen::serve(admin, api::admin(handles.clone()), stop.clone(), grace.clone()));
         stop.cancelled().await;
+        let grace = grace();
         info!(grace_s = grace.as_secs(), "stopping: no new requests, finishing what is under way");
         let (_, _, (), ()) = tokio::join!(public, admin, handles.deliver.drain(grace), handles.jobs.drain());
         handles.ingest.flush().await;

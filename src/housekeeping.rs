@@ -54,7 +54,7 @@ impl Keeper {
         handles.deliver.expire().await?;
         let mut held = handles.deliver.held();
         held.extend(self.gone(handles, &backlog, now).await?);
-        let retention = handles.config.store.retention;
+        let retention = handles.config().store.retention;
         let mut total = Pruned::default();
         let ended = loop {
             match handles.store.prune(now, retention, held.clone()).await {
@@ -76,7 +76,8 @@ impl Keeper {
 
     /// The targets with a backlog that `routes.yaml` does not declare, and since when.
     async fn gone(&mut self, handles: &Handles, backlog: &[Backlog], now: Timestamp) -> store::Result<Vec<(Name, Timestamp)>> {
-        let declared = |name: &Name| handles.config.destinations.iter().any(|destination| destination.name == *name);
+        let config = handles.config();
+        let declared = |name: &Name| config.destinations.iter().any(|destination| destination.name == *name);
         let names = backlog.iter().map(|row| &row.target).filter(|name| !declared(name));
         let gone = match self.gone.take() {
             Some(gone) => gone,

@@ -33,6 +33,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod json;
 pub mod listen;
+pub mod live;
 mod rate;
 pub mod reconnect;
 pub mod rehearsal;

@@ -62,13 +62,13 @@ const TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 74\r\nconnection: close\r\n\r\n\
     {\"error\":\"request_timeout\",\"message\":\"The header did not arrive in time.\"}";
 
-/// Serves `router` on `listener` until `stop`, then gives open requests `grace` to finish. Requests carry the address of their
+/// Serves `router` on `listener` until `stop`, then gives open requests as long to finish as `grace` says then. Requests carry the address of their
 /// connection as [`ConnectInfo`].
-pub async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationToken, grace: Duration) {
+pub async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationToken, grace: impl Fn() -> Duration) {
     let server = Arc::new(Server::new(router, stop.clone(), connections_max(), Timeouts::default()));
     server.clone().accept(listener).await;
     server.tasks.close();
-    if timeout(grace, server.tasks.wait()).await.is_err() {
+    if timeout(grace(), server.tasks.wait()).await.is_err() {
         debug!("connections are closed with requests under way");
     }
     server.kill.cancel();

@@ -15,6 +15,7 @@ use self::batch::{Batch, Batches, WINDOW_MAX};
 use crate::{
     clock::{Clock, Timestamp, until},
     envelope::{DeliveryId, Name},
+    live::Live,
     route::{Plan, Router},
     sign,
     store::{Cause, DedupeKey, Error, NewEvent, Remember, Store},
@@ -139,7 +140,7 @@ pub struct Parts {
     /// Keeps the events.
     pub store: Arc<dyn Store>,
     /// Plans their deliveries.
-    pub router: Arc<Router>,
+    pub router: Live<Router>,
     /// What time it is.
     pub clock: Clock,
 }
@@ -208,7 +209,7 @@ const REMEMBER: std::time::Duration = std::time::Duration::from_secs(60);
 
 async fn accept(parts: &Parts, batch: &Batch) -> Result<(), Error> {
     let envelope = event::envelope(batch, parts.clock.now()).ok_or_else(|| Error::Backend("no random bytes".into()))?;
-    let plan = parts.router.plan(&envelope);
+    let plan = parts.router.now().plan(&envelope);
     let half = |digest: [u8; 32]| std::array::from_fn(|at| digest[at]);
     let dedupe = DedupeKey {
         key: half(sign::sha256(&[b"own\0", envelope.id.as_bytes()])),

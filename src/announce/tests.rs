@@ -40,7 +40,7 @@ impl Bench {
         let file = config::File { path: "routes.yaml".into(), text: ROUTES.to_owned() };
         let loaded = config::parse(file, &|_: &str| None);
         let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.problems));
-        let router = Arc::new(Router::new(config.rules, config.unmatched, Vec::new()));
+        let router = Live::new(Arc::new(Router::new(config.rules, config.unmatched, Vec::new())));
         let (announcer, receiver) = Announcer::new();
         let announcing = start(receiver, Parts { store: store.clone(), router, clock: clock.clone() });
         Self { store, clock, announcer, announcing, _folder: folder }

@@ -96,7 +96,7 @@ impl Engine for Handles {
     }
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {
-        match self.config.destinations.iter().find(|destination| destination.name == delivery.target) {
+        match self.config().destinations.iter().find(|destination| destination.name == delivery.target) {
             Some(destination) => destination.request_headers(event, delivery, attempt.number, attempt.started_at),
             None => deliver::relay_headers(event, delivery, attempt.number),
         }

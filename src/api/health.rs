@@ -41,7 +41,8 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
 /// [`ready`], and why not.
 pub(super) async fn ready_in_detail(State(api): State<Api>) -> Response {
     let verdict = verdict(&api).await;
-    let config = json!({"hash": api.config.hash, "error": api.config.error.as_deref()});
+    let config = api.running.config();
+    let config = json!({"hash": config.hash, "error": config.error});
     match verdict {
         Ok(()) => Json(json!({"status": "ready", "store": "ok", "config": config})).into_response(),
         Err(reason) => {

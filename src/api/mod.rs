@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::{
-    Router, middleware,
+    Router,
+    extract::Request,
+    middleware,
     routing::{get, post},
 };
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 
 use crate::{
     app::Handles,
@@ -56,9 +59,10 @@ pub fn admin(handles: Handles) -> Router {
 
 /// Answers on the public listener: health, reconnect links, the events where the file says so, and the sources for everything else.
 pub fn public(handles: Handles) -> Router {
-    let (public_api, ingest) = (handles.config.server.public_api, handles.ingest.clone());
+    let (generation, ingest) = (handles.generation.clone(), handles.ingest.clone());
     let pages = reconnect::router(handles.reconnecting.clone(), &handles.clock);
-    Api::new(handles).public(public_api).merge(pages).fallback_service(ingest.router())
+    let shown = move || generation.now().config.server.public_api;
+    Api::new(handles).public(shown, ingest.clone().router()).merge(pages).fallback_service(ingest.router())
 }
 
 /// What handlers work with. Cheap to clone.
@@ -69,7 +73,6 @@ struct Api {
     engine: Arc<dyn Engine>,
     metrics: Metrics,
     admin_token: Option<Secret>,
-    config: Arc<Loaded>,
     ready: Arc<health::Probe>,
     stop: CancellationToken,
 }
@@ -78,12 +81,15 @@ struct Api {
 struct Loaded {
     hash: String,
     at: Timestamp,
-    error: Option<Arc<str>>,
+    error: Option<String>,
 }
 
 /// What the API asks of the rooms that run, besides the store.
 #[async_trait]
 trait Running: Send + Sync {
+    /// What the relay goes by.
+    fn config(&self) -> Loaded;
+
     /// The deliveries an attempt of which is under way.
     fn in_flight(&self) -> Vec<DeliveryId>;
 
@@ -96,12 +102,18 @@ trait Running: Send + Sync {
 
 #[async_trait]
 impl Running for Handles {
+    fn config(&self) -> Loaded {
+        let generation = self.generation.now();
+        let error = (*self.config_error.now()).clone();
+        Loaded { hash: generation.config.hash.clone(), at: generation.loaded_at, error }
+    }
+
     fn in_flight(&self) -> Vec<DeliveryId> {
         self.deliver.in_flight()
     }
 
     fn explain(&self, event: &Envelope) -> Vec<Why> {
-        self.router.explain(event)
+        self.router().explain(event)
     }
 
     async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport> {
@@ -111,12 +123,10 @@ impl Running for Handles {
 
 impl Api {
     fn new(handles: Handles) -> Self {
-        let config = Loaded { hash: handles.config.hash.clone(), at: handles.loaded_at, error: handles.config_error.clone() };
         Self {
             store: handles.store.clone(),
             metrics: handles.metrics.clone(),
             admin_token: handles.admin_token.clone(),
-            config: Arc::new(config),
             ready: Arc::default(),
             stop: handles.stop.clone(),
             engine: Arc::new(handles.clone()),
@@ -163,14 +173,21 @@ impl Api {
             .with_state(self)
     }
 
-    fn public(self, public_api: bool) -> Router {
-        let events = if public_api { events() } else { Router::new() };
-        events
+    /// What the public listener answers; the events while `shown` says so, and else what `otherwise` does.
+    fn public(self, shown: impl Fn() -> bool + Clone + Send + Sync + 'static, otherwise: Router) -> Router {
+        let required = middleware::from_fn_with_state(self.clone(), auth::require);
+        let where_shown = middleware::from_fn(move |request: Request, next: middleware::Next| {
+            let (shown, mut otherwise) = (shown.clone(), otherwise.clone());
+            async move { if shown() { Ok(next.run(request).await) } else { otherwise.call(request).await } }
+        });
+        let events = events().method_not_allowed_fallback(method_not_allowed).layer(required.clone()).layer(where_shown);
+        Router::new()
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
             .route("/callbacks/twilio/{destination}", post(callbacks::twilio))
             .method_not_allowed_fallback(method_not_allowed)
-            .layer(middleware::from_fn_with_state(self.clone(), auth::require))
+            .layer(required)
+            .merge(events)
             .with_state(self)
     }
 }

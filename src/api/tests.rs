@@ -287,6 +287,10 @@ impl Store for Fake {
 
 #[async_trait]
 impl Running for Fake {
+    fn config(&self) -> Loaded {
+        Loaded { hash: "0123456789ab".into(), at: sample().received_at, error: None }
+    }
+
     fn in_flight(&self) -> Vec<DeliveryId> {
         self.in_flight.clone()
     }
@@ -304,15 +308,12 @@ impl Running for Fake {
 }
 
 pub(super) fn api(fake: Arc<Fake>) -> Api {
-    let at = sample().received_at;
-    let config = Loaded { hash: "0123456789ab".into(), at, error: None };
     Api {
         store: fake.clone(),
         engine: fake.clone(),
         running: fake,
         metrics: Metrics::default(),
         admin_token: Some(Secret::new(TOKEN)),
-        config: Arc::new(config),
         ready: Arc::default(),
         stop: CancellationToken::new(),
     }
@@ -585,14 +586,15 @@ async fn without_the_token_nothing_is_shown() {
 
 #[tokio::test]
 async fn the_public_listener_shows_events_only_where_the_file_says_so() {
-    let ask_public = |public_api, path| ask(api(Arc::default()).public(public_api), request("GET", path, ""));
+    let ask_public =
+        |public_api, path| ask(api(Arc::default()).public(move || public_api, Router::new()), request("GET", path, ""));
     assert_eq!(ask_public(true, "/api/v1/events").await.0, StatusCode::OK);
     for (public_api, path) in [(false, "/api/v1/events"), (true, "/api/v1/deliveries"), (true, "/metrics")] {
         assert_eq!(ask_public(public_api, path).await.0, StatusCode::NOT_FOUND, "{path}");
     }
     assert_eq!(ask_public(false, "/readyz").await.1, json!({"status": "ready"}));
     let bare = Request::builder().uri("/api/v1/events").body(Body::empty()).unwrap();
-    assert_eq!(ask(api(Arc::default()).public(true), bare).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask(api(Arc::default()).public(|| true, Router::new()), bare).await.0, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -605,7 +607,7 @@ async fn readiness_follows_the_store_and_asks_it_once_a_second() {
         assert!(body["message"].as_str().unwrap().contains("no space"));
     }
     assert_eq!(fake.probes.load(std::sync::atomic::Ordering::SeqCst), 1);
-    let (_, body) = ask(api.clone().public(false), request("GET", "/readyz", "")).await;
+    let (_, body) = ask(api.clone().public(|| false, Router::new()), request("GET", "/readyz", "")).await;
     assert!(!body.to_string().contains("no space"), "{body}");
     assert_eq!(ask(api.clone().admin(), request("GET", "/healthz", "")).await.0, StatusCode::OK);
     let (status, body) = ask(api.admin(), request("GET", "/api/v1/events", "")).await;
@@ -617,6 +619,9 @@ async fn readiness_follows_the_store_and_asks_it_once_a_second() {
 async fn a_relay_that_stops_is_not_ready() {
     let api = api(Arc::default());
     api.stop.cancel();
-    assert_eq!(ask(api.clone().public(false), request("GET", "/readyz", "")).await.0, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(ask(api.public(false), request("GET", "/healthz", "")).await.0, StatusCode::OK);
+    assert_eq!(
+        ask(api.clone().public(|| false, Router::new()), request("GET", "/readyz", "")).await.0,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(ask(api.public(|| false, Router::new()), request("GET", "/healthz", "")).await.0, StatusCode::OK);
 }

@@ -70,7 +70,7 @@ pub(super) fn cannot_start(error: StartError) -> Failure {
 }
 
 fn announce(app: &App) {
-    let config = &app.handles.config;
+    let config = app.handles.config();
     info!(public.addr = %app.public_addr, admin.addr = %app.admin_addr, config.hash = %config.hash, "listening");
     let base = config.server.public_url.as_ref().map_or_else(|| format!("http://{}", app.public_addr), ToString::to_string);
     for source in &config.sources {

@@ -23,6 +23,7 @@ use crate::{
     deliver::{
         TlsProfile,
         fetch::{Fetch, read_headers, read_url},
+        policy::AddressPolicy,
     },
     json,
 };
@@ -43,7 +44,7 @@ const ASKED_MAX: usize = 8;
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// How the service is asked.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Lookup {
     url: String,
     headers: HeaderMap,
@@ -121,6 +122,11 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(lookup: Lookup, fetch: Fetch, clock: Clock) -> Self {
         Self { lookup, fetch, clock, kept: Mutex::default(), slots: Semaphore::new(ASKED_MAX) }
+    }
+
+    /// Whether it is what `lookup` means, as far as `policy` permits.
+    pub(super) fn is_asked_by(&self, lookup: &Lookup, policy: &AddressPolicy) -> bool {
+        self.lookup == *lookup && self.fetch.policy() == policy
     }
 
     /// Who stands behind `namespace`; the last answer where there is no newer one.

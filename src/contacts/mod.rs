@@ -114,7 +114,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub struct Contacts {
     list: Book,
     file: Option<Watched>,
-    service: Option<Service>,
+    service: Option<Arc<Service>>,
 }
 
 impl std::fmt::Debug for Contacts {
@@ -130,12 +130,23 @@ struct Watched {
 }
 
 impl Contacts {
-    /// Contacts that reach the look-up service as far as `allow` permits. The file is followed as long as the contacts live.
-    /// The error says why the service's HTTP client cannot be made.
-    pub fn start(settings: Settings, allow: &[AllowTarget], clock: &Clock, announcer: Announcer) -> Result<Arc<Self>, String> {
+    /// Contacts that reach the look-up service as far as `allow` permits; one that is asked as in `former` keeps what it answered. The
+    /// file is followed as long as the contacts live. The error says why the service's HTTP client cannot be made.
+    pub fn start(
+        settings: Settings,
+        allow: &[AllowTarget],
+        clock: &Clock,
+        announcer: Announcer,
+        former: Option<&Self>,
+    ) -> Result<Arc<Self>, String> {
         let service = |lookup: Lookup| {
-            let fetch = Fetch::new(AddressPolicy::new(allow), &lookup.tls)?;
-            Ok::<_, String>(Service::new(lookup, fetch, clock.clone()))
+            let policy = AddressPolicy::new(allow);
+            let known = former.and_then(|former| former.service.as_ref());
+            if let Some(known) = known.filter(|known| known.is_asked_by(&lookup, &policy)) {
+                return Ok(known.clone());
+            }
+            let fetch = Fetch::new(policy, &lookup.tls)?;
+            Ok::<_, String>(Arc::new(Service::new(lookup, fetch, clock.clone())))
         };
         let service = settings.lookup.map(service).transpose()?;
         let file = settings.file.map(|settings| {

@@ -49,7 +49,7 @@ impl People {
 
 fn start(settings: Settings, clock: &Clock) -> (Arc<Contacts>, tokio::sync::mpsc::Receiver<Notice>) {
     let (announcer, notices) = Announcer::new();
-    (Contacts::start(settings, &context().allow_targets, clock, announcer).unwrap(), notices)
+    (Contacts::start(settings, &context().allow_targets, clock, announcer, None).unwrap(), notices)
 }
 
 async fn mail(contacts: &Contacts, namespace: Option<&str>) -> String {
@@ -121,7 +121,7 @@ async fn the_service_is_reached_only_where_policy_lets() {
     let people = People::start(&[(200, "{}")]).await;
     let clock = Clock::manual("2026-01-20T12:00:00Z");
     let (announcer, _notices) = Announcer::new();
-    let contacts = Contacts::start(people.settings("[]"), &[], &clock, announcer).unwrap();
+    let contacts = Contacts::start(people.settings("[]"), &[], &clock, announcer, None).unwrap();
     assert!(mail(&contacts, Some("user_2")).await.starts_with("error: the look-up of contacts failed: address_forbidden"));
     assert!(people.asked().is_empty());
 }

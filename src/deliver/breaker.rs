@@ -124,6 +124,13 @@ impl Breaker {
         Self { open: None, failures: 0, failed: Vec::new(), moved: 0, denied: Vec::new(), ramp }
     }
 
+    /// Lets `concurrency` attempts run at once from now on. One that ramps up goes on doing so.
+    pub(super) fn resize(&mut self, concurrency: u32) {
+        let ramp = &mut self.ramp;
+        ramp.limit = if ramp.limit == ramp.full { concurrency } else { ramp.limit.min(concurrency) };
+        ramp.full = concurrency;
+    }
+
     /// Goes on where an earlier run stopped.
     pub(super) fn resume(&mut self, open: Option<Open>) {
         self.open = open;
@@ -389,6 +396,31 @@ mod tests {
             breaker.answered(Success, delivery(9), false, None, at(31));
         }
         assert_eq!(limits, [1, 2, 2, 4, 4, 4, 4, 8, 8, 8]);
+    }
+
+    #[test]
+    fn another_concurrency_holds_at_once_and_a_ramp_goes_on_to_it() {
+        let full = |breaker: &Breaker| match breaker.allows(at(0)) {
+            Allowed::UpTo(limit) => limit,
+            other => panic!("{other:?}"),
+        };
+        let mut breaker = Breaker::new(8);
+        breaker.resize(3);
+        assert_eq!(full(&breaker), 3);
+        breaker.resize(20);
+        assert_eq!(full(&breaker), 20);
+        let mut ramping = opened();
+        ramping.close();
+        ramping.resize(4);
+        let mut limits = Vec::new();
+        for _ in 0..5 {
+            limits.push(full(&ramping));
+            ramping.answered(Success, delivery(9), false, None, at(0));
+        }
+        assert_eq!(limits, [1, 2, 2, 4, 4]);
+        let mut open = opened();
+        open.resize(4);
+        assert_eq!(open.allows(at(0)), Allowed::NotBefore(Some(at(30))));
     }
 
     #[test]

@@ -2,7 +2,16 @@
 //! policy forbids, whether the URL names it or a name resolves to it. All that can be known of a URL before is known before:
 //! an attempt parses nothing.
 
-use std::{collections::HashMap, error::Error as StdError, io, net::IpAddr, pin::Pin, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    error::Error as StdError,
+    io,
+    net::IpAddr,
+    pin::Pin,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -47,16 +56,33 @@ const ANY: HeaderValue = HeaderValue::from_static("*/*");
 pub(super) struct Clients {
     policy: Arc<AddressPolicy>,
     made: HashMap<TlsProfile, Http>,
+    /// The profiles that were asked for.
+    used: HashSet<TlsProfile>,
 }
 
 impl Clients {
     /// Clients that reach what `policy` permits.
     pub(super) fn new(policy: AddressPolicy) -> Self {
-        Self { policy: Arc::new(policy), made: HashMap::new() }
+        Self { policy: Arc::new(policy), made: HashMap::new(), used: HashSet::new() }
+    }
+
+    /// The same clients with their open connections where `policy` has not changed, else none.
+    pub(super) fn following(&self, policy: AddressPolicy) -> Self {
+        if *self.policy == policy {
+            return Self { policy: self.policy.clone(), made: self.made.clone(), used: HashSet::new() };
+        }
+        Self::new(policy)
+    }
+
+    /// Those that were asked for.
+    pub(super) fn used(mut self) -> Self {
+        self.made.retain(|tls, _| self.used.contains(tls));
+        self
     }
 
     /// The client for `tls`; fails when its certificates cannot be used.
     pub(super) fn get(&mut self, tls: &TlsProfile) -> Result<Http, rustls::Error> {
+        self.used.insert(tls.clone());
         if let Some(http) = self.made.get(tls) {
             return Ok(http.clone());
         }

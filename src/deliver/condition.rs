@@ -3,9 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Destination,
+    attempt::Tools,
     breaker::{Breaker, Change, Open, Signal, Verdict},
     inbox::Inbox,
     status::{TargetState, TargetStatus},
@@ -13,6 +15,7 @@ use super::{
 use crate::{
     clock::{Timestamp, from_ms, later, to_ms, until},
     envelope::{DeliveryId, Name},
+    live::Live,
     schedule::Schedule,
     store::{self, Cause, Store},
 };
@@ -83,6 +86,13 @@ impl Condition {
     /// Adds up until `now`, so that little is left to add.
     fn count_until(&mut self, now: Timestamp) {
         (self.still_ms, self.counted_at) = (self.stood_still_ms(now), now);
+    }
+
+    /// Goes by another file from `now` on: what it has stood still so far stays counted, and the breaker as it is.
+    pub(super) fn follow(&mut self, destination: &Destination, now: Timestamp) {
+        self.count_until(now);
+        self.quiet = quiet_of(destination);
+        self.breaker.resize(destination.concurrency);
     }
 
     /// Stops it, until somebody lets it go on. False: it was stopped already.
@@ -237,20 +247,103 @@ impl KeptBreaker {
     }
 }
 
-/// One lane as others see it: what it is told, and where its condition is kept.
-pub(super) struct Desk {
+fn quiet_of(destination: &Destination) -> Option<Arc<Schedule>> {
+    destination.quiet.as_ref().map(|quiet| quiet.schedule.clone())
+}
+
+/// What a lane goes by until another file holds: its destination, and what attempts are made with.
+pub(super) struct Today {
     pub(super) destination: Arc<Destination>,
+    pub(super) tools: Tools,
+}
+
+/// One lane as others see it: what it goes by, what it is told, and where its condition is kept.
+pub(super) struct Desk {
+    name: Name,
+    today: Live<Today>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) store: Arc<dyn Store>,
+    /// Cancelled once nothing of the lane is under way and nothing ever will be.
+    pub(super) ended: CancellationToken,
 }
 
 impl Desk {
+    /// The desk of a lane that goes by `today`, well at `now`.
+    pub(super) fn new(today: Arc<Today>, store: Arc<dyn Store>, now: Timestamp) -> Self {
+        let destination = today.destination.clone();
+        let inbox = Inbox::new(Condition::new(destination.concurrency, quiet_of(&destination), now));
+        Self {
+            name: destination.name.clone(),
+            today: Live::new(today),
+            inbox: Arc::new(inbox),
+            store,
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// The same, going on as the lane of `former`, whose destination it takes the place of, stands at `now`.
+    pub(super) fn after(today: Arc<Today>, former: &Self, now: Timestamp) -> Self {
+        let desk = Self::new(today, former.store.clone(), now);
+        let condition = {
+            let state = former.inbox.state();
+            state.loaded.then(|| state.condition.clone())
+        };
+        if let Some(mut condition) = condition {
+            condition.follow(&desk.today().destination, now);
+            condition.breaker.probe_lost();
+            let mut state = desk.inbox.state();
+            (state.condition, state.loaded, state.version) = (condition, true, 1);
+        }
+        desk
+    }
+
     pub(super) fn name(&self) -> &Name {
-        &self.destination.name
+        &self.name
+    }
+
+    /// What the lane goes by now.
+    pub(super) fn today(&self) -> Arc<Today> {
+        self.today.now()
+    }
+
+    /// Whether it still goes by `today`.
+    pub(super) fn goes_by(&self, today: &Arc<Today>) -> bool {
+        self.today.is(today)
+    }
+
+    /// Goes by `today` from the next attempt on. False: its lane has ended, and nothing happens.
+    pub(super) fn follow(&self, today: &Arc<Today>, now: Timestamp) -> bool {
+        let mut state = self.inbox.state();
+        if self.ended.is_cancelled() {
+            return false;
+        }
+        state.retired = false;
+        state.condition.follow(&today.destination, now);
+        drop(state);
+        self.today.replace(today.clone());
+        self.inbox.bell.notify_one();
+        true
+    }
+
+    /// Its destination is gone: nothing more is begun, and the lane ends when what is under way is recorded.
+    pub(super) fn retire(&self) {
+        self.inbox.state().retired = true;
+        self.inbox.bell.notify_one();
+    }
+
+    /// Ends it, unless its destination has come back.
+    pub(super) fn end(&self) -> bool {
+        // Under the lock, so that nobody goes on with a lane that has ended.
+        let state = self.inbox.state();
+        if state.retired {
+            self.ended.cancel();
+        }
+        state.retired
     }
 
     /// How the lane stands at `now`.
     pub(super) fn status(&self, now: Timestamp) -> TargetStatus {
+        let destination = &self.today().destination;
         let state = self.inbox.state();
         let (condition, open) = (&state.condition, state.condition.breaker.open());
         let (attempts, deliveries) = state.minute.sums(now);
@@ -261,8 +354,8 @@ impl Desk {
         };
         TargetStatus {
             name: self.name().clone(),
-            kind: self.destination.kind.word(),
-            url: self.destination.masked_url(),
+            kind: destination.kind.word(),
+            url: destination.masked_url(),
             state: word,
             since,
             cause: open.map(|open| open.cause),
@@ -280,10 +373,11 @@ impl Desk {
         if self.inbox.state().loaded {
             return Ok(());
         }
+        let destination = self.today().destination.clone();
         while !self.inbox.state().loaded {
             let before = self.inbox.state().version;
             let mut json = self.store.setting(&key(self.name())).await?;
-            if let (None, Some(old)) = (&json, &self.destination.renamed_from) {
+            if let (None, Some(old)) = (&json, &destination.renamed_from) {
                 json = self.store.setting(&key(old)).await?;
             }
             let mut state = self.inbox.state();
@@ -295,7 +389,7 @@ impl Desk {
             }
         }
         // From here on the time it stands still is counted: that must not begin anew at every start.
-        if self.destination.quiet.is_some() { self.keep().await } else { Ok(()) }
+        if destination.quiet.is_some() { self.keep().await } else { Ok(()) }
     }
 
     /// Changes the condition and keeps it. On an error the change holds for this run, but may not outlive it.

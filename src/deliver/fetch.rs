@@ -41,6 +41,11 @@ impl Fetch {
         Clients::new(policy).get(tls).map(Self).map_err(|error| error.to_string())
     }
 
+    /// What it may reach.
+    pub(crate) fn policy(&self) -> &AddressPolicy {
+        self.0.policy()
+    }
+
     /// What `url` answers, its body read up to `answer_max` bytes. The error is a code and what was said, without the URL.
     pub(crate) async fn get(
         &self,

@@ -15,6 +15,7 @@ use super::{condition::Condition, reports::Report, status::Minute};
 use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Name},
+    live::Live,
     store::{Committed, Delivery, Digested, Due, Next, OnCommit, Severity, Stage},
     telemetry::Metrics,
 };
@@ -58,6 +59,8 @@ pub(super) struct State {
     pub(super) next_due: Option<Timestamp>,
     /// When a critical one in the store falls due: it must not wait until what was read back is used up.
     pub(super) urgent_at: Option<Timestamp>,
+    /// Its destination is gone from the file: nothing more is begun.
+    pub(super) retired: bool,
     /// What was reported on deliveries that the target took.
     pub(super) reports: VecDeque<Report>,
 }
@@ -98,6 +101,7 @@ impl Inbox {
             behind: true,
             next_due: None,
             urgent_at: None,
+            retired: false,
             reports: VecDeque::new(),
         };
         Self { state: Mutex::new(state), bell: Notify::new() }
@@ -292,22 +296,38 @@ impl Drop for Share {
     }
 }
 
+/// Who is told of what.
+#[derive(Default)]
+pub(super) struct Known {
+    /// The inbox of each target's lane.
+    pub(super) by_target: HashMap<Name, Arc<Inbox>>,
+    /// The inboxes of lanes whose targets are gone, while something of them is under way.
+    pub(super) leaving: Vec<Arc<Inbox>>,
+    /// Rung when something is committed for the former name of a target.
+    pub(super) former: HashMap<Name, Arc<Notify>>,
+}
+
 /// The inboxes of all lanes; hears of commits.
 pub(super) struct Inboxes {
-    by_target: HashMap<Name, Arc<Inbox>>,
+    known: Live<Known>,
     budget: Arc<AtomicUsize>,
     metrics: Metrics,
 }
 
 impl Inboxes {
     /// Hands commits to the lane of each target; targets without one wait in the store.
-    pub(super) fn new(by_target: HashMap<Name, Arc<Inbox>>, metrics: Metrics) -> Self {
-        Self { by_target, budget: Arc::default(), metrics }
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self { known: Live::new(Arc::default()), budget: Arc::default(), metrics }
+    }
+
+    /// Tells these from now on.
+    pub(super) fn tell(&self, known: Known) {
+        self.known.replace(Arc::new(known));
     }
 
     /// The store may hold due deliveries of `target` that nobody told of.
     pub(super) fn wake(&self, target: &Name) {
-        if let Some(inbox) = self.by_target.get(target) {
+        if let Some(inbox) = self.known.now().by_target.get(target) {
             inbox.wake();
         }
     }
@@ -317,23 +337,29 @@ impl Inboxes {
         let sending = |inbox: &Arc<Inbox>| {
             inbox.state().claimed.iter().filter(|(_, sending)| **sending).map(|(id, _)| *id).collect::<Vec<_>>()
         };
-        self.by_target.values().flat_map(sending).collect()
+        let known = self.known.now();
+        known.by_target.values().chain(&known.leaving).flat_map(sending).collect()
     }
 }
 
 impl OnCommit for Inboxes {
     fn committed(&self, events: Vec<Committed>) {
+        let known = self.known.now();
         let mut told: Vec<&Arc<Inbox>> = Vec::new();
         for event in events {
             for delivery in event.deliveries {
-                let Some(inbox) = self.by_target.get(&delivery.target) else { continue };
+                let Some(inbox) = known.by_target.get(&delivery.target) else {
+                    // Planned just before its target got another name.
+                    known.former.get(&delivery.target).into_iter().for_each(|bell| bell.notify_one());
+                    continue;
+                };
                 inbox.hand_over(Due { delivery, envelope: event.envelope.clone() }, &self.budget);
                 if !told.iter().any(|known| Arc::ptr_eq(known, inbox)) {
                     told.push(inbox);
                 }
             }
             for (target, delivery) in event.cancelled {
-                let Some(inbox) = self.by_target.get(&target) else { continue };
+                let Some(inbox) = known.by_target.get(&target) else { continue };
                 inbox.forget(&[delivery]);
                 // Another may have moved up, or carries its digest now.
                 inbox.wake();

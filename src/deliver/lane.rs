@@ -14,10 +14,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Destination,
-    attempt::{self, Made, Settled, Standing, Tools},
+    attempt::{self, Made, Settled, Standing},
     breaker::{Allowed, Change, Verdict},
-    condition::Desk,
+    condition::{Desk, Today},
     inbox::{Handed, Inbox},
     mutes::{Active, Mutes},
     ownership::{LAST, Lease, Leases},
@@ -34,6 +33,7 @@ use crate::{
 };
 
 mod deciding;
+mod following;
 mod giving_up;
 mod reading;
 mod recording;
@@ -54,7 +54,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// What a lane works with.
 pub(super) struct Parts {
     pub(super) desk: Arc<Desk>,
-    pub(super) tools: Tools,
     pub(super) recorder: Recorder,
     pub(super) leases: watch::Receiver<Leases>,
     pub(super) mutes: Arc<Mutes>,
@@ -72,7 +71,8 @@ pub(super) struct Parts {
 /// One lane.
 pub(super) struct Lane {
     parts: Arc<Parts>,
-    destination: Arc<Destination>,
+    /// What the file says: the next attempt goes by it.
+    today: Arc<Today>,
     inbox: Arc<Inbox>,
     store: Arc<dyn Store>,
     refused: watch::Receiver<usize>,
@@ -117,6 +117,8 @@ pub(super) struct Lane {
 /// An attempt that is under way.
 struct UnderWay {
     handed: Arc<Handed>,
+    /// What it is made by: a file that comes meanwhile changes nothing of it.
+    today: Arc<Today>,
     probe: bool,
     at: Timestamp,
     began: Instant,
@@ -138,18 +140,18 @@ enum Gate {
 impl Lane {
     /// A lane that begins with what the store holds.
     pub(super) fn new(parts: Parts) -> Self {
-        let destination = parts.desk.destination.clone();
+        let today = parts.desk.today();
         Self {
             refused: parts.recorder.refused(),
             leases: parts.leases.clone(),
             mutes: parts.mutes.watch(),
-            shard: shard_of(&destination.name),
+            shard: shard_of(parts.desk.name()),
             lease: None,
-            bucket: destination.rate_limit.map(|rate| Bucket::new(rate, &parts.clock)),
+            bucket: today.destination.rate_limit.map(|rate| Bucket::new(rate, &parts.clock)),
             paced_until: None,
             inbox: parts.desk.inbox.clone(),
             store: parts.desk.store.clone(),
-            destination,
+            today,
             parts: Arc::new(parts),
             typical: reading::TYPICAL,
             poll_at: Instant::now() + POLL,
@@ -170,13 +172,15 @@ impl Lane {
     }
 
     fn name(&self) -> &Name {
-        &self.destination.name
+        self.parts.desk.name()
     }
 
-    /// Delivers until it is stopped; then waits for what is under way, unless that is broken off.
+    /// Delivers until it is stopped, or its destination is gone; then waits for what is under way, unless that is broken off.
     pub(super) async fn run(mut self) {
         let stop = self.parts.stop.clone();
+        let _ended = self.parts.desk.ended.clone().drop_guard();
         while !stop.is_cancelled() {
+            self.follow_file();
             self.follow_lease().await;
             self.take_reports();
             self.give_up().await;
@@ -186,6 +190,9 @@ impl Lane {
             self.begin_attempts();
             self.decide();
             self.record();
+            if self.leaves().await {
+                return;
+            }
             // One read-back may bring less than there are slots: what is left is read at once.
             if !self.wants_more() {
                 self.wait().await;
@@ -326,7 +333,7 @@ impl Lane {
         let owns = self.owns();
         let now = self.parts.clock.now();
         let state = self.inbox.state();
-        if !owns || !self.prepared || !state.loaded || state.condition.paused.is_some() {
+        if !owns || !self.prepared || !state.loaded || state.retired || state.condition.paused.is_some() {
             return IDLE;
         }
         if *self.refused.borrow() != 0 {
@@ -346,11 +353,11 @@ impl Lane {
     fn begin_attempts(&mut self) {
         self.refused.borrow_and_update();
         let now = self.parts.clock.now();
-        self.inbox.state().condition.release(now, self.destination.retry_after_max);
+        self.inbox.state().condition.release(now, self.today.destination.retry_after_max);
         // The rate asks for no longer a wait: what lies further ahead was meant before the clock was set back.
-        let longest = self.destination.rate_limit.map_or(Duration::ZERO, |rate| rate.per / rate.count.max(1));
+        let longest = self.today.destination.rate_limit.map_or(Duration::ZERO, |rate| rate.per / rate.count.max(1));
         self.paced_until = self.paced_until.filter(|until| now < *until && *until <= later(now, longest));
-        while self.paced_until.is_none() && self.unsettled() < UNRECORDED_MAX && !self.parts.stop.is_cancelled() {
+        while self.paced_until.is_none() && self.unsettled() < UNRECORDED_MAX && self.may_begin() {
             match self.gate() {
                 Gate::Shut { idle: true, .. } => {
                     self.leave_undecided();
@@ -387,9 +394,10 @@ impl Lane {
         };
         let handed = Arc::new(next);
         let epoch = self.lease.map_or(0, |lease| lease.epoch);
-        let under_way = UnderWay { handed: handed.clone(), probe, at, began: Instant::now(), still_ms, epoch };
-        let (parts, destination) = (self.parts.clone(), self.destination.clone());
-        let make = async move { attempt::make(&destination, &parts.tools, &handed).await };
+        let today = self.today.clone();
+        let under_way =
+            UnderWay { handed: handed.clone(), today: today.clone(), probe, at, began: Instant::now(), still_ms, epoch };
+        let make = async move { attempt::make(&today.destination, &today.tools, &handed).await };
         let task = self.attempts.spawn(make);
         self.under_way.insert(task.id(), under_way);
     }
@@ -424,7 +432,7 @@ impl Lane {
         let (due, error) = (&it.handed.due, made.tried.error.clone());
         let (verdict, still_now, tell) = self.judge(it, &made, now);
         let standing = Standing { verdict, still_then: it.still_ms, still_now, epoch: it.epoch, now };
-        let settled = attempt::settle(&self.destination, &due.delivery, made, standing);
+        let settled = attempt::settle(&it.today.destination, &due.delivery, made, standing);
         if let Some(until) = settled.hold {
             self.inbox.state().condition.hold(until);
         }

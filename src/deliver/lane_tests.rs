@@ -538,3 +538,98 @@ async fn a_hundred_thousand_that_wait_for_a_broken_target_are_left_in_the_store(
     assert_eq!((crm.received().len(), relay.store.reads.load(Ordering::SeqCst)), (5, reads));
     assert!(relay.deliver.inboxes_are_empty());
 }
+
+/// The attempts that came to a receiver.
+fn count(receiver: &Receiver) -> usize {
+    receiver.received().len()
+}
+
+#[tokio::test]
+async fn the_next_attempt_goes_by_the_next_file_and_the_one_under_way_ends_as_it_began() {
+    let old = Receiver::start([Says(503, None, Duration::from_millis(300))]).await;
+    let new = Receiver::start([200]).await;
+    let minutely = "retry: {initial: 1m, factor: 1, max: 1m, jitter: none}";
+    let relay = Relay::start(vec![webhook(&old, minutely)]);
+    relay.accept(&["crm"]);
+    eventually("it is sent", || count(&old) == 1).await;
+    relay.switch(vec![webhook(&new, "retry: {initial: 1h, factor: 1, max: 1h, jitter: none}")]);
+    recorded(&relay, 1).await;
+    assert!(relay.store.log().contains("503"), "{}", relay.store.log());
+    assert_eq!(count(&new), 0, "it was not begun anew");
+    relay.clock.advance(secs(60));
+    relay.settled("it is delivered", |store| store.states(State::Delivered) == 1).await;
+    assert_eq!((count(&old), count(&new)), (1, 1), "due by the policy it began with");
+}
+
+#[tokio::test]
+async fn a_breaker_a_pause_and_a_hold_outlast_another_file_and_so_do_tokens() {
+    let crm = Receiver::start([200]).await;
+    let limited = |more: &str| vec![webhook(&crm, &format!("rate_limit: {{rate: 1/m, burst: 2}}{more}"))];
+    let relay = Relay::start(limited(""));
+    (0..4).for_each(|_| relay.accept(&["crm"]));
+    recorded(&relay, 2).await;
+    relay.switch(limited(", concurrency: 3"));
+    a_while().await;
+    assert_eq!(count(&crm), 2, "the rate has not changed: its tokens are used up");
+    relay.deliver.pause(&"crm".into(), "ana").await.unwrap();
+    relay.switch(vec![webhook(&crm, "rate_limit: {rate: 60/m, burst: 60}")]);
+    a_while().await;
+    assert_eq!((count(&crm), relay.deliver.targets()[0].paused_by.as_deref()), (2, Some("ana")));
+    relay.deliver.resume(&"crm".into()).await.unwrap();
+    recorded(&relay, 4).await;
+}
+
+#[tokio::test]
+async fn a_destination_that_comes_gets_a_lane_and_one_that_goes_is_left_alone() {
+    let (crm, other) = (Receiver::start([200]).await, Receiver::start([200]).await);
+    let second = || destination("other", &format!("{{kind: webhook, url: '{}'}}", other.url())).unwrap();
+    let relay = Relay::start(vec![webhook(&crm, "")]);
+    relay.accept(&["other"]);
+    relay.switch(vec![webhook(&crm, ""), second()]);
+    recorded(&relay, 1).await;
+    assert_eq!((count(&crm), count(&other)), (0, 1), "what waited for it goes out");
+    relay.switch(vec![second()]);
+    relay.accept(&["crm", "other"]);
+    recorded(&relay, 2).await;
+    a_while().await;
+    let names: Vec<_> = relay.deliver.targets().iter().map(|it| it.name.to_string()).collect();
+    assert_eq!((count(&crm), count(&other), names), (0, 2, vec!["other".to_owned()]));
+    relay.switch(vec![webhook(&crm, ""), second()]);
+    recorded(&relay, 3).await;
+    assert_eq!(count(&crm), 1, "it is back");
+}
+
+#[tokio::test]
+async fn one_that_comes_back_while_an_attempt_is_under_way_makes_no_second_one() {
+    let crm = Receiver::start([Says(200, None, Duration::from_millis(500))]).await;
+    let relay = Relay::start(vec![webhook(&crm, "")]);
+    relay.accept(&["crm"]);
+    eventually("it is sent", || count(&crm) == 1).await;
+    relay.switch(Vec::new());
+    assert_eq!(relay.deliver.in_flight().len(), 1, "it ends as it began");
+    relay.switch(vec![webhook(&crm, "")]);
+    relay.settled("it is delivered", |store| store.states(State::Delivered) == 1).await;
+    a_while().await;
+    assert_eq!((count(&crm), relay.deliver.in_flight().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_rename_goes_on_as_the_former_lane_stood_and_sends_nothing_twice() {
+    let crm = Receiver::start([Says(200, None, Duration::from_millis(300)), 200.into()]).await;
+    let relay = Relay::start(vec![webhook(&crm, "concurrency: 1")]);
+    (0..3).for_each(|_| relay.accept(&["crm"]));
+    eventually("the first is sent", || count(&crm) == 1).await;
+    relay.deliver.pause(&"crm".into(), "ana").await.unwrap();
+    let sales = || destination("sales", &format!("{{kind: webhook, url: '{}', renamed_from: crm}}", crm.url())).unwrap();
+    relay.switch(vec![sales()]);
+    recorded(&relay, 1).await;
+    assert_eq!(relay.deliver.targets()[0].paused_by.as_deref(), Some("ana"));
+    a_while().await;
+    assert_eq!(count(&crm), 1);
+    relay.deliver.resume(&"sales".into()).await.unwrap();
+    relay.settled("all are delivered", |store| store.states(State::Delivered) == 3).await;
+    // Planned by a request that had begun with the former file.
+    relay.accept(&["crm"]);
+    relay.settled("it is taken over too", |store| store.states(State::Delivered) == 4).await;
+    assert_eq!(count(&crm), 4);
+}

@@ -5,8 +5,8 @@
 //! `lane.rs` decides when the next one begins. Stays away from how events came in and from who asks about them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     announce::{Announcer, Notice},
@@ -27,7 +27,8 @@ use crate::{
     },
     contacts::Contacts,
     envelope::{DeliveryId, Name},
-    render::{Source, Strictness, Templates},
+    live::Live,
+    render::Source,
     route::{handling::Audience, path::Path},
     store::{self, OwnerId, Store},
     telemetry::Metrics,
@@ -51,6 +52,7 @@ pub mod quiet;
 mod record;
 mod reports;
 pub mod retry;
+mod roster;
 mod shown;
 mod signing;
 mod status;
@@ -66,18 +68,17 @@ mod tests;
 
 pub use attempt::Site;
 pub use reports::Heard;
+pub use roster::Prepared;
 pub use shown::relay_headers;
 pub use status::{TargetState, TargetStatus};
 pub use tls::TlsProfile;
 pub use trial::{NoTrial, Trial};
 
 use answers::{Answers, Reading, StatusRules};
-use attempt::Tools;
-use client::{Clients, Http};
-use condition::{Condition, Desk};
-use inbox::{Inbox, Inboxes};
+use client::Clients;
+use condition::Desk;
+use inbox::Inboxes;
 use kinds::Kind;
-use lane::Lane;
 use mutes::Mutes;
 use ownership::{Keeper, Leases};
 use policy::AddressPolicy;
@@ -85,6 +86,7 @@ use quiet::Quiet;
 use record::Recorder;
 use reports::Overdue;
 use retry::Policy;
+use roster::Roster;
 
 /// A named way out, as `routes.yaml` declares it.
 #[derive(Debug, Clone)]
@@ -241,9 +243,22 @@ impl Destination {
     }
 }
 
-/// What delivery works with.
+/// What delivery works with, whatever the file says.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Parts {
+    /// Where deliveries wait.
+    pub store: Arc<dyn Store>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Where the relay tells of itself.
+    pub announcer: Announcer,
+}
+
+/// What the file says of deliveries.
+#[derive(Debug)]
+pub struct WaysOut {
     /// The ways out.
     pub destinations: Vec<Destination>,
     /// Named templates.
@@ -254,14 +269,6 @@ pub struct Parts {
     pub allow_targets: Vec<AllowTarget>,
     /// Where people reach the relay.
     pub site: Site,
-    /// Where deliveries wait.
-    pub store: Arc<dyn Store>,
-    /// What time it is.
-    pub clock: Clock,
-    /// Counts.
-    pub metrics: Metrics,
-    /// Where the relay tells of itself.
-    pub announcer: Announcer,
 }
 
 /// What keeps an order, and by which path: what the router needs of the destinations.
@@ -290,91 +297,71 @@ pub enum StartError {
 /// The sending side of one relay: a lane per destination.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Deliver {
-    /// One per lane, in the order of the file.
-    desks: Vec<Arc<Desk>>,
-    /// What each lane's attempts are made with.
-    tools: Vec<Tools>,
+    /// Who has a lane now.
+    roster: Live<Roster>,
+    /// One file at a time takes the place of another; the clients of the last one.
+    switching: std::sync::Mutex<Clients>,
+    store: Arc<dyn Store>,
+    metrics: Metrics,
+    recorder: Recorder,
     inboxes: Arc<Inboxes>,
     mutes: Arc<Mutes>,
     clock: Clock,
     announcer: Announcer,
-    lanes: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    /// Rung when a delivery begins to wait for a report.
+    awaited: Arc<Notify>,
+    lanes: TaskTracker,
     keeper: std::sync::Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
     break_off: CancellationToken,
     /// Cancelled: give up the lanes.
     leave: CancellationToken,
     /// Lives as long as the lanes that listen to it.
-    _leases: Arc<watch::Sender<Leases>>,
+    leases: Arc<watch::Sender<Leases>>,
 }
 
 impl Deliver {
     /// Starts a lane per destination, which begin with what the store holds for them, and listens to the store's commits.
-    pub fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
-        let Parts { destinations, templates, contacts, allow_targets, site, store, clock, metrics, announcer } = parts;
-        let templates = Arc::new(Templates::new(&all_templates(templates, &destinations), Strictness::Lenient));
-        let desks = desks(destinations, &store, clock.now());
+    pub fn start(parts: Parts, ways_out: WaysOut) -> Result<Arc<Self>, StartError> {
+        let Parts { store, clock, metrics, announcer } = parts;
         let mutes = Arc::new(Mutes::new(store.clone(), clock.clone()));
-        let https = clients(&desks, AddressPolicy::new(&allow_targets))?;
         let recorder = Recorder::new(store.clone());
-        let (site, awaited) = (Arc::new(site), Arc::new(Notify::new()));
+        let awaited = Arc::new(Notify::new());
         let (stop, break_off, leave) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let leases = Arc::new(watch::Sender::new(Leases::new()));
-        let equip = |http: Http| Tools {
-            http,
-            templates: templates.clone(),
-            contacts: contacts.clone(),
-            clock: clock.clone(),
+        let inboxes = Arc::new(Inboxes::new(metrics.clone()));
+        let deliver = Arc::new(Self {
+            roster: Live::new(Arc::default()),
+            switching: std::sync::Mutex::new(Clients::new(AddressPolicy::default())),
             store: store.clone(),
-            site: site.clone(),
-        };
-        let tools: Vec<Tools> = https.into_iter().map(equip).collect();
-        let lane = |(desk, tools): (&Arc<Desk>, &Tools)| {
-            Lane::new(lane::Parts {
-                desk: desk.clone(),
-                tools: tools.clone(),
-                recorder: recorder.clone(),
-                leases: leases.subscribe(),
-                mutes: mutes.clone(),
-                announcer: announcer.clone(),
-                clock: clock.clone(),
-                metrics: metrics.clone(),
-                awaited: awaited.clone(),
-                stop: stop.clone(),
-                break_off: break_off.clone(),
-            })
-        };
-        let lanes: Vec<_> = desks.iter().zip(&tools).map(lane).collect();
-        let by_target: HashMap<_, _> = desks.iter().map(|desk| (desk.name().clone(), desk.inbox.clone())).collect();
-        let inboxes = Arc::new(Inboxes::new(by_target, metrics.clone()));
-        store.on_commit(inboxes.clone());
-        let overdue = Overdue { store: store.clone(), clock: clock.clone(), inboxes: inboxes.clone(), metrics, bell: awaited };
-        tokio::spawn(leave.clone().run_until_cancelled_owned(overdue.run()));
-        let lanes = lanes.into_iter().map(|lane| tokio::spawn(lane.run())).collect();
-        let owner = OwnerId(attempt::draw());
-        let keeper = Keeper { owner, store, clock: clock.clone(), leases: leases.clone(), stop: leave.clone() };
-        for desk in &desks {
-            tokio::spawn(stop.clone().run_until_cancelled_owned(adopt(desk.clone())));
-        }
-        Ok(Arc::new(Self {
-            desks,
-            tools,
-            inboxes,
+            metrics: metrics.clone(),
+            recorder,
+            inboxes: inboxes.clone(),
             mutes,
-            clock,
+            clock: clock.clone(),
             announcer,
-            lanes: std::sync::Mutex::new(lanes),
-            keeper: std::sync::Mutex::new(Some(tokio::spawn(keeper.run()))),
+            awaited: awaited.clone(),
+            lanes: TaskTracker::new(),
+            keeper: std::sync::Mutex::default(),
             stop,
             break_off,
-            leave,
-            _leases: leases,
-        }))
+            leave: leave.clone(),
+            leases: leases.clone(),
+        });
+        // Nothing runs yet that would have to be stopped if this fails.
+        let prepared = deliver.prepare(ways_out)?;
+        store.on_commit(inboxes.clone());
+        deliver.switch(prepared);
+        let overdue = Overdue { store: store.clone(), clock: clock.clone(), inboxes, metrics, bell: awaited };
+        tokio::spawn(leave.clone().run_until_cancelled_owned(overdue.run()));
+        let keeper = Keeper { owner: OwnerId(attempt::draw()), store, clock, leases, stop: leave };
+        *deliver.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::spawn(keeper.run()));
+        Ok(deliver)
     }
 
     /// Reads how every lane stood when it was last worked on: before anybody asks.
     pub async fn load(&self) -> store::Result<()> {
-        for desk in &self.desks {
+        for desk in &self.roster.now().desks {
             desk.load().await?;
         }
         Ok(())
@@ -388,7 +375,8 @@ impl Deliver {
     /// Expires what waits for longer than the `ttl` of its target, wherever it waits.
     pub async fn expire(&self) -> Result<(), store::Error> {
         let now = self.clock.now();
-        for (desk, ttl) in self.desks.iter().filter_map(|desk| Some((desk, desk.destination.ttl?))) {
+        for desk in &self.roster.now().desks {
+            let Some(ttl) = desk.today().destination.ttl else { continue };
             let (cutoff, reason) = (earlier(now, ttl), lane::expired(ttl));
             loop {
                 let mut in_flight = self.inboxes.in_flight();
@@ -413,13 +401,13 @@ impl Deliver {
     /// How every target stands, in the order of the file.
     pub fn targets(&self) -> Vec<TargetStatus> {
         let now = self.clock.now();
-        self.desks.iter().map(|desk| desk.status(now)).collect()
+        self.roster.now().desks.iter().map(|desk| desk.status(now)).collect()
     }
 
     /// The targets that are held (paused, broken), and since when.
     pub fn held(&self) -> Vec<(Name, Timestamp)> {
         let held = |desk: &Arc<Desk>| Some((desk.name().clone(), desk.inbox.state().condition.held_since()?));
-        self.desks.iter().filter_map(held).collect()
+        self.roster.now().desks.iter().filter_map(held).collect()
     }
 
     /// Stops sending to `target` until somebody resumes it. False: there is no such target.
@@ -458,22 +446,17 @@ impl Deliver {
 
     /// Lets go of those of `ids` that wait in hand: they were cancelled. Those under way are answered all the same.
     pub fn forget(&self, ids: &[DeliveryId]) {
-        self.desks.iter().for_each(|desk| desk.inbox.forget(ids));
+        self.roster.now().desks.iter().for_each(|desk| desk.inbox.forget(ids));
     }
 
     /// Begins no new attempt; returns when those under way are recorded, or after `grace`, when they are broken off: their
     /// deliveries stay pending, and go out under the same id after the next start. Then others may have the lanes.
     pub async fn drain(&self, grace: Duration) {
         self.stop.cancel();
-        let lanes = self.lanes.lock().map(|mut lanes| std::mem::take(&mut *lanes)).unwrap_or_default();
-        let mut ended = tokio::task::JoinSet::new();
-        for lane in lanes {
-            ended.spawn(lane);
-        }
-        let all = async { while ended.join_next().await.is_some() {} };
-        if timeout(grace, all).await.is_err() {
+        self.lanes.close();
+        if timeout(grace, self.lanes.wait()).await.is_err() {
             self.break_off.cancel();
-            while ended.join_next().await.is_some() {}
+            self.lanes.wait().await;
         }
         self.leave.cancel();
         let keeper = self.keeper.lock().ok().and_then(|mut keeper| keeper.take());
@@ -485,11 +468,11 @@ impl Deliver {
     /// Whether no lane has anything in hand.
     #[cfg(test)]
     fn inboxes_are_empty(&self) -> bool {
-        self.desks.iter().all(|desk| !desk.inbox.state().has_more())
+        self.roster.now().desks.iter().all(|desk| !desk.inbox.state().has_more())
     }
 
-    fn desk(&self, target: &Name) -> Option<&Arc<Desk>> {
-        self.desks.iter().find(|desk| desk.name() == target)
+    fn desk(&self, target: &Name) -> Option<Arc<Desk>> {
+        self.roster.now().desk(target).cloned()
     }
 }
 
@@ -499,57 +482,4 @@ impl Drop for Deliver {
         self.break_off.cancel();
         self.leave.cancel();
     }
-}
-
-fn desks(destinations: Vec<Destination>, store: &Arc<dyn Store>, now: Timestamp) -> Vec<Arc<Desk>> {
-    let desk = |destination: Destination| {
-        let quiet = destination.quiet.as_ref().map(|quiet| quiet.schedule.clone());
-        let inbox = Arc::new(Inbox::new(Condition::new(destination.concurrency, quiet, now)));
-        Arc::new(Desk { destination: Arc::new(destination), inbox, store: store.clone() })
-    };
-    destinations.into_iter().map(desk).collect()
-}
-
-fn clients(desks: &[Arc<Desk>], policy: AddressPolicy) -> Result<Vec<Http>, StartError> {
-    let mut clients = Clients::new(policy);
-    let client = |desk: &Arc<Desk>| {
-        let failed = |error: rustls::Error| StartError::Client { target: desk.name().clone(), reason: error.to_string() };
-        clients.get(&desk.destination.kind.endpoint().map(|it| it.tls.clone()).unwrap_or_default()).map_err(failed)
-    };
-    desks.iter().map(client).collect()
-}
-
-/// How long a store that refuses an adoption is left alone.
-const ADOPT_AGAIN: Duration = Duration::from_secs(1);
-
-/// Makes what waits for the old name of a destination its own, slice by slice.
-async fn adopt(desk: Arc<Desk>) {
-    let Some(old) = &desk.destination.renamed_from else { return };
-    let mut adopted = 0;
-    loop {
-        match desk.store.adopt(old, desk.name()).await {
-            Ok(0) => break,
-            Ok(count) => adopted += count,
-            Err(store::Error::Closed) => return,
-            Err(error) => {
-                tracing::warn!(target.name = %desk.name(), old = %old, %error, "the old name's deliveries cannot be adopted yet");
-                tokio::time::sleep(ADOPT_AGAIN).await;
-            }
-        }
-        desk.inbox.wake();
-    }
-    if 0 < adopted {
-        tracing::info!(target.name = %desk.name(), old = %old, adopted, "adopted the deliveries of the old name");
-        desk.inbox.wake();
-    }
-}
-
-/// The named templates and those that destinations bring along.
-fn all_templates(mut named: BTreeMap<String, Source>, destinations: &[Destination]) -> BTreeMap<String, Source> {
-    for template in destinations.iter().flat_map(|destination| destination.kind.templates()) {
-        if let Some(text) = &template.inline {
-            named.insert(template.name.clone(), text.as_str().into());
-        }
-    }
-    named
 }

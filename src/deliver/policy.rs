@@ -11,7 +11,7 @@ use url::{Host, Url};
 use crate::config::AllowTarget;
 
 /// What deliveries may reach.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddressPolicy {
     nets: Vec<IpNet>,
     hosts: Vec<String>,

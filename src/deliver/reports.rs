@@ -62,9 +62,11 @@ impl Deliver {
     /// Takes Twilio's report about a message of destination `name`: the query and the form as they came, and the signature.
     pub async fn twilio(&self, name: &str, query: &str, signature: &[u8], body: &[u8]) -> Heard {
         let called = |target: &Name| target.as_str() == name;
-        let renamed = |desk: &&Arc<super::condition::Desk>| desk.destination.renamed_from.as_ref().is_some_and(called);
-        let desk = self.desks.iter().find(|desk| called(desk.name())).or_else(|| self.desks.iter().find(renamed));
-        let Some((desk, Kind::Whatsapp(kind))) = desk.map(|desk| (desk, &desk.destination.kind)) else { return Heard::Nobody };
+        let renamed = |desk: &&Arc<super::condition::Desk>| desk.today().destination.renamed_from.as_ref().is_some_and(called);
+        let roster = self.roster.now();
+        let desk = roster.desks.iter().find(|desk| called(desk.name())).or_else(|| roster.desks.iter().find(renamed));
+        let Some((desk, today)) = desk.map(|desk| (desk, desk.today())) else { return Heard::Nobody };
+        let Kind::Whatsapp(kind) = &today.destination.kind else { return Heard::Nobody };
         let Some(report) = kind.report(&Name::from(name), query, signature, body) else {
             tracing::warn!(target.name = %desk.name(), "a report whose signature is not Twilio's");
             return Heard::Forged;

@@ -14,7 +14,7 @@ use axum::{body::to_bytes, extract::Request, http::HeaderMap, response::IntoResp
 use bytes::Bytes;
 use serde_json::Value as Json;
 
-use super::{Defaults, Deliver, Destination, Parts, Site};
+use super::{Defaults, Deliver, Destination, Parts, Site, WaysOut};
 use crate::{
     announce::{Announcer, Notice},
     clock::{Clock, Timestamp, later},
@@ -226,21 +226,17 @@ impl Relay {
     pub(crate) fn at(store: Arc<MemoryStore>, destinations: Vec<Destination>, now: Timestamp) -> Self {
         let clock = Clock::manual(&now.to_string());
         let metrics = Metrics::default();
-        let cx = context();
         let (announcer, notices) = Announcer::new();
-        let contacts = Contacts::start(contacts::Settings::default(), &cx.allow_targets, &clock, announcer.clone()).unwrap();
-        let deliver = Deliver::start(Parts {
-            contacts,
-            destinations,
-            templates: cx.templates,
-            allow_targets: cx.allow_targets,
-            site: Site::default(),
-            store: store.clone(),
-            clock: clock.clone(),
-            metrics: metrics.clone(),
-            announcer,
-        });
+        let ways_out = ways_out(destinations, &clock, &announcer);
+        let parts = Parts { store: store.clone(), clock: clock.clone(), metrics: metrics.clone(), announcer };
+        let deliver = Deliver::start(parts, ways_out);
         Self { clock, store, deliver: deliver.unwrap(), notices, metrics }
+    }
+
+    /// Goes by a file of these destinations.
+    pub(crate) fn switch(&self, destinations: Vec<Destination>) {
+        let prepared = self.deliver.prepare(ways_out(destinations, &self.clock, &Announcer::new().0)).unwrap();
+        self.deliver.switch(prepared);
     }
 
     /// Commits a sample event on its way to `targets`.
@@ -251,6 +247,12 @@ impl Relay {
     pub(crate) async fn settled(&self, what: &str, done: impl Fn(&MemoryStore) -> bool) {
         eventually(what, || done(&self.store)).await;
     }
+}
+
+fn ways_out(destinations: Vec<Destination>, clock: &Clock, announcer: &Announcer) -> WaysOut {
+    let Context { templates, allow_targets, .. } = context();
+    let contacts = Contacts::start(contacts::Settings::default(), &allow_targets, clock, announcer.clone(), None).unwrap();
+    WaysOut { destinations, templates, contacts, allow_targets, site: Site::default() }
 }
 
 /// A store in memory, as far as delivery asks.

@@ -63,16 +63,15 @@ impl Deliver {
     /// Sends a sample of `event_type` to `target` once: it says that it is a test, nothing of it is kept, and neither rate, breaker nor
     /// pause keep it back. Addresses are vetted as always.
     pub async fn test(&self, target: &Name, event_type: Option<&str>) -> Result<Trial, NoTrial> {
-        let at = self.desks.iter().position(|desk| desk.name() == target);
-        let found = at.and_then(|at| Some((self.desks.get(at)?, self.tools.get(at)?)));
-        let (desk, tools) = found.ok_or(NoTrial::Nobody)?;
+        let today = self.desk(target).ok_or(NoTrial::Nobody)?.today();
+        let tools = &today.tools;
         let event_type = event_type.unwrap_or(TYPE);
         if !is_type(event_type) {
             return Err(NoTrial::BadType);
         }
         let began = Instant::now();
         let event = sample(event_type, tools);
-        let destination = &desk.destination;
+        let destination = &today.destination;
         let id = DeliveryId { event: EventUid { salt: attempt::draw(), seq: 0 }, n: 1 };
         let at = tools.clock.now();
         let attempt = Try {

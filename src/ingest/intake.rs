@@ -49,10 +49,9 @@ pub(crate) enum Read {
 pub(crate) struct Room(Arc<Semaphore>);
 
 impl Room {
-    /// Room for [`ROOM`], and for at least two bodies of `max` bytes.
-    pub(crate) fn new(max: usize) -> Self {
-        let kib = ROOM.max(max.saturating_mul(2)).div_ceil(1024);
-        Self(Arc::new(Semaphore::new(kib.min(u32::MAX as usize))))
+    /// Room for [`ROOM`]: for at least four of the largest bodies that `max_body` can allow.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(ROOM / 1024)))
     }
 
     fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -217,7 +216,7 @@ mod tests {
     async fn of(declared: Option<&str>, pieces: Vec<Result<Bytes, io::Error>>, ends: bool) -> Read {
         let request = declared.map_or(Request::builder(), |length| Request::builder().header("content-length", length));
         let (head, body) = request.body(Body::new(Pieces { pieces: pieces.into(), ends })).unwrap().into_parts();
-        read_within(Duration::from_millis(20), &head, body, 4, &Room::new(4)).await.0
+        read_within(Duration::from_millis(20), &head, body, 4, &Room::new()).await.0
     }
 
     async fn whole(declared: Option<&str>, pieces: &[&'static str]) -> Read {
@@ -270,6 +269,6 @@ mod tests {
     async fn nobody_is_asked_for_too_much() {
         let request = Request::builder().header("content-length", "5").header("expect", "100-continue");
         let (head, body) = request.body(Body::new(Pieces { pieces: VecDeque::new(), ends: false })).unwrap().into_parts();
-        assert_eq!(read_within(Duration::MAX, &head, body, 4, &Room::new(4)).await.0, Read::TooLarge(5));
+        assert_eq!(read_within(Duration::MAX, &head, body, 4, &Room::new()).await.0, Read::TooLarge(5));
     }
 }

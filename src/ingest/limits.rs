@@ -24,7 +24,7 @@ const KEYS_MAX: usize = 65_536;
 /// A limiter with a bucket for each key.
 pub(crate) struct Keyed<K: Hash + Eq + Clone> {
     limiter: RateLimiter<K, HashMapStateStore<K>, Ticks, NoOpMiddleware<Nanos>>,
-    burst: u32,
+    rate: Rate,
     ticks: Ticks,
     swept: Mutex<Nanos>,
 }
@@ -34,7 +34,12 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
     pub(crate) fn new(rate: Rate, clock: &Clock) -> Self {
         let ticks = Ticks::new(clock.clone());
         let limiter = RateLimiter::hashmap_with_clock(quota(rate), ticks.clone());
-        Self { limiter, burst: rate.burst, swept: Mutex::new(clock::Clock::now(&ticks)), ticks }
+        Self { limiter, rate, swept: Mutex::new(clock::Clock::now(&ticks)), ticks }
+    }
+
+    /// What it lets through.
+    pub(crate) fn rate(&self) -> Rate {
+        self.rate
     }
 
     /// Takes one from the bucket of `key`; says when to come back if there is none.
@@ -44,7 +49,7 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
         }
         self.limiter.check_key(key).map_err(|until| {
             let wait = until.wait_time_from(clock::Clock::now(&self.ticks));
-            Limited { limit: self.burst, wait }
+            Limited { limit: self.rate.burst, wait }
         })
     }
 

@@ -4,7 +4,7 @@
 //! is known again by, and the store keeps it: only then is the answer 200. What is not accepted goes to the `quarantine`, from which
 //! [`Ingest::retry_rejections`] takes it in later.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -17,20 +17,19 @@ use tracing::warn;
 
 use self::{
     answer::{Code, Limited, Rejection},
+    inbound::{Inbound, Place},
     intake::{Read, Room},
     kinds::Facts,
-    limits::{Client, FAILURES, Keyed},
     quarantine::{Quarantine, Refused},
     request::Raw,
-    statistics::Statistics,
 };
 use crate::{
     announce::Notice,
     clock::{Clock, Timestamp, rfc3339_ms},
     envelope::Envelope,
+    live::Live,
     route::{Plan, Router},
     seal::Sealer,
-    sign,
     store::{self, Accepted, Filter, NewEvent, Store},
     telemetry::Metrics,
 };
@@ -39,6 +38,7 @@ mod answer;
 mod body;
 mod dedupe;
 mod doctor;
+mod inbound;
 mod intake;
 pub(crate) mod kinds;
 pub(crate) mod limits;
@@ -56,13 +56,9 @@ pub use retry::RetryReport;
 pub use source::Source;
 pub use statistics::SourceStatistics;
 
-/// What ingest works with.
+/// What ingest works with, whatever the file says.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Parts {
-    /// The ways in.
-    pub sources: Vec<Source>,
-    /// Plans deliveries.
-    pub router: Arc<Router>,
     /// Keeps events.
     pub store: Arc<dyn Store>,
     /// What time it is.
@@ -71,6 +67,15 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Seals the quarantine.
     pub sealer: Sealer,
+}
+
+/// What the file says of requests.
+#[derive(Debug)]
+pub struct WaysIn {
+    /// The ways in.
+    pub sources: Vec<Source>,
+    /// Plans deliveries.
+    pub router: Arc<Router>,
     /// Largest request body in bytes.
     pub max_body: usize,
     /// How long events are kept (`store.retention.events`): ids are remembered at least as long.
@@ -80,25 +85,15 @@ pub struct Parts {
 /// The public side of one relay.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Ingest {
-    sources: Arc<[Source]>,
-    /// Positions of sources by their whole path.
-    paths: HashMap<String, usize>,
-    /// Positions of sources with a path secret, by the path before it.
-    secret_paths: HashMap<String, usize>,
-    /// `rate_limit` of each source.
-    rates: Vec<Option<Keyed<()>>>,
-    /// `failure_limit` of each source; the last one is for paths of no source.
-    failures: Vec<Keyed<Client>>,
+    /// What requests go by. Each takes it once, when its header has come, and goes by it to the end: what it is verified, mapped and
+    /// planned with is of one file.
+    inbound: Live<Inbound>,
     quarantine: Quarantine,
-    statistics: Statistics,
-    router: Arc<Router>,
     store: Arc<dyn Store>,
     clock: Clock,
     metrics: Metrics,
     sealer: Sealer,
-    max_body: usize,
     room: Room,
-    remember_ids: Duration,
 }
 
 /// Longest time the store is waited for: senders are promised an answer within 5 s of their last byte.
@@ -125,44 +120,25 @@ impl<R: Into<Rejection>> From<R> for Failure {
     }
 }
 
-/// Where a request's path leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// To the source at this position.
-    Source(usize),
-    /// Nearly: the path secret of the source at this position is wrong.
-    WrongSecret(usize),
-    /// To no source.
-    Nowhere,
-}
-
 impl Ingest {
-    /// Takes requests for `parts.sources`. Must be called on a runtime, on which rejections are written from then on.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { sources, router, store, clock, metrics, sealer, max_body, retention_events } = parts;
-        let sources: Arc<[Source]> = sources.into();
-        let paths = |secret: bool| {
-            let fitting = sources.iter().enumerate().filter(move |(_, source)| source.has_path_secret() == secret);
-            fitting.map(|(position, source)| (source.path.clone(), position)).collect()
-        };
-        let limits = sources.iter().map(|source| source.failure_limit).chain([FAILURES]);
+    /// Takes requests for the sources of `ways_in`. Must be called on a runtime, on which rejections are written from then on.
+    pub fn new(parts: Parts, ways_in: WaysIn) -> Self {
+        let Parts { store, clock, metrics, sealer } = parts;
         Self {
-            paths: paths(false),
-            secret_paths: paths(true),
-            rates: sources.iter().map(|source| source.rate_limit.map(|rate| Keyed::new(rate, &clock))).collect(),
-            failures: limits.map(|rate| Keyed::new(rate, &clock)).collect(),
-            statistics: Statistics::new(&sources, &sealer),
-            quarantine: Quarantine::start(sources.clone(), sealer.clone(), store.clone(), &clock),
-            remember_ids: retention_events.max(dedupe::ID_MIN),
-            sources,
-            router,
+            inbound: Live::new(Arc::new(Inbound::new(ways_in, None, &clock, &sealer))),
+            quarantine: Quarantine::start(sealer.clone(), store.clone(), &clock),
             store,
             clock,
             metrics,
             sealer,
-            max_body,
-            room: Room::new(max_body),
+            room: Room::new(),
         }
+    }
+
+    /// Goes by `ways_in` from the next request on. Limits that have not changed go on as they are, and so do counts.
+    pub fn switch(&self, ways_in: WaysIn) {
+        let inbound = Inbound::new(ways_in, Some(&self.inbound.now()), &self.clock, &self.sealer);
+        self.inbound.replace(Arc::new(inbound));
     }
 
     /// Answers every path of the public listener that nothing else answers.
@@ -179,26 +155,30 @@ impl Ingest {
 
     /// What came in by each source, in the order of the file.
     pub fn statistics(&self) -> Vec<SourceStatistics> {
-        self.statistics.read(&self.sources)
+        let inbound = self.inbound.now();
+        inbound.statistics.read(&inbound.sources)
     }
 
     /// Goes on counting where a former run stopped; before the first request.
     pub async fn restore_statistics(&self) -> store::Result<()> {
         let kept = self.store.setting(STATISTICS).await?;
-        self.statistics.restore(&self.sources, kept.as_deref(), self.clock.now());
+        let inbound = self.inbound.now();
+        inbound.statistics.restore(&inbound.sources, kept.as_deref(), self.clock.now());
         Ok(())
     }
 
     /// Keeps the statistics for the next run, if there is anything new.
     pub async fn keep_statistics(&self) -> store::Result<()> {
-        let Some(text) = self.statistics.changed(&self.sources) else { return Ok(()) };
+        let inbound = self.inbound.now();
+        let Some(text) = inbound.statistics.changed(&inbound.sources) else { return Ok(()) };
         let kept = self.store.set_setting(STATISTICS, text).await;
-        kept.inspect_err(|_| self.statistics.not_kept())
+        kept.inspect_err(|_| inbound.statistics.not_kept())
     }
 
     /// What there is to tell about the sources now; each thing comes once.
     pub fn notices(&self) -> Vec<Notice> {
-        self.statistics.notices(&self.sources, self.clock.now())
+        let inbound = self.inbound.now();
+        inbound.statistics.notices(&inbound.sources, self.clock.now())
     }
 
     /// Waits until all rejections so far are written: before the store is closed.
@@ -208,41 +188,26 @@ impl Ingest {
 
     async fn answer(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
-        let place = self.place(head.uri.path());
+        let inbound = self.inbound.now();
+        let place = inbound.place(head.uri.path());
         if matches!(place, Place::Source(_)) && head.method != Method::POST {
             // Its body changes nothing: the sender need not have sent it to be told.
-            intake::dismiss(body, self.max_body);
+            intake::dismiss(body, inbound.max_body);
             let (request, _) = self.raw(head, Read::Whole(bytes::Bytes::new()));
-            return self.conclude(place, request, None).await;
+            return self.conclude(&inbound, place, request, None).await;
         }
         // What the body takes of the room is given back when the answer is known.
-        let (read, _held) = intake::read(&head, body, self.max_body, &self.room).await;
+        let (read, _held) = intake::read(&head, body, inbound.max_body, &self.room).await;
         let began = Instant::now();
         let closes = intake::closes(&head);
         let (request, fault) = self.raw(head, read);
-        let response = self.conclude(place, request, fault).await;
+        let response = self.conclude(&inbound, place, request, fault).await;
         if let Place::Source(position) = place
-            && let Some(source) = self.sources.get(position)
+            && let Some(source) = inbound.sources.get(position)
         {
             self.metrics.processed(&source.name, began.elapsed());
         }
         if closes && fault.is_some() { closing(response) } else { response }
-    }
-
-    /// Where `path` leads. Secrets are compared in constant time.
-    fn place(&self, path: &str) -> Place {
-        if let Some(position) = self.paths.get(path) {
-            return Place::Source(*position);
-        }
-        let Some((before, given)) = path.rsplit_once('/') else { return Place::Nowhere };
-        let Some(position) = self.secret_paths.get(before) else { return Place::Nowhere };
-        let secrets = self.sources.get(*position).map_or(&[][..], |source| source.kind.path_secrets());
-        let same = |secret: &crate::secret::Secret| sign::same(secret.reveal().as_bytes(), given.as_bytes());
-        if secrets.iter().fold(false, |fits, secret| same(secret) | fits) {
-            Place::Source(*position)
-        } else {
-            Place::WrongSecret(*position)
-        }
     }
 
     /// The request with its body, and what went wrong in reading that, with the body's size as far as is known.
@@ -259,7 +224,7 @@ impl Ingest {
         (request, fault)
     }
 
-    async fn conclude(&self, place: Place, request: Raw, fault: Option<(Code, u64)>) -> Response {
+    async fn conclude(&self, inbound: &Arc<Inbound>, place: Place, request: Raw, fault: Option<(Code, u64)>) -> Response {
         let bytes = fault.map_or(request.body.len() as u64, |(_, bytes)| bytes);
         let (source, result) = match place {
             Place::Nowhere => (None, Err(Code::NotFound.into())),
@@ -267,39 +232,46 @@ impl Ingest {
             Place::Source(position) if request.method != Method::POST => (Some(position), Err(Code::MethodNotAllowed.into())),
             Place::Source(position) => match fault {
                 Some((code, _)) => (Some(position), Err(broken(code))),
-                None => (Some(position), self.take(position, &request).await),
+                None => (Some(position), self.take(inbound, position, &request).await),
             },
         };
         match result {
             Ok(accepted) => received(&accepted),
-            Err(failure) => self.refuse(source, request, bytes, failure),
+            Err(failure) => self.refuse(inbound, source, request, bytes, failure),
         }
     }
 
     /// Verifies, limits, normalises, plans and accepts `request` for the source at `position`.
-    async fn take(&self, position: usize, request: &Raw) -> Result<Accepted, Failure> {
-        let source = self.sources.get(position).ok_or(Code::NotFound)?;
+    async fn take(&self, inbound: &Inbound, position: usize, request: &Raw) -> Result<Accepted, Failure> {
+        let source = inbound.sources.get(position).ok_or(Code::NotFound)?;
         let verified = source.kind.verify(request, request.arrived_at)?;
-        self.statistics.used(position, verified.secret(), request.arrived_at);
-        if let Some(Some(rate)) = self.rates.get(position) {
+        inbound.statistics.used(position, verified.secret(), request.arrived_at);
+        if let Some(Some(rate)) = inbound.rates.get(position) {
             rate.take(&()).map_err(Failure::Limited)?;
         }
         let facts = source.kind.normalise(verified)?;
-        let accepting = self.accept(source, facts, request, request.arrived_at);
+        let accepting = self.accept(inbound, source, facts, request, request.arrived_at);
         // What commits after all is a duplicate when the sender tries again.
         let in_time = tokio::time::timeout(STORE_TIMEOUT, accepting).await;
         let accepted =
             in_time.unwrap_or_else(|_| Err(store::Error::Backend("it took too long".into()))).map_err(Failure::Store)?;
-        self.statistics.accepted(position, &accepted, request.arrived_at);
+        inbound.statistics.accepted(position, &accepted, request.arrived_at);
         Ok(accepted)
     }
 
     /// Plans and keeps the event that `facts` tell of. When the sender hangs up meanwhile, this is dropped; the store still commits
     /// and hands over what it took, and the sender's next try is a duplicate.
-    async fn accept(&self, source: &Source, facts: Facts, request: &Raw, now: Timestamp) -> store::Result<Accepted> {
-        let dedupe = dedupe::key(&source.name, &facts.id, facts.replayed, &request.body, self.remember_ids, source.window);
+    async fn accept(
+        &self,
+        inbound: &Inbound,
+        source: &Source,
+        facts: Facts,
+        request: &Raw,
+        now: Timestamp,
+    ) -> store::Result<Accepted> {
+        let dedupe = dedupe::key(&source.name, &facts.id, facts.replayed, &request.body, inbound.remember_ids, source.window);
         let envelope = envelope(source, facts, request, now);
-        let plan = self.router.plan(&envelope);
+        let plan = inbound.router.plan(&envelope);
         let r#type = envelope.r#type.clone();
         let Plan { deliveries, rules, endings } = plan;
         let accepted = self.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings }).await?;
@@ -307,7 +279,7 @@ impl Ingest {
         Ok(accepted)
     }
 
-    fn refuse(&self, source: Option<usize>, request: Raw, bytes: u64, failure: Failure) -> Response {
+    fn refuse(&self, inbound: &Arc<Inbound>, source: Option<usize>, request: Raw, bytes: u64, failure: Failure) -> Response {
         let now = request.arrived_at;
         let (rejection, limited) = match failure {
             Failure::Limited(limited) => (Code::RateLimited.into(), Some(limited)),
@@ -316,24 +288,18 @@ impl Ingest {
                 warn!("an event is not taken in: {error}");
                 (Rejection::because(Code::Unavailable, error.to_string()), None)
             }
-            Failure::Rejected(rejection) => match self.count_failure(source, &request) {
+            Failure::Rejected(rejection) => match inbound.count_failure(source, &request) {
                 Ok(()) => (rejection, None),
                 Err(limited) => (Code::RateLimited.into(), Some(limited)),
             },
         };
         let code = rejection.code;
         if let Some(position) = source {
-            self.statistics.refused(position, code, now);
+            inbound.statistics.refused(position, code, now);
         }
-        self.metrics.received(quarantine::source_name(&self.sources, source), None, code.word());
-        self.quarantine.note(Refused { request, code, reason: rejection.reason, source, bytes });
+        self.metrics.received(quarantine::source_name(&inbound.sources, source), None, code.word());
+        self.quarantine.note(Refused { request, code, reason: rejection.reason, inbound: inbound.clone(), source, bytes });
         limited.map_or_else(|| answer::error(code), |limited| answer::rate_limited(limited, now))
-    }
-
-    /// Counts a failing request of a client against `failure_limit`.
-    fn count_failure(&self, source: Option<usize>, request: &Raw) -> Result<(), Limited> {
-        let limit = self.failures.get(source.unwrap_or(self.sources.len()));
-        limit.map_or(Ok(()), |limit| limit.take(&Client::of(request.peer)))
     }
 }
 

@@ -1,16 +1,15 @@
 //! Where rejected requests go: a log row for each that is worth one, whole requests sealed. Written behind the answer's back, through a
 //! bounded queue, so that a flood of bad requests slows nobody down.
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
-use axum::http::HeaderName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::warn;
 
 use super::{
     answer::Code,
     doctor::{self, is_signature},
-    kinds::Proof,
+    inbound::Inbound,
     limits::Keyed,
     request::Raw,
     sealed,
@@ -52,7 +51,9 @@ pub(crate) struct Refused {
     pub(crate) code: Code,
     /// Why, where that is known already.
     pub(crate) reason: Option<Cow<'static, str>>,
-    /// The position of the source it was meant for.
+    /// What it went by,
+    pub(crate) inbound: Arc<Inbound>,
+    /// and there the position of the source it was meant for.
     pub(crate) source: Option<usize>,
     /// How many bytes its body has, as far as is known.
     pub(crate) bytes: u64,
@@ -62,10 +63,7 @@ pub(crate) struct Refused {
 pub(crate) struct Quarantine {
     queue: mpsc::Sender<Message>,
     room: Arc<Semaphore>,
-    samples: Keyed<(Option<usize>, Code)>,
-    sources: Arc<[Source]>,
-    /// The headers by which the senders of all sources are proven.
-    proofs: HashSet<HeaderName>,
+    samples: Keyed<(Option<Name>, Code)>,
 }
 
 enum Message {
@@ -75,26 +73,20 @@ enum Message {
 
 impl Quarantine {
     /// Opens the log; its writer runs until this is dropped. Must be called on a runtime.
-    pub(crate) fn start(sources: Arc<[Source]>, sealer: Sealer, store: Arc<dyn Store>, clock: &Clock) -> Self {
+    pub(crate) fn start(sealer: Sealer, store: Arc<dyn Store>, clock: &Clock) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE_MAX);
-        let records = Arc::new(Records { sources: sources.clone(), sealer });
-        tokio::spawn(write(inbox, records, store));
-        Self {
-            queue,
-            room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)),
-            samples: Keyed::new(SAMPLES, clock),
-            proofs: proofs(&sources),
-            sources,
-        }
+        tokio::spawn(write(inbox, sealer, store));
+        Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), samples: Keyed::new(SAMPLES, clock) }
     }
 
     /// Takes note of `refused`: kept whole where it can be retried and bears a proof, else a row if there have not been too many.
     pub(crate) fn note(&self, mut refused: Refused) {
-        let worth = is_retriable(refused.code) && self.has_proof(&refused);
+        let worth = is_retriable(refused.code) && has_proof(&refused);
         let kept = worth.then(|| self.make_room(refused.request.body.len())).flatten();
         if kept.is_none() {
             refused.request.body.clear();
-            if self.samples.take(&(refused.source, refused.code)).is_err() {
+            let source = source_name(&refused.inbound.sources, refused.source).cloned();
+            if self.samples.take(&(source, refused.code)).is_err() {
                 return;
             }
         }
@@ -116,32 +108,24 @@ impl Quarantine {
         let kib = u32::try_from(bytes / 1024 + 1).ok()?;
         self.room.clone().try_acquire_many_owned(kib).ok()
     }
-
-    /// Whether the request bears any proof of its sender: a header that looks like a signature, one that a source is proven by, or a
-    /// secret in its path.
-    fn has_proof(&self, refused: &Refused) -> bool {
-        let secret_path = match refused.source {
-            Some(source) => self.sources.get(source).is_some_and(Source::has_path_secret),
-            None => self.ends_in_secret(&refused.request.path),
-        };
-        secret_path || refused.request.headers.keys().any(|name| is_signature(name) || self.proofs.contains(name))
-    }
-
-    /// Whether a path of no source ends in the path secret of one, as it does when that source is renamed.
-    fn ends_in_secret(&self, path: &str) -> bool {
-        let last = path.rsplit('/').next().unwrap_or_default().as_bytes();
-        let secrets = self.sources.iter().flat_map(|source| source.kind.path_secrets());
-        secrets.fold(false, |found, secret| sign::same(secret.reveal().as_bytes(), last) | found)
-    }
 }
 
-fn proofs(sources: &[Source]) -> HashSet<HeaderName> {
-    let headers = sources.iter().flat_map(|source| match source.kind.proof() {
-        Proof::Hmac(proof) => proof.headers,
-        Proof::Static { header, .. } => vec![header],
-        Proof::None => Vec::new(),
-    });
-    headers.cloned().collect()
+/// Whether the request bears any proof of its sender: a header that looks like a signature, one that a source is proven by, or a
+/// secret in its path.
+fn has_proof(refused: &Refused) -> bool {
+    let sources = &refused.inbound.sources;
+    let secret_path = match refused.source {
+        Some(source) => sources.get(source).is_some_and(Source::has_path_secret),
+        None => ends_in_secret(sources, &refused.request.path),
+    };
+    secret_path || refused.request.headers.keys().any(|name| is_signature(name) || refused.inbound.proofs.contains(name))
+}
+
+/// Whether a path of no source ends in the path secret of one, as it does when that source is renamed.
+fn ends_in_secret(sources: &[Source], path: &str) -> bool {
+    let last = path.rsplit('/').next().unwrap_or_default().as_bytes();
+    let secrets = sources.iter().flat_map(|source| source.kind.path_secrets());
+    secrets.fold(false, |found, secret| sign::same(secret.reveal().as_bytes(), last) | found)
 }
 
 /// Whether another configuration could take in what was refused with `code`.
@@ -159,7 +143,7 @@ fn is_retriable(code: Code) -> bool {
 }
 
 /// Writes what comes in, batch by batch.
-async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store: Arc<dyn Store>) {
+async fn write(mut inbox: mpsc::Receiver<Message>, sealer: Sealer, store: Arc<dyn Store>) {
     let mut messages = Vec::with_capacity(BATCH_MAX);
     let mut told = Told::default();
     while inbox.recv_many(&mut messages, BATCH_MAX).await > 0 {
@@ -172,7 +156,7 @@ async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store:
             }
         }
         if !refused.is_empty() {
-            write_batch(refused, records.clone(), &*store, &mut told).await;
+            write_batch(refused, sealer.clone(), &*store, &mut told).await;
         }
         // Nobody may be waiting any more.
         flushed.into_iter().for_each(|done| _ = done.send(()));
@@ -181,13 +165,13 @@ async fn write(mut inbox: mpsc::Receiver<Message>, records: Arc<Records>, store:
 
 async fn write_batch(
     refused: Vec<(Box<Refused>, Option<OwnedSemaphorePermit>)>,
-    records: Arc<Records>,
+    sealer: Sealer,
     store: &dyn Store,
     told: &mut Told,
 ) {
     // Diagnosing and sealing is work for the processor, not for the runtime.
     let made = tokio::task::spawn_blocking(move || {
-        let rows: Vec<_> = refused.iter().map(|(refused, kept)| records.row(refused, kept.is_some())).collect();
+        let rows: Vec<_> = refused.iter().map(|(refused, kept)| row(refused, kept.is_some(), &sealer)).collect();
         (rows, refused)
     });
     let Ok((rows, refused)) = made.await else {
@@ -200,49 +184,43 @@ async fn write_batch(
     }
 }
 
-/// Makes rows of rejections.
-struct Records {
-    sources: Arc<[Source]>,
-    sealer: Sealer,
+/// The row of a rejection; `keep`: with the request, sealed.
+fn row(refused: &Refused, keep: bool, sealer: &Sealer) -> NewRejection {
+    let sources = &*refused.inbound.sources;
+    let source = refused.source.and_then(|source| sources.get(source));
+    let case = doctor::Case { request: &refused.request, code: refused.code, source, sources };
+    let reason = match &refused.reason {
+        Some(reason) => reason.to_string(),
+        None => doctor::diagnose(case),
+    };
+    NewRejection {
+        source: source.map(|source| source.name.clone()),
+        at: refused.request.arrived_at,
+        status: refused.code.status().as_u16(),
+        code: refused.code.word(),
+        reason: cut(&reason, REASON_MAX),
+        path: cut(&shown_path(&refused.request.path, source, sources), PATH_MAX),
+        remote: refused.request.peer.to_string(),
+        bytes: refused.bytes,
+        sealed: keep.then(|| sealed::seal(&refused.request, sources, sealer).ok()).flatten(),
+    }
 }
 
-impl Records {
-    fn row(&self, refused: &Refused, keep: bool) -> NewRejection {
-        let source = refused.source.and_then(|source| self.sources.get(source));
-        let case = doctor::Case { request: &refused.request, code: refused.code, source, sources: &self.sources };
-        let reason = match &refused.reason {
-            Some(reason) => reason.to_string(),
-            None => doctor::diagnose(case),
-        };
-        NewRejection {
-            source: source.map(|source| source.name.clone()),
-            at: refused.request.arrived_at,
-            status: refused.code.status().as_u16(),
-            code: refused.code.word(),
-            reason: cut(&reason, REASON_MAX),
-            path: cut(&self.shown_path(&refused.request.path, source), PATH_MAX),
-            remote: refused.request.peer.to_string(),
-            bytes: refused.bytes,
-            sealed: keep.then(|| sealed::seal(&refused.request, &self.sources, &self.sealer).ok()).flatten(),
-        }
+/// The path as it may be shown: what follows the path of a source with a path secret is masked, and of a path of no source all that
+/// may be such a secret.
+fn shown_path(path: &str, source: Option<&Source>, sources: &[Source]) -> String {
+    if let Some(source) = source {
+        return source.masked_path();
     }
+    let triggers = sources.iter().filter(|source| source.has_path_secret());
+    let mut near = triggers.filter(|source| path.strip_prefix(&source.path).is_some_and(|rest| rest.starts_with('/')));
+    near.next().map_or_else(|| masked(&without_secrets(path, sources)), Source::masked_path)
+}
 
-    /// The path as it may be shown: what follows the path of a source with a path secret is masked, and of a path of no source all that
-    /// may be such a secret.
-    fn shown_path(&self, path: &str, source: Option<&Source>) -> String {
-        if let Some(source) = source {
-            return source.masked_path();
-        }
-        let triggers = self.sources.iter().filter(|source| source.has_path_secret());
-        let mut near = triggers.filter(|source| path.strip_prefix(&source.path).is_some_and(|rest| rest.starts_with('/')));
-        near.next().map_or_else(|| masked(&self.without_secrets(path)), Source::masked_path)
-    }
-
-    /// `path` with the path secret of any source starred out: the source may have been renamed since its sender was told.
-    fn without_secrets(&self, path: &str) -> String {
-        let secrets = self.sources.iter().flat_map(|source| source.kind.path_secrets()).filter(|secret| !secret.is_empty());
-        secrets.fold(path.to_owned(), |path, secret| path.replace(secret.reveal(), "***"))
-    }
+/// `path` with the path secret of any source starred out: the source may have been renamed since its sender was told.
+fn without_secrets(path: &str, sources: &[Source]) -> String {
+    let secrets = sources.iter().flat_map(|source| source.kind.path_secrets()).filter(|secret| !secret.is_empty());
+    secrets.fold(path.to_owned(), |path, secret| path.replace(secret.reveal(), "***"))
 }
 
 /// Segments of a path of no source that are shown: enough to recognise a source that moved.

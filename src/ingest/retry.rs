@@ -3,7 +3,7 @@
 use axum::http::Method;
 use jiff::SignedDuration;
 
-use super::{Failure, Ingest, Place, doctor, request::Raw, sealed};
+use super::{Failure, Inbound, Ingest, Place, doctor, request::Raw, sealed};
 use crate::{
     clock::Timestamp,
     store::{self, Accepted, Filter, Page, Rejection, Retried},
@@ -80,24 +80,25 @@ enum Again {
 
 async fn again(ingest: &Ingest, rejection: &Rejection, offset: SignedDuration, now: Timestamp) -> Result<Accepted, Again> {
     let failed = |reason: &str| Again::Failed(reason.to_owned());
+    let inbound = ingest.inbound.now();
     let bytes = rejection.rejection.sealed.as_deref().ok_or_else(|| failed("it is not kept whole"))?;
-    let mut request = sealed::open(bytes, &ingest.sources, &ingest.sealer).map_err(|error| Again::Failed(error.to_string()))?;
+    let mut request = sealed::open(bytes, &inbound.sources, &ingest.sealer).map_err(|error| Again::Failed(error.to_string()))?;
     request.arrived_at = request.arrived_at.checked_add(offset).unwrap_or(request.arrived_at);
-    take(ingest, &request, now).await.map_err(|(failure, source)| match failure {
+    take(ingest, &inbound, &request, now).await.map_err(|(failure, source)| match failure {
         Failure::Store(error) => Again::Store(error),
         Failure::Limited(_) | Failure::NoRoom => failed("too many requests"),
         Failure::Rejected(rejection) => {
-            let source = source.and_then(|position| ingest.sources.get(position));
-            let case = doctor::Case { request: &request, code: rejection.code, source, sources: &ingest.sources };
+            let source = source.and_then(|position| inbound.sources.get(position));
+            let case = doctor::Case { request: &request, code: rejection.code, source, sources: &inbound.sources };
             Again::Failed(rejection.reason.map_or_else(|| doctor::diagnose(case), |reason| reason.into_owned()))
         }
     })
 }
 
 /// As [`Ingest::take`] does, but for the limits, which it met when it came.
-async fn take(ingest: &Ingest, request: &Raw, now: Timestamp) -> Result<Accepted, (Failure, Option<usize>)> {
-    let (position, source) = match ingest.place(&request.path) {
-        Place::Source(position) => (position, ingest.sources.get(position)),
+async fn take(ingest: &Ingest, inbound: &Inbound, request: &Raw, now: Timestamp) -> Result<Accepted, (Failure, Option<usize>)> {
+    let (position, source) = match inbound.place(&request.path) {
+        Place::Source(position) => (position, inbound.sources.get(position)),
         Place::WrongSecret(position) => return Err((super::Code::NotFound.into(), Some(position))),
         Place::Nowhere => return Err((super::Code::NotFound.into(), None)),
     };
@@ -107,9 +108,9 @@ async fn take(ingest: &Ingest, request: &Raw, now: Timestamp) -> Result<Accepted
         return Err(here(super::Code::MethodNotAllowed.into()));
     }
     let verified = source.kind.verify(request, request.arrived_at).map_err(|rejection| here(rejection.into()))?;
-    ingest.statistics.used(position, verified.secret(), now);
+    inbound.statistics.used(position, verified.secret(), now);
     let facts = source.kind.normalise(verified).map_err(|rejection| here(rejection.into()))?;
-    let accepted = ingest.accept(source, facts, request, now).await.map_err(|error| here(Failure::Store(error)))?;
-    ingest.statistics.accepted(position, &accepted, now);
+    let accepted = ingest.accept(inbound, source, facts, request, now).await.map_err(|error| here(Failure::Store(error)))?;
+    inbound.statistics.accepted(position, &accepted, now);
     Ok(accepted)
 }

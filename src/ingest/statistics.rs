@@ -3,9 +3,9 @@
 //! two of the relay's own notices: a source that only refuses, and one that is silent.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -56,21 +56,26 @@ const ACCEPTED: [&str; 3] = ["success", "duplicate", "duplicate_mismatch"];
 /// All statuses that are counted.
 const STATUSES: usize = ACCEPTED.len() + Code::COUNT;
 
-/// The counts of every source, by its position.
+/// The counts of every source, by its position. What one file counts of a source, the next goes on counting.
 pub(super) struct Statistics {
     sources: Vec<Counts>,
     /// Whether anything came since it was last kept.
-    dirty: AtomicBool,
+    dirty: Arc<AtomicBool>,
 }
 
-/// Times are milliseconds since 1970, 0 for never.
+/// What one file counts of a source. Times are milliseconds since 1970, 0 for never.
 struct Counts {
-    statuses: [AtomicU64; STATUSES],
-    last_received: AtomicI64,
-    secrets: Vec<AtomicI64>,
+    tally: Arc<Tally>,
+    secrets: Vec<Arc<AtomicI64>>,
     /// Keyed hashes of the secrets, so that a rotation moves their last use with them.
     digests: Vec<String>,
     silent_after: Option<Duration>,
+}
+
+/// What is counted of a source whatever the file says of it.
+struct Tally {
+    statuses: [AtomicU64; STATUSES],
+    last_received: AtomicI64,
     trouble: Mutex<Trouble>,
 }
 
@@ -88,16 +93,28 @@ struct Trouble {
 }
 
 impl Statistics {
-    pub(super) fn new(sources: &[Source], sealer: &Sealer) -> Self {
-        let counts = sources.iter().map(|source| Counts::new(source, sealer)).collect();
-        Self { sources: counts, dirty: AtomicBool::new(false) }
+    /// Goes on counting what `former` did, each source by its name; others are known from `now` on.
+    pub(super) fn new(sources: &[Source], former: Option<(&[Source], &Self)>, sealer: &Sealer, now: Timestamp) -> Self {
+        let Some((known, former)) = former else {
+            let counts = sources.iter().map(|source| Counts::new(source, None, sealer)).collect();
+            return Self { sources: counts, dirty: Arc::default() };
+        };
+        let known: HashMap<&Name, &Counts> = known.iter().map(|source| &source.name).zip(&former.sources).collect();
+        let counts = sources.iter().map(|source| {
+            let counts = Counts::new(source, known.get(&source.name).copied(), sealer);
+            counts.trouble().known_since.get_or_insert(now);
+            counts
+        });
+        let counts = counts.collect();
+        former.dirty.store(true, Relaxed);
+        Self { sources: counts, dirty: former.dirty.clone() }
     }
 
     /// Counts what was accepted at `now`.
     pub(super) fn accepted(&self, position: usize, accepted: &Accepted, now: Timestamp) {
         let Some(counts) = self.sources.get(position) else { return };
         counts.count(accepted_at(accepted));
-        counts.last_received.fetch_max(to_ms(now), Relaxed);
+        counts.tally.last_received.fetch_max(to_ms(now), Relaxed);
         self.dirty.store(true, Relaxed);
     }
 
@@ -168,41 +185,49 @@ struct Kept {
     known_since: Option<i64>,
 }
 
+impl Default for Tally {
+    fn default() -> Self {
+        Self { statuses: std::array::from_fn(|_| AtomicU64::new(0)), last_received: AtomicI64::new(0), trouble: Mutex::default() }
+    }
+}
+
 impl Counts {
-    fn new(source: &Source, sealer: &Sealer) -> Self {
+    fn new(source: &Source, former: Option<&Self>, sealer: &Sealer) -> Self {
         let digest = |secret: &crate::secret::Secret| {
             let mut hex = sign::hex(&sealer.digest(secret.reveal().as_bytes()));
             hex.truncate(DIGEST_LEN);
             hex
         };
         let digests: Vec<String> = source.kind.secrets().into_iter().map(digest).collect();
+        let last_use = |digest: &String| {
+            let former = former?;
+            former.secrets.get(former.digests.iter().position(|known| known == digest)?).cloned()
+        };
         Self {
-            statuses: std::array::from_fn(|_| AtomicU64::new(0)),
-            last_received: AtomicI64::new(0),
-            secrets: digests.iter().map(|_| AtomicI64::new(0)).collect(),
+            tally: former.map_or_else(Arc::default, |former| former.tally.clone()),
+            secrets: digests.iter().map(|digest| last_use(digest).unwrap_or_default()).collect(),
             digests,
             silent_after: source.silent_after,
-            trouble: Mutex::default(),
         }
     }
 
     fn count(&self, status: usize) {
-        if let Some(count) = self.statuses.get(status) {
+        if let Some(count) = self.tally.statuses.get(status) {
             count.fetch_add(1, Relaxed);
         }
     }
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tally.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn last_received(&self) -> Option<Timestamp> {
-        instant(self.last_received.load(Relaxed))
+        instant(self.tally.last_received.load(Relaxed))
     }
 
     fn by_word(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let words = ACCEPTED.into_iter().chain(Code::words());
-        words.zip(&self.statuses).map(|(word, count)| (word, count.load(Relaxed))).filter(|(_, count)| 0 < *count)
+        words.zip(&self.tally.statuses).map(|(word, count)| (word, count.load(Relaxed))).filter(|(_, count)| 0 < *count)
     }
 
     fn read(&self, source: &Source) -> SourceStatistics {
@@ -248,7 +273,7 @@ impl Counts {
         let trouble = self.trouble();
         Kept {
             counts: self.by_word().map(|(word, count)| (word.to_owned(), count)).collect(),
-            last_received: self.last_received.load(Relaxed),
+            last_received: self.tally.last_received.load(Relaxed),
             secrets: self.digests.iter().cloned().zip(self.secrets.iter().map(|last_use| last_use.load(Relaxed))).collect(),
             rejecting_told: trouble.rejecting_told,
             silent_told: trouble.silent_told,
@@ -262,10 +287,10 @@ impl Counts {
             trouble.known_since = Some(now);
             return;
         };
-        for (word, status) in ACCEPTED.into_iter().chain(Code::words()).zip(&self.statuses) {
+        for (word, status) in ACCEPTED.into_iter().chain(Code::words()).zip(&self.tally.statuses) {
             status.fetch_add(kept.counts.get(word).copied().unwrap_or_default(), Relaxed);
         }
-        self.last_received.fetch_max(kept.last_received, Relaxed);
+        self.tally.last_received.fetch_max(kept.last_received, Relaxed);
         for (digest, last_use) in self.digests.iter().zip(&self.secrets) {
             last_use.fetch_max(kept.secrets.get(digest).copied().unwrap_or_default(), Relaxed);
         }
@@ -342,7 +367,7 @@ mod tests {
     /// A source and its statistics, known from noon.
     fn bench() -> (Vec<Source>, Statistics, Clock) {
         let (sources, clock) = (agents(r#"["fresh", "stale"]"#), Clock::manual("2026-01-20T12:00:00Z"));
-        let statistics = Statistics::new(&sources, &sealer());
+        let statistics = Statistics::new(&sources, None, &sealer(), clock.now());
         statistics.restore(&sources, None, clock.now());
         (sources, statistics, clock)
     }
@@ -356,11 +381,27 @@ mod tests {
         let kept = statistics.changed(&sources).unwrap();
         assert!(!kept.contains("stale") && statistics.changed(&sources).is_none());
         let rotated = agents(r#"["newest", "stale", "fresh"]"#);
-        let after = Statistics::new(&rotated, &sealer());
+        let after = Statistics::new(&rotated, None, &sealer(), clock.now());
         after.restore(&rotated, Some(&kept), clock.now());
         let read = after.read(&rotated).remove(0);
         assert_eq!(read.counts, [("duplicate", 1), ("invalid_signature", 1)]);
         assert_eq!((read.last_received_at, read.secrets), (Some(clock.now()), vec![None, Some(clock.now()), None]));
+    }
+
+    #[test]
+    fn another_file_goes_on_counting_and_what_still_goes_by_the_former_counts_with_it() {
+        let (sources, former, clock) = bench();
+        former.used(0, Some(1), clock.now());
+        former.accepted(0, &taken(), clock.now());
+        let rotated = agents(r#"["newest", "stale"]"#);
+        clock.advance(minutes(1));
+        let after = Statistics::new(&rotated, Some((&sources, &former)), &sealer(), clock.now());
+        former.used(0, Some(1), clock.now());
+        former.accepted(0, &taken(), clock.now());
+        let read = after.read(&rotated).remove(0);
+        assert_eq!(read.counts, [("duplicate", 2)]);
+        assert_eq!((read.last_received_at, read.secrets), (Some(clock.now()), vec![None, Some(clock.now())]));
+        assert!(after.changed(&rotated).is_some(), "the names may be others");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{kinds::tests::hmac_hex, source::tests::source, *};
 use crate::{
     envelope::{DeliveryId, EventUid, Name},
     secret::Secret,
+    sign,
     store::{
         Attempt, Backlog, DedupeKey, DeliveryRow, Due, Error, EventRow, GaveUp, GivenUp, NewRejection, OnCommit, Pruned,
         Rejection, Remember, Result, Retention, Retried,
@@ -209,16 +210,21 @@ fn relay(sources: &[(&str, &str)]) -> Relay {
 
 fn over(store: Arc<Memory>, clock: Clock, sources: &[(&str, &str)]) -> Relay {
     let parts = Parts {
-        sources: sources.iter().map(|(name, text)| source(name, text).unwrap()).collect(),
-        router: Arc::new(Router::new(Vec::new(), Vec::new(), Vec::new())),
         store: store.clone(),
         clock: clock.clone(),
         metrics: Metrics::default(),
         sealer: Sealer::new(&Secret::new(sign::base64(&[7; 32]))).unwrap(),
+    };
+    Relay { ingest: Arc::new(Ingest::new(parts, ways_in(sources))), store, clock }
+}
+
+fn ways_in(sources: &[(&str, &str)]) -> WaysIn {
+    WaysIn {
+        sources: sources.iter().map(|(name, text)| source(name, text).unwrap()).collect(),
+        router: Arc::new(Router::new(Vec::new(), Vec::new(), Vec::new())),
         max_body: 1024,
         retention_events: Duration::from_secs(30 * 86_400),
-    };
-    Relay { ingest: Arc::new(Ingest::new(parts)), store, clock }
+    }
 }
 
 impl Relay {
@@ -367,7 +373,8 @@ async fn no_room_for_a_body_is_told_and_counts_against_nobody() {
     for _ in 0..3 {
         let (head, ()) = HttpRequest::post("/a").body(()).unwrap().into_parts();
         let (request, fault) = relay.ingest.raw(head, Read::NoRoom);
-        let response = relay.ingest.conclude(relay.ingest.place("/a"), request, fault).await;
+        let inbound = relay.ingest.inbound.now();
+        let response = relay.ingest.conclude(&inbound, inbound.place("/a"), request, fault).await;
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key("retry-after"));
     }
@@ -542,4 +549,40 @@ fn trace_contexts_are_taken_when_they_are_valid() {
     ] {
         assert!(!is_traceparent(bad), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn limits_that_have_not_changed_go_on_over_another_file_and_others_begin_anew() {
+    let trigger = |rate: &str| {
+        format!(
+            r#"{{"kind": "trigger", "path": "/triggers/a", "path_secret": "p4th", "rate_limit": {{"rate": "{rate}/m", "burst": 2}}}}"#
+        )
+    };
+    let (same, other) = (trigger("1"), trigger("2"));
+    let relay = relay(&[("a", &same)]);
+    let send = async |status: u16| {
+        let answer = relay.send("POST", "/triggers/a/p4th", &[], format!(r#"{{"n": {}}}"#, fastrand::u64(..)).as_bytes()).await;
+        assert_eq!(answer.status().as_u16(), status);
+    };
+    send(200).await;
+    send(200).await;
+    relay.ingest.switch(ways_in(&[("b", KEYED), ("a", &same)]));
+    send(429).await;
+    assert_eq!(relay.ingest.statistics()[1].counts, [("success", 2), ("rate_limited", 1)]);
+    relay.ingest.switch(ways_in(&[("a", &other)]));
+    send(200).await;
+    relay.ingest.switch(ways_in(&[("b", KEYED)]));
+    send(404).await;
+}
+
+#[tokio::test]
+async fn a_request_ends_by_the_file_it_began_with() {
+    let relay = relay(&[("a", TRIGGER)]);
+    let (head, _) = HttpRequest::post("/triggers/a/p4th").body(Body::empty()).unwrap().into_parts();
+    let (request, fault) = relay.ingest.raw(head, Read::Whole("{}".into()));
+    let began = relay.ingest.inbound.now();
+    let place = began.place("/triggers/a/p4th");
+    relay.ingest.switch(ways_in(&[("b", KEYED)]));
+    assert_eq!(relay.ingest.conclude(&began, place, request, fault).await.status(), StatusCode::OK);
+    assert_eq!(relay.store.events.lock().unwrap()[0].envelope.source.as_str(), "a");
 }

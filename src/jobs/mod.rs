@@ -16,6 +16,7 @@ use crate::{
     clock::{Clock, Timestamp, to_ms},
     deliver::Deliver,
     envelope::{DeliveryId, Name},
+    live::Live,
     route::Router,
     store::{self, Filter, N_MAX, Store},
 };
@@ -116,7 +117,7 @@ pub struct Parts {
     /// What they work on.
     pub store: Arc<dyn Store>,
     /// Today's rules.
-    pub router: Arc<Router>,
+    pub router: Live<Router>,
     /// What time it is.
     pub clock: Clock,
     /// What they make work for, or take it from.

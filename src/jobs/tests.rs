@@ -153,7 +153,7 @@ async fn start(store: &Arc<dyn Store>, clock: &Clock, stop: &CancellationToken, 
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.problems));
     let parts = Parts {
         store: store.clone(),
-        router: Arc::new(Router::new(config.rules, config.unmatched, Vec::new())),
+        router: Live::new(Arc::new(Router::new(config.rules, config.unmatched, Vec::new()))),
         clock: clock.clone(),
         lanes: told.clone(),
         stop: stop.clone(),

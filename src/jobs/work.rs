@@ -224,16 +224,17 @@ impl Walk<'_> {
         };
         let mut envelope = row.envelope;
         envelope.replayed = true;
+        let router = parts.router.now();
         let deliveries = match &job.kind {
             Kind::Replay { target: Some(target) } => {
-                let order_key = parts.router.order_key(&envelope, target);
+                let order_key = router.order_key(&envelope, target);
                 vec![NewDelivery { order_key, ..NewDelivery::to(target.clone()) }]
             }
             // A replay skips throttle, digest and `cancel_on`.
             _ => {
-                let plan = parts.router.plan(&envelope);
+                let plan = router.plan(&envelope);
                 let unhandled = |it: NewDelivery| NewDelivery {
-                    order_key: it.order_key.or_else(|| parts.router.order_key(&envelope, &it.target)),
+                    order_key: it.order_key.or_else(|| router.order_key(&envelope, &it.target)),
                     handling: None,
                     ..it
                 };

@@ -15,6 +15,7 @@ use crate::{
     clock::Clock,
     config::decode::Rate,
     ingest::limits::{Client, Keyed},
+    live::Live,
     render,
 };
 
@@ -24,12 +25,12 @@ const RATE: Rate = Rate { count: 60, per: Duration::from_secs(60), burst: 60 };
 /// What the pages work with.
 #[derive(Clone)]
 struct Pages {
-    reconnecting: Arc<Reconnecting>,
+    reconnecting: Live<Reconnecting>,
     limit: Arc<Keyed<Client>>,
 }
 
 /// The pages of reconnect links.
-pub fn router(reconnecting: Arc<Reconnecting>, clock: &Clock) -> Router {
+pub fn router(reconnecting: Live<Reconnecting>, clock: &Clock) -> Router {
     let pages = Pages { reconnecting, limit: Arc::new(Keyed::new(RATE, clock)) };
     let path = format!("{PATH}/{{link}}");
     Router::new().route(&path, get(show).post(follow).fallback(wrong_method)).with_state(pages)
@@ -47,7 +48,7 @@ async fn follow(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<Socke
         Ok(grant) => grant,
         Err(refused) => return *refused,
     };
-    let found = pages.reconnecting.sign_in_url(&grant).await;
+    let found = pages.reconnecting.now().sign_in_url(&grant).await;
     match found.map(|url| HeaderValue::from_str(url.as_str())) {
         Ok(Ok(location)) => {
             tracing::info!(service = %grant.service, namespace = ?grant.namespace, "a reconnect link was followed");
@@ -92,7 +93,7 @@ impl Pages {
                 page(StatusCode::FORBIDDEN, "This link is not valid", text)
             }
         };
-        self.reconnecting.open(link).map_err(|refused| Box::new(refusal(refused)))
+        self.reconnecting.now().open(link).map_err(|refused| Box::new(refusal(refused)))
     }
 }
 

@@ -32,6 +32,7 @@ mod pictures;
 mod policy;
 mod quarantine;
 mod reconnect;
+mod reload;
 mod secrets;
 mod seeds;
 mod slack;

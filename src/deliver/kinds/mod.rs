@@ -145,6 +145,13 @@ impl Kind {
         }
     }
 
+    /// Takes over what the same destination held before the file changed and which outlives an attempt.
+    pub(super) fn goes_on_from(&mut self, former: &Self) {
+        if let (Self::Slack(it), Self::Slack(former)) = (self, former) {
+            it.goes_on_from(former);
+        }
+    }
+
     /// The templates its text is made with.
     pub fn templates(&self) -> Vec<&TemplateRef> {
         match self {

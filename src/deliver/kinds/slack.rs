@@ -58,6 +58,16 @@ struct Bot {
 }
 
 impl Slack {
+    /// Shares with `former` who begins which thread just now.
+    pub(super) fn goes_on_from(&mut self, former: &Self) {
+        let threads = |slack: &Self| Some(slack.bot.as_ref()?.threads.as_ref()?.turns.clone());
+        if let Some(turns) = threads(former)
+            && let Some(threads) = self.bot.as_mut().and_then(|bot| bot.threads.as_mut())
+        {
+            threads.turns = turns;
+        }
+    }
+
     /// Reads the keys of a Slack destination.
     pub(super) fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let template = fields.node("template").map(|node| TemplateRef::decode(name, node, cx));

@@ -54,7 +54,7 @@ impl Lane {
         };
         let asks = open && !handed.decided;
         let mutes = self.mutes.borrow();
-        let destination = &self.destination;
+        let destination = &self.today.destination;
         if !asks && mutes.is_empty() && destination.ttl.is_none() && destination.quiet.is_none() {
             return None;
         }
@@ -80,7 +80,7 @@ impl Lane {
         let first = it.attempts == 0 && it.stage != Stage::Carrying;
         match quiet.then {
             Then::Digest if first && !it.replayed => {
-                Hush::Gather(self.destination.kind.audience().quiet_key(self.name(), &handed.due.envelope), until)
+                Hush::Gather(self.today.destination.kind.audience().quiet_key(self.name(), &handed.due.envelope), until)
             }
             Then::Drop if first => Hush::Drop(format!("quiet hours `{}`", quiet.schedule.name)),
             Then::Hold | Then::Digest | Then::Drop => Hush::Hold(until),

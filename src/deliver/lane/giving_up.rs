@@ -42,16 +42,16 @@ impl Lane {
 
     /// The breaker is open, and nobody has stopped the lane: while it is paused, give-up stands still.
     fn may_give_up(&self) -> bool {
-        let dies = self.destination.retry.give_up_after.is_some();
+        let dies = self.today.destination.retry.give_up_after.is_some();
         if !dies || !self.owns() || self.resting || *self.refused.borrow() != 0 || self.parts.stop.is_cancelled() {
             return false;
         }
         let state = self.inbox.state();
-        state.loaded && state.condition.paused.is_none() && state.condition.breaker.open().is_some()
+        state.loaded && !state.retired && state.condition.paused.is_none() && state.condition.breaker.open().is_some()
     }
 
     async fn give_up_some(&mut self) -> store::Result<()> {
-        let Some(after) = self.destination.retry.give_up_after else { return Ok(()) };
+        let Some(after) = self.today.destination.retry.give_up_after else { return Ok(()) };
         // What was read for a probe has not been sent.
         self.inbox.put_back(true);
         let (now, epoch) = (self.parts.clock.now(), self.lease.map_or(0, |lease| lease.epoch));

@@ -39,7 +39,7 @@ impl Lane {
 
     /// Attempts that could be begun beside those under way.
     fn free(&self) -> usize {
-        let concurrency = usize::try_from(self.destination.concurrency).unwrap_or(1);
+        let concurrency = usize::try_from(self.today.destination.concurrency).unwrap_or(1);
         concurrency.saturating_sub(self.attempts.len())
     }
 

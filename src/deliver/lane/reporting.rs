@@ -22,6 +22,7 @@ impl Lane {
         let handed = Arc::new(Handed::read(due));
         let it = UnderWay {
             handed,
+            today: self.today.clone(),
             probe: false,
             at,
             began: Instant::now(),

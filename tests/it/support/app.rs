@@ -54,10 +54,7 @@ pub(crate) async fn spawn_app(routes: Routes) -> TestApp {
 impl TestApp {
     /// Starts a relay on the store in `home`, where another may have been before.
     pub(crate) async fn start(home: Home, clock: Clock, routes: Routes) -> Self {
-        let routes = routes.store_at(&format!("sqlite://{}/hookyard.db", home.path().display()));
-        let file = config::File { path: home.path().join("routes.yaml"), text: routes.text() };
-        let loaded = config::parse(file, &config::System);
-        let config = loaded.config.unwrap_or_else(|| panic!("{:#?}\n{}", loaded.problems, loaded.files.text()));
+        let config = read(&home, routes);
         let options = Options { clock: clock.clone(), admin_token: Some(Secret::new(TOKEN)), config_error: None };
         let app = App::build(config, options).await.unwrap();
         let (api, handles) = (Api::new(app.public_addr, app.admin_addr), app.handles.clone());
@@ -75,6 +72,11 @@ impl TestApp {
         (&mut self.serving).await.unwrap();
         self.clock.advance(off);
         Self::start(self.home.clone(), self.clock.clone(), routes).await
+    }
+
+    /// Goes by `routes` from now on; they must be good.
+    pub(crate) fn reload(&self, routes: Routes) {
+        self.handles.switch(read(&self.home, routes)).unwrap();
     }
 
     /// Takes in an event of type `credential.expired` with this id.
@@ -177,4 +179,12 @@ impl TestApp {
         let what = format!("more than {count} requests within {within:?}");
         throughout(&what, WATCH, async || receiver.count() == count).await;
     }
+}
+
+/// What a file with its store in `home` says.
+fn read(home: &Home, routes: Routes) -> config::Config {
+    let routes = routes.store_at(&format!("sqlite://{}/hookyard.db", home.path().display()));
+    let file = config::File { path: home.path().join("routes.yaml"), text: routes.text() };
+    let loaded = config::parse(file, &config::System);
+    loaded.config.unwrap_or_else(|| panic!("{:#?}\n{}", loaded.problems, loaded.files.text()))
 }
