@@ -15,7 +15,7 @@ use jiff::{
 use crate::{
     clock::{Timestamp, until},
     config::{
-        decode::{Context, Decode, Fields, OneOrMore, nearest},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, OneOrMore, Schema, Shape, nearest},
         tree::{Node, Value},
     },
     envelope::Name,
@@ -141,10 +141,39 @@ fn later_days(at: Timestamp, days: i64) -> Timestamp {
     at.checked_add(SignedDuration::from_hours(24 * days)).unwrap_or(Timestamp::MAX)
 }
 
+const KEYS: Keys = Keys::of(&[
+    Field::of::<Zone>("tz", "The IANA time zone its times are in.").required().example("Europe/Berlin"),
+    Field::of::<Vec<Window>>("windows", "The windows of the week, 50 at most.")
+        .required()
+        .example(r#"[{"days": "mon-fri", "from": "22:00", "to": "07:00"}]"#)
+        .such_that(Schema::not_empty),
+]);
+const WINDOW: Keys = Keys::of(&[
+    Field::of::<OneOrMore<Days>>("days", "The days it begins on: `mon-fri`, `sat`, or a list. Left out: every day.")
+        .example("mon-fri")
+        .such_that(Schema::not_empty),
+    Field::of::<Clock>("from", "When it begins.").required().example("22:00"),
+    Field::of::<Clock>("to", "When it ends: on the next day where that is earlier; `24:00` is the end of the day.")
+        .required()
+        .example("07:00"),
+]);
+
+impl Shape for Schedule {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(KEYS, all)
+    }
+}
+
+impl Shape for Window {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(WINDOW, all)
+    }
+}
+
 impl Schedule {
     /// Reads the entry `name` of `schedules`.
     pub fn decode(name: Name, node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, format!("schedule `{name}`"), cx)?;
+        let mut fields = Fields::open(node, format!("schedule `{name}`"), KEYS, cx)?;
         let tz = fields.required::<Zone>("tz", cx);
         let windows = fields.required::<Vec<Window>>("windows", cx);
         let place = fields.key_place("windows");
@@ -161,16 +190,24 @@ impl Schedule {
 /// An IANA time zone.
 struct Zone(TimeZone);
 
+/// What time zones are called in messages.
+const ZONE: &str = "a time zone of the IANA database such as Europe/Berlin or UTC";
+
+impl Shape for Zone {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like("/|^(UTC|GMT)$", ZONE)
+    }
+}
+
 impl Decode for Zone {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let text = String::decode(node, cx)?;
         let found = TimeZone::get(&text).ok().filter(|_| text.contains('/') || matches!(text.as_str(), "UTC" | "GMT"));
         found.map(Self).or_else(|| {
-            let expected = "a time zone of the IANA database such as Europe/Berlin or UTC";
             if node.referenced {
-                return cx.expected(expected, node);
+                return cx.expected(ZONE, node);
             }
-            cx.error("bad-value", node.place, format!("expected {expected}, found `{text}`"));
+            cx.error("bad-value", node.place, format!("expected {ZONE}, found `{text}`"));
             None
         })
     }
@@ -178,7 +215,7 @@ impl Decode for Zone {
 
 impl Decode for Window {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "a window", cx)?;
+        let mut fields = Fields::open(node, "a window", WINDOW, cx)?;
         let days = match fields.node("days") {
             Some(node) => days(node, cx),
             None => Some([true; 7]),
@@ -200,17 +237,25 @@ impl Decode for Window {
 /// Minutes after midnight, `00:00` to `24:00`.
 struct Clock(i16);
 
+/// What times of the day are called in messages.
+const CLOCK: &str = "a time such as \"22:00\", from \"00:00\" to \"24:00\"";
+
+impl Shape for Clock {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like("^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$", CLOCK)
+    }
+}
+
 impl Decode for Clock {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let expected = "a time such as \"22:00\", from \"00:00\" to \"24:00\"";
         let Value::String(text) = &node.value else {
-            cx.expected::<Self>(expected, node);
+            cx.expected::<Self>(CLOCK, node);
             if let Some(problem) = cx.problems.last_mut() {
                 problem.help("put it in quotes: YAML may read 22:00 as a number");
             }
             return None;
         };
-        minutes(text).map(Self).or_else(|| cx.expected(expected, node))
+        minutes(text).map(Self).or_else(|| cx.expected(CLOCK, node))
     }
 }
 
@@ -247,6 +292,16 @@ fn days(node: &Node, cx: &mut Context) -> Option<[bool; 7]> {
 
 struct Days(usize, usize);
 
+/// What days are called in messages.
+const SOME_DAYS: &str = "days such as mon-fri, or a list such as [sat, sun]";
+
+impl Shape for Days {
+    fn schema(_: &mut Definitions) -> Schema {
+        let day = DAYS.join("|");
+        Schema::like(&format!("^({day})(-({day}))?$"), SOME_DAYS)
+    }
+}
+
 impl Decode for Days {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let text = String::decode(node, cx)?;
@@ -255,7 +310,7 @@ impl Decode for Days {
         if let (Some(first), Some(last)) = (day(first), day(last)) {
             return Some(Self(first, last));
         }
-        cx.expected::<Self>("days such as mon-fri, or a list such as [sat, sun]", node);
+        cx.expected::<Self>(SOME_DAYS, node);
         let wrong = if day(first).is_none() { first } else { last };
         if let (Some(near), Some(problem)) = (nearest(wrong, DAYS), cx.problems.last_mut()) {
             problem.help(format!("did you mean `{near}`?"));

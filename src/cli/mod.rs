@@ -23,6 +23,7 @@ mod mute;
 mod output;
 mod rejections;
 mod replay;
+mod schema;
 mod send;
 mod sender;
 mod serve;
@@ -48,6 +49,8 @@ enum Verb {
     /// Runs the relay.
     Serve(serve::Args),
     Check(check::Args),
+    /// Prints the JSON Schema of routes.yaml, for editors.
+    Schema(schema::Args),
     /// Prints the headers that sign a body, or a curl command that sends it.
     Sign(sign::Args),
     /// Signs events as a source's sender would and posts them to the running relay.
@@ -131,6 +134,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 Err(Failure::BadAndSaid)
             }
         }
+        Verb::Schema(args) => schema::run(&args),
         Verb::Sign(args) => sign::run(&args),
         Verb::Send(args) => tool(send::run(args)),
         Verb::Demo(args) => relay(demo::run(args)),
@@ -175,7 +179,7 @@ mod tests {
         let verbs: Vec<String> = Args::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
         let asking =
             ["tail", "events", "deliveries", "dead-letters", "rejections", "replay", "target", "sources", "mute", "jobs"];
-        assert_eq!(verbs, [&["serve", "check", "sign", "send", "demo"][..], &asking].concat());
+        assert_eq!(verbs, [&["serve", "check", "schema", "sign", "send", "demo"][..], &asking].concat());
         for verb in &verbs {
             let help = Args::try_parse_from(["hookyard", verb, "--help"]).unwrap_err();
             assert_eq!(help.kind(), ErrorKind::DisplayHelp, "{verb}");

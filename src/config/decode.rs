@@ -1,16 +1,21 @@
 //! From the tree to typed values, by hand, so that one run finds every problem and each has its place.
 //!
 //! A decoder never stops at the first error: it notes a [`Problem`] and yields `None`, and its caller goes on with the
-//! rest. [`Fields`] reads a map key by key and at [`Fields::finish`] reports the keys nobody asked for.
+//! rest. [`Fields`] reads a map key by key, by its table of [`Keys`], and at [`Fields::finish`] reports the keys that it does not have.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 
-pub use super::units::{Rate, Size, duration, size};
 use super::{
     files::{File, Files},
-    tree::{Key, Node, Place, Value},
+    schema::written,
+    tree::{self, Node, Place, Value},
+};
+pub use super::{
+    keys::{Field, Keys},
+    schema::{Definitions, Schema, Shape},
+    units::{Rate, Size, duration, size},
 };
 use crate::{schedule::Schedule, secret::Secret};
 
@@ -156,7 +161,7 @@ impl Context {
 }
 
 /// A type that `routes.yaml` can hold.
-pub trait Decode: Sized {
+pub trait Decode: Shape + Sized {
     /// Reads `node`; notes what is wrong with it and yields `None`.
     fn decode(node: &Node, cx: &mut Context) -> Option<Self>;
 }
@@ -170,6 +175,16 @@ pub struct Located<T> {
     pub place: Place,
 }
 
+impl<T: Shape> Shape for Located<T> {
+    fn schema(all: &mut Definitions) -> Schema {
+        T::schema(all)
+    }
+
+    fn type_name() -> &'static str {
+        T::type_name()
+    }
+}
+
 impl<T: Decode> Decode for Located<T> {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         Some(Self { value: T::decode(node, cx)?, place: node.place })
@@ -177,24 +192,30 @@ impl<T: Decode> Decode for Located<T> {
 }
 
 /// A map that is being read key by key.
+///
+/// Reading a key that its table does not have, or otherwise than the table says, is a mistake of ours: debug assertions tell.
 #[derive(Debug)]
 pub struct Fields<'n> {
     what: String,
     place: Place,
-    map: &'n [(Key, Node)],
+    map: &'n [(tree::Key, Node)],
+    keys: Vec<&'static Field>,
     asked: Vec<&'static str>,
     /// How many problems there were before this map was opened.
     problems: usize,
 }
 
 impl<'n> Fields<'n> {
-    /// Opens `node`, called `what` in messages (`a rule`, `destination "crm"`).
-    pub fn open(node: &'n Node, what: impl Into<String>, cx: &mut Context) -> Option<Self> {
+    /// Opens `node`, called `what` in messages (`a rule`, `destination "crm"`), which may have `keys`.
+    pub fn open(node: &'n Node, what: impl Into<String>, keys: Keys, cx: &mut Context) -> Option<Self> {
         let what = what.into();
-        match &node.value {
-            Value::Map(map) => Some(Self { what, place: node.place, map, asked: Vec::new(), problems: cx.problems.len() }),
-            _ => cx.expected(&format!("{what} as a map"), node),
-        }
+        let Value::Map(map) = &node.value else { return cx.expected(&format!("{what} as a map"), node) };
+        Some(Self { what, place: node.place, map, keys: keys.all(), asked: Vec::new(), problems: cx.problems.len() })
+    }
+
+    /// Lets it have `keys` too: those of its kind.
+    pub fn also(&mut self, keys: Keys) {
+        self.keys.extend(keys.all());
     }
 
     /// What this map is called in messages.
@@ -209,6 +230,7 @@ impl<'n> Fields<'n> {
 
     /// The value of `name` as it stands, which counts as asked for. A key without a value counts as absent.
     pub fn node(&mut self, name: &'static str) -> Option<&'n Node> {
+        debug_assert!(self.key(name).is_some(), "{}: `{name}` is in no table of keys", self.what);
         self.asked.push(name);
         let (_, node) = self.map.iter().find(|(key, _)| key.name == name)?;
         (node.value != Value::Null).then_some(node)
@@ -221,6 +243,7 @@ impl<'n> Fields<'n> {
 
     /// The value of `name`; its absence is an error.
     pub fn required<T: Decode>(&mut self, name: &'static str, cx: &mut Context) -> Option<T> {
+        debug_assert!(self.key(name).is_none_or(|key| key.holds::<T>() && key.is_required()), "{}: `{name}`", self.what);
         match self.node(name) {
             Some(node) => T::decode(node, cx),
             None => {
@@ -243,20 +266,24 @@ impl<'n> Fields<'n> {
 
     /// The value of `name`, or `None` where it is absent (or wrong, which is noted).
     pub fn optional<T: Decode>(&mut self, name: &'static str, cx: &mut Context) -> Option<T> {
+        debug_assert!(self.key(name).is_none_or(|key| key.holds::<T>() && !key.is_required()), "{}: `{name}`", self.what);
         self.node(name).and_then(|node| T::decode(node, cx))
     }
 
     /// The value of `name`, or `default` where it is absent (or wrong, which is noted).
-    pub fn or<T: Decode>(&mut self, name: &'static str, default: T, cx: &mut Context) -> T {
+    pub fn or<T: Decode + PartialEq>(&mut self, name: &'static str, default: T, cx: &mut Context) -> T {
+        debug_assert!(self.says(name, &default), "{}: its table says another default of `{name}`", self.what);
         self.optional(name, cx).unwrap_or(default)
     }
 
-    /// Reports every key that was not asked for.
+    /// Reports every key that its table does not have.
     pub fn finish(self, cx: &mut Context) {
-        let mut legal = self.asked.clone();
+        let mut legal: Vec<_> = self.keys.iter().map(|key| key.name).collect();
         legal.sort_unstable();
-        legal.dedup();
-        for (key, node) in self.map.iter().filter(|(key, _)| !self.asked.contains(&key.name.as_str())) {
+        let unread = || legal.iter().find(|name| !self.asked.contains(name));
+        // A mistake may keep the keys beside it from being looked at.
+        debug_assert!(self.problems < cx.problems.len() || unread().is_none(), "{}: nobody reads {:?}", self.what, unread());
+        for (key, node) in self.map.iter().filter(|(key, _)| !legal.contains(&key.name.as_str())) {
             let near = nearest(&key.name, legal.iter().copied());
             match near {
                 Some(near) => self.meant(near, cx),
@@ -275,6 +302,16 @@ impl<'n> Fields<'n> {
         if let Some(behind) = said {
             cx.problems.remove(cx.problems.len() - 1 - behind);
         }
+    }
+
+    fn key(&self, name: &str) -> Option<&'static Field> {
+        self.keys.iter().copied().find(|key| key.name == name)
+    }
+
+    /// Whether the table says that `default` holds where `name` is absent.
+    fn says<T: Decode + PartialEq>(&self, name: &str, default: &T) -> bool {
+        let Some(text) = self.key(name).and_then(Field::default_text) else { return false };
+        T::decode(&Node::of_json(&written(text)), &mut Context::default()).as_ref() == Some(default)
     }
 
     fn needs(&self, name: &str) -> String {
@@ -305,6 +342,24 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     scored.filter(|(score, _)| ALIKE <= *score).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
 }
 
+/// A type whose values are a few words.
+pub trait Words: Copy + 'static {
+    /// Every word and what it stands for.
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+impl<T: Words> Shape for T {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::words(T::WORDS.iter().map(|(word, _)| *word))
+    }
+}
+
+impl<T: Words> Decode for T {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        one_of(node, T::WORDS, cx)
+    }
+}
+
 /// Reads one of a few words; anything else is an error that lists them.
 pub fn one_of<T: Copy>(node: &Node, words: &[(&str, T)], cx: &mut Context) -> Option<T> {
     let Value::String(text) = &node.value else {
@@ -326,6 +381,12 @@ fn list_of<T>(words: &[(&str, T)]) -> String {
     words.join(" or ")
 }
 
+impl Shape for String {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::text()
+    }
+}
+
 impl Decode for String {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         match &node.value {
@@ -339,6 +400,12 @@ impl Decode for String {
             }
             _ => cx.expected("text", node),
         }
+    }
+}
+
+impl Shape for bool {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::boolean()
     }
 }
 
@@ -371,6 +438,12 @@ fn boolean(text: &str) -> Option<&'static str> {
     }
 }
 
+impl Shape for u64 {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::integer().at_least(0)
+    }
+}
+
 impl Decode for u64 {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let number = match &node.value {
@@ -382,10 +455,22 @@ impl Decode for u64 {
     }
 }
 
+impl Shape for u32 {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::integer().between(0, u32::MAX.into())
+    }
+}
+
 impl Decode for u32 {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let number = u64::decode(node, cx)?;
         u32::try_from(number).ok().or_else(|| cx.expected("a number below 4294967296", node))
+    }
+}
+
+impl Shape for f64 {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::number()
     }
 }
 
@@ -402,9 +487,21 @@ impl Decode for f64 {
     }
 }
 
+impl Shape for Secret {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::text()
+    }
+}
+
 impl Decode for Secret {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         String::decode(node, cx).map(Secret::new)
+    }
+}
+
+impl<T: Shape> Shape for Vec<T> {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::list(T::schema(all))
     }
 }
 
@@ -423,6 +520,12 @@ impl<T: Decode> Decode for Vec<T> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct OneOrMore<T>(pub Vec<T>);
 
+impl<T: Shape> Shape for OneOrMore<T> {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::one_or_more(T::schema(all))
+    }
+}
+
 impl<T: Decode> Decode for OneOrMore<T> {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         match &node.value {
@@ -435,6 +538,12 @@ impl<T: Decode> Decode for OneOrMore<T> {
 /// Secrets, the current one first. Empty items (an unset `${NAME:-}`) are dropped; none left is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Secrets(pub Vec<Secret>);
+
+impl Shape for Secrets {
+    fn schema(all: &mut Definitions) -> Schema {
+        OneOrMore::<Secret>::schema(all).not_empty()
+    }
+}
 
 impl Decode for Secrets {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
@@ -457,7 +566,8 @@ mod tests {
         let text = "kind: slack\nchannel: #ops\n".to_owned();
         let mut cx = Context::of(&text);
         let node = crate::config::yaml::parse(&text, &mut cx).unwrap();
-        let mut fields = Fields::open(&node, "a destination", &mut cx).unwrap();
+        const KEYS: Keys = Keys::of(&[Field::of::<String>("channel", "").required(), Field::of::<String>("url", "").required()]);
+        let mut fields = Fields::open(&node, "a destination", KEYS, &mut cx).unwrap();
         assert_eq!(fields.required::<String>("channel", &mut cx), None);
         assert_eq!(fields.required::<String>("url", &mut cx), None);
         assert_eq!(cx.problems[0].help.as_deref(), Some("`#` begins a comment: put the value in quotes"));

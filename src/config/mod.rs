@@ -7,14 +7,15 @@ use std::{
 };
 
 use crate::{
-    contacts,
+    contacts::{self, Contact, Lookup},
     deliver::{Defaults, Destination},
     envelope::Name,
     ingest::Source,
-    reconnect::Reconnect,
+    reconnect::{ConnectorApi, Reconnect},
     rehearsal::Test,
     render,
     route::Rule,
+    schedule::Schedule,
     secret::Secret,
     store::Retention,
 };
@@ -24,6 +25,7 @@ mod files;
 mod finish;
 mod fitting;
 mod include;
+pub mod keys;
 mod links;
 mod mask;
 mod merge;
@@ -31,6 +33,7 @@ mod read;
 mod reading;
 pub mod references;
 pub mod report;
+pub mod schema;
 mod sections;
 mod traps;
 pub mod tree;
@@ -38,11 +41,12 @@ mod units;
 pub mod yaml;
 
 pub use decode::{AllowTarget, Problem, Severity};
-use decode::{Context, Fields};
+use decode::{Context, Definitions, Field, Fields, Keys, OneOrMore, Schema, Shape};
 pub use files::{File, Files};
 use reading::{Fragments, Reading};
 pub use references::{Environment, System};
-use tree::{Key, Node, Value};
+use schema::Named;
+use tree::{Node, Value};
 
 /// What one `routes.yaml` and the files it includes say, checked.
 #[derive(Debug, Clone)]
@@ -172,9 +176,72 @@ fn conclude(reading: Reading<'_>, tree: Option<(Node, merge::Outline)>, env: &dy
     Loaded { files, includes, config, problems, left_off, shown }
 }
 
+/// The sections of a file.
+const KEYS: Keys = Keys::of(&[
+    Field::of::<Version>("version", "Version of this format: 1.").required(),
+    Field::of::<OneOrMore<String>>(
+        "include",
+        "More files, with sources, destinations, rules and the like of other teams, read against this file's folder. `*` stands for any part of one name.",
+    )
+    .example(r#"["routes.d/*.yaml"]"#),
+    Field::of::<Server>("server", "The relay's two listeners."),
+    Field::of::<StoreSettings>("store", "Where events and deliveries are kept, and for how long."),
+    Field::of::<Security>("security", "Which targets may be reached, and the key that seals secrets."),
+    Field::of::<DefaultsOfFile>("defaults", "What destinations get that do not say otherwise; one level deep."),
+    Field::of::<Named<Source>>("sources", "Ways in, by name."),
+    Field::of::<ConnectorApi>(
+        "reconnect",
+        "Puts a signed link into messages on credentials; its button asks the connector API where to reconnect.",
+    ),
+    Field::of::<String>("reconnect_url", "Instead of `reconnect`: a template that makes the link from the event.")
+        .example("https://app.example.com/connect?account={{ event.namespace | urlencode }}"),
+    Field::of::<Vec<Contact>>("contacts", "Who stands behind a namespace. The first that fits decides."),
+    Field::of::<String>("contacts_file", "A file with more of them: CSV with a header line, or JSON.").example("contacts.csv"),
+    Field::of::<Lookup>("contacts_lookup", "A service that is asked who stands behind a namespace that is listed nowhere."),
+    Field::of::<Named<Schedule>>("schedules", "Windows of the week, by name: for `quiet` of destinations."),
+    Field::of::<Named<render::Source>>("templates", "Jinja templates, by name, for destinations and rules.")
+        .example(r#"{"failed-line": "{{ event.data.workflow_name }} failed in {{ event.data.failed_state }}"}"#),
+    Field::of::<Named<Destination>>("destinations", "Ways out, by name."),
+    Field::of::<sections::Unmatched>(
+        "unmatched",
+        "Where events go that no rule matches: `keep` (stored, counted, shown), or destinations.",
+    )
+    .default("keep"),
+    Field::of::<Vec<Rule>>("rules", "What goes where. Every rule that matches fires, top to bottom."),
+    Field::of::<Vec<Test>>("tests", "What `hookyard test` holds the rules to: with a clock of their own and no network."),
+]);
+
+/// The JSON Schema of `routes.yaml`, draft 7.
+pub fn schema() -> serde_json::Value {
+    schema::of_file(KEYS)
+}
+
+/// `version`.
+struct Version;
+
+impl Shape for Version {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::only(VERSION)
+    }
+}
+
+/// `defaults`.
+struct DefaultsOfFile;
+
+impl DefaultsOfFile {
+    const KEYS: Keys =
+        Keys::of(&[Field::of::<Defaults>("destination", "What every destination gets that does not say otherwise.")]);
+}
+
+impl Shape for DefaultsOfFile {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(Self::KEYS, all)
+    }
+}
+
 /// Reads the sections in the order in which they need one another.
 fn decode(root: &Node, env: &dyn Environment, cx: &mut Context) -> Option<Config> {
-    let mut fields = Fields::open(root, "the file", cx)?;
+    let mut fields = Fields::open(root, "the file", KEYS, cx)?;
     version(&mut fields, cx);
     // What it names is read already.
     fields.node("include");
@@ -221,7 +288,7 @@ fn version(fields: &mut Fields<'_>, cx: &mut Context) {
 }
 
 fn defaults(node: Option<&Node>, cx: &mut Context) -> Defaults {
-    let Some(mut fields) = node.and_then(|node| Fields::open(node, "`defaults`", cx)) else {
+    let Some(mut fields) = node.and_then(|node| Fields::open(node, "`defaults`", DefaultsOfFile::KEYS, cx)) else {
         return Defaults::decode(None, cx);
     };
     let defaults = Defaults::decode(fields.node("destination"), cx);
@@ -234,7 +301,7 @@ fn entries<T>(
     node: Option<&Node>,
     what: &str,
     cx: &mut Context,
-    decode: impl Fn(&Key, &Node, &mut Context) -> Option<T>,
+    decode: impl Fn(&tree::Key, &Node, &mut Context) -> Option<T>,
 ) -> Vec<T> {
     match node.map(|node| (&node.value, node)) {
         None => Vec::new(),

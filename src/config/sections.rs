@@ -12,7 +12,7 @@ use url::Url;
 
 use super::{
     AllowTarget, Security, Server, StoreSettings,
-    decode::{Context, Decode, Fields, Located, Size},
+    decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape, Size},
     references::Environment,
     tree::{Node, Value},
 };
@@ -40,6 +40,26 @@ const HOST_MAX: usize = 253;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+const SERVER: Keys = Keys::of(&[
+    Field::of::<Listen>("listen", "Address of the public listener: sources, /healthz, /readyz, callbacks and reconnect links.")
+        .default("0.0.0.0:8080"),
+    Field::of::<Listen>("admin_listen", "Address of the admin listener: API, UI and /metrics. Keep it away from the internet.")
+        .default("127.0.0.1:9080"),
+    Field::of::<WebUrl>("public_url", "Where people and senders reach the public listener: in reconnect links and callbacks.")
+        .example("https://relay.example.com"),
+    Field::of::<WebUrl>("admin_url", "Where ops reach the admin listener: in links for ops.")
+        .example("https://relay-admin.example.com"),
+    Field::of::<bool>("public_api", "Whether events can be read and subscribed to on the public listener too.").default("false"),
+    Field::of::<Size>("max_body", "Largest body of a request, between 1KiB and 64MiB; what is larger gets 413.").default("1MiB"),
+    Field::of::<Duration>("shutdown_grace", "How long a stop waits for what is under way, at most 1h.").default("30s"),
+]);
+
+impl Shape for Server {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(SERVER, all)
+    }
+}
+
 /// Reads `server`.
 pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
     let mut server = Server {
@@ -51,7 +71,7 @@ pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
         max_body: 1024 * 1024,
         shutdown_grace: Duration::from_secs(30),
     };
-    let Some(mut fields) = node.and_then(|node| Fields::open(node, "`server`", cx)) else { return server };
+    let Some(mut fields) = node.and_then(|node| Fields::open(node, "`server`", SERVER, cx)) else { return server };
     server.listen = fields.optional("listen", cx).map_or(server.listen, |Listen(address)| address);
     server.admin_listen = fields.optional("admin_listen", cx).map_or(server.admin_listen, |Listen(address)| address);
     server.public_url = fields.optional("public_url", cx).map(|WebUrl(url)| url);
@@ -81,10 +101,18 @@ fn max_body(size: &Located<Size>, cx: &mut Context) -> Option<usize> {
 /// An address to listen on: `0.0.0.0:8080`, `[::1]:9080`, `localhost:0`.
 struct Listen(String);
 
+/// What addresses to listen on are called in messages.
+const LISTEN: &str = "an address and port such as 0.0.0.0:8080";
+
+impl Shape for Listen {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like("^[^/]+:[0-9]{1,5}$", LISTEN)
+    }
+}
+
 impl Decode for Listen {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let wanted = "an address and port such as 0.0.0.0:8080";
-        let Some(text) = node.text() else { return cx.expected(wanted, node) };
+        let Some(text) = node.text() else { return cx.expected(LISTEN, node) };
         let named = || {
             let (host, port) = text.rsplit_once(':')?;
             (is_host(host) && port.parse::<u16>().is_ok()).then_some(())
@@ -92,26 +120,65 @@ impl Decode for Listen {
         if text.parse::<SocketAddr>().is_ok() || named().is_some() {
             return Some(Self(text.to_owned()));
         }
-        cx.expected(wanted, node)
+        cx.expected(LISTEN, node)
     }
 }
 
 /// A URL of the web, where people and senders reach the relay.
 struct WebUrl(Url);
 
+/// What such URLs are called in messages.
+const WEB_URL: &str = "a URL such as https://relay.example.com";
+
+impl Shape for WebUrl {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like("^https?://[^?#]+$", WEB_URL)
+    }
+}
+
 impl Decode for WebUrl {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let text = String::decode(node, cx)?;
         let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let plain = |url: &Url| url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-        url.filter(plain).map(Self).or_else(|| cx.expected("a URL such as https://relay.example.com", node))
+        url.filter(plain).map(Self).or_else(|| cx.expected(WEB_URL, node))
+    }
+}
+
+const STORE: Keys = Keys::of(&[
+    Field::of::<String>(
+        "url",
+        "Where events and deliveries are kept: `sqlite://` and a path, relative to where the relay starts or absolute.",
+    )
+    .default(STORE_URL)
+    .example("sqlite:///var/lib/hookyard/hookyard.db")
+    .such_that(|url| url.pattern("^sqlite://.+$", "the URL of a store such as sqlite://hookyard.db")),
+    Field::of::<Retention>("retention", "How long is kept what is done."),
+    Field::of::<Size>("max_bytes", "Largest size of the store, at least 1MiB; beyond it the oldest that is done goes first.")
+        .example("20GiB"),
+]);
+const RETENTION: Keys = Keys::of(&[
+    Field::of::<Duration>("events", "How long events are kept, with their deliveries and attempts.").default("30d"),
+    Field::of::<Duration>("dead_letters", "How long dead letters are kept.").default("90d"),
+    Field::of::<Duration>("rejections", "How long requests are kept that were not accepted.").default("7d"),
+]);
+
+impl Shape for StoreSettings {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(STORE, all)
+    }
+}
+
+impl Shape for Retention {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(RETENTION, all)
     }
 }
 
 /// Reads `store`.
 pub(super) fn store(node: Option<&Node>, cx: &mut Context) -> StoreSettings {
     let mut settings = StoreSettings { url: Secret::new(STORE_URL), retention: default_retention() };
-    let Some(mut fields) = node.and_then(|node| Fields::open(node, "`store`", cx)) else { return settings };
+    let Some(mut fields) = node.and_then(|node| Fields::open(node, "`store`", STORE, cx)) else { return settings };
     if let Some(url) = fields.node("url").and_then(|node| store_url(node, cx)) {
         settings.url = url;
     }
@@ -133,7 +200,7 @@ fn default_retention() -> Retention {
 }
 
 fn retention(node: &Node, retention: &mut Retention, cx: &mut Context) {
-    let Some(mut fields) = Fields::open(node, "`retention`", cx) else { return };
+    let Some(mut fields) = Fields::open(node, "`retention`", RETENTION, cx) else { return };
     for (name, time) in [
         ("events", &mut retention.events),
         ("dead_letters", &mut retention.dead_letters),
@@ -165,10 +232,31 @@ pub(super) fn store_url(node: &Node, cx: &mut Context) -> Option<Secret> {
     }
 }
 
+const SECURITY: Keys = Keys::of(&[
+    Field::of::<Vec<AllowTarget>>(
+        "allow_targets",
+        "Private addresses and hosts that deliveries may go to all the same: networks, addresses or host names.",
+    )
+    .default("[]")
+    .example(r#"["10.0.0.0/8", "localhost"]"#),
+    Field::of::<bool>("require_https", "Whether targets must be https; those in `allow_targets` may be http.").default("true"),
+    Field::of::<Secret>(
+        "encryption_key",
+        "Seals what is kept secret: 32 bytes in base64. Empty with SQLite: a key file beside the store.",
+    )
+    .default("${HOOKYARD_ENCRYPTION_KEY:-}"),
+]);
+
+impl Shape for Security {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(SECURITY, all)
+    }
+}
+
 /// Reads `security`. Without `encryption_key` there, it is taken from `$HOOKYARD_ENCRYPTION_KEY`.
 pub(super) fn security(node: Option<&Node>, env: &dyn Environment, cx: &mut Context) -> Security {
     let mut security = Security { allow_targets: Vec::new(), require_https: true, encryption_key: None };
-    let mut fields = node.and_then(|node| Fields::open(node, "`security`", cx));
+    let mut fields = node.and_then(|node| Fields::open(node, "`security`", SECURITY, cx));
     if let Some(fields) = &mut fields {
         security.allow_targets = fields.optional("allow_targets", cx).unwrap_or_default();
         security.require_https = fields.or("require_https", true, cx);
@@ -197,6 +285,16 @@ fn encryption_key(key: Secret, what: &str, place: super::tree::Place, cx: &mut C
     Some(key)
 }
 
+/// What such targets are called in messages.
+const ALLOW_TARGET: &str = "a network such as 10.0.0.0/8, an address or a host name, without scheme or port";
+
+impl Shape for AllowTarget {
+    fn schema(_: &mut Definitions) -> Schema {
+        let (name, ipv6) = ("[A-Za-z0-9._-]+", "[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*");
+        Schema::like(&format!(r"^(({name}|{ipv6})(/[0-9]+)?|\[{ipv6}\])$"), ALLOW_TARGET)
+    }
+}
+
 impl Decode for AllowTarget {
     /// A network (`10.0.0.0/8`), an address (`127.0.0.1`, `::1`) or a host name (`localhost`).
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
@@ -214,7 +312,7 @@ impl Decode for AllowTarget {
         if is_host(host) && !numeric {
             return Some(Self::Host(host.to_ascii_lowercase()));
         }
-        cx.expected("a network such as 10.0.0.0/8, an address or a host name, without scheme or port", node)
+        cx.expected(ALLOW_TARGET, node)
     }
 }
 
@@ -224,6 +322,25 @@ fn is_host(text: &str) -> bool {
         (1..=63).contains(&label.len()) && label.bytes().all(fits) && !label.starts_with('-') && !label.ends_with('-')
     };
     text.len() <= HOST_MAX && text.split('.').all(label)
+}
+
+/// The parts of a message that a template makes: the keys of [`Part::ALL`].
+const PARTS: Keys = Keys::of(&[
+    Field::of::<String>(
+        "text",
+        "Plain text: the message of n8n, a webhook's body; stands for the other parts where they are not given.",
+    ),
+    Field::of::<String>("subject", "One line: the subject of a mail."),
+    Field::of::<String>("html", "A whole document, or what stands in the middle of the built-in one."),
+    Field::of::<String>("slack", "Slack's own markup."),
+    Field::of::<String>("short", "A line or two: WhatsApp."),
+])
+.such_that(Schema::not_empty);
+
+impl Shape for render::Source {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::any_of([Schema::text(), Schema::map(PARTS, all)])
+    }
 }
 
 /// Reads `templates`: names and what they render.
@@ -267,7 +384,7 @@ fn template(name: &str, node: &Node, cx: &mut Context) -> Option<render::Source>
     let mut parts = BTreeMap::new();
     let mut places = BTreeMap::new();
     if let Value::Map(_) = &node.value {
-        let mut fields = Fields::open(node, format!("template `{name}`"), cx)?;
+        let mut fields = Fields::open(node, format!("template `{name}`"), PARTS, cx)?;
         for (key, part) in Part::ALL {
             let Some(node) = fields.node(key) else { continue };
             places.insert(part, node);
@@ -302,6 +419,15 @@ fn bad_template(error: &TemplateError, node: &Node, cx: &mut Context) {
 pub(super) fn bad_name(what: &str, name: &str, place: super::tree::Place, cx: &mut Context) {
     cx.error("bad-name", place, format!("`{name}` cannot be the name of {what}"))
         .note(format!("a name is letters, digits, `.`, `_` and `-`, at most {}", Name::LEN_MAX));
+}
+
+/// `unmatched`.
+pub(super) struct Unmatched;
+
+impl Shape for Unmatched {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::any_of([Schema::words(["keep"]), Schema::list(Schema::name())])
+    }
 }
 
 /// Reads `unmatched`: `keep`, or destinations. Whether they are declared is checked with all others.

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde_json::Value as Json;
+
 /// Where something stands in the configuration: a range of bytes of its texts, which are one behind the other (`Files`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Place {
@@ -93,6 +95,13 @@ pub struct Key {
     pub place: Place,
 }
 
+impl Key {
+    /// The key `name`, which stands nowhere.
+    fn of(name: &str) -> Self {
+        Self { name: name.to_owned(), place: Place::default() }
+    }
+}
+
 impl Node {
     /// The value of `key`, where this is a map that has it.
     pub fn get(&self, key: &str) -> Option<&Self> {
@@ -104,6 +113,19 @@ impl Node {
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
         let Value::Map(map) = &mut self.value else { return None };
         map.iter_mut().find(|(name, _)| name.name == key).map(|(_, node)| node)
+    }
+
+    /// JSON as a tree; it has no places.
+    pub fn of_json(json: &Json) -> Self {
+        let value = match json {
+            Json::Null => Value::Null,
+            Json::Bool(yes) => Value::Bool(*yes),
+            Json::Number(number) => number.as_i64().map_or_else(|| Value::Float(number.as_f64().unwrap_or(f64::NAN)), Value::Int),
+            Json::String(text) => Value::String(text.clone()),
+            Json::Array(items) => Value::List(items.iter().map(Self::of_json).collect()),
+            Json::Object(map) => Value::Map(map.iter().map(|(name, value)| (Key::of(name), Self::of_json(value))).collect()),
+        };
+        Self { value, place: Place::default(), referenced: false }
     }
 
     /// The text, where this is text.

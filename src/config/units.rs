@@ -3,9 +3,22 @@
 use std::time::Duration;
 
 use super::{
-    decode::{Context, Decode, Fields, Located},
+    decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape},
     tree::{Node, Value},
 };
+
+/// What durations are called in messages.
+const DURATION: &str = "a duration such as 500ms, 30s, 5m, 24h or 7d";
+/// What sizes are called in messages.
+const SIZE: &str = "a size such as 64KiB, 1MiB or 2GiB";
+/// What rates are called in messages.
+const RATE: &str = "a rate such as 50/s, 100/m or 1000/h";
+
+impl Shape for Duration {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like("^[0-9]+(ms|s|m|h|d)$", DURATION)
+    }
+}
 
 impl Decode for Duration {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
@@ -14,7 +27,7 @@ impl Decode for Duration {
             _ => None,
         };
         if parsed.is_none() {
-            cx.expected::<Self>("a duration such as 500ms, 30s, 5m, 24h or 7d", node);
+            cx.expected::<Self>(DURATION, node);
             if let (Value::Int(number @ 0..), Some(problem)) = (&node.value, cx.problems.last_mut()) {
                 problem.help(format!("a number needs its unit: {number}s, {number}m, {number}h or {number}d"));
             }
@@ -42,6 +55,13 @@ pub fn duration(text: &str) -> Option<Duration> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
 
+impl Shape for Size {
+    fn schema(_: &mut Definitions) -> Schema {
+        let bytes = Schema::only_integer().at_least(0);
+        Schema::any_of([Schema::like("^[0-9]+(B|KiB|MiB|GiB|TiB)?$", SIZE), bytes])
+    }
+}
+
 impl Decode for Size {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let parsed = match &node.value {
@@ -49,7 +69,7 @@ impl Decode for Size {
             Value::String(text) => size(text),
             _ => None,
         };
-        parsed.map(Self).or_else(|| cx.expected("a size such as 64KiB, 1MiB or 2GiB", node))
+        parsed.map(Self).or_else(|| cx.expected(SIZE, node))
     }
 }
 
@@ -91,12 +111,34 @@ impl Rate {
     }
 }
 
+const KEYS: Keys = Keys::of(&[
+    Field::of::<PerTime>("rate", "How many in which time: a second, a minute or an hour.").required().example("50/s"),
+    Field::of::<u32>("burst", "How many may come at once. Without it, as many as come in a second, and one at least.")
+        .example("100")
+        .such_that(|burst| burst.at_least(1)),
+]);
+
+/// `50/s`: a rate without its burst.
+struct PerTime;
+
+impl Shape for PerTime {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like("^[0-9]*[1-9][0-9]*/(s|m|min|h)$", RATE)
+    }
+}
+
+impl Shape for Rate {
+    fn schema(all: &mut Definitions) -> Schema {
+        all.named("rate", |all| Schema::any_of([PerTime::schema(all), Schema::map(KEYS, all)]))
+    }
+}
+
 impl Decode for Rate {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         if let Value::String(_) = node.value {
             return rate(node, cx);
         }
-        let mut fields = Fields::open(node, "a rate limit", cx)?;
+        let mut fields = Fields::open(node, "a rate limit", KEYS, cx)?;
         let rate_node = fields.node("rate");
         if rate_node.is_none() {
             fields.missing("rate", cx);
@@ -127,7 +169,7 @@ fn rate(node: &Node, cx: &mut Context) -> Option<Rate> {
         }),
         _ => None,
     };
-    parsed.or_else(|| cx.expected("a rate such as 50/s, 100/m or 1000/h", node))
+    parsed.or_else(|| cx.expected(RATE, node))
 }
 
 #[cfg(test)]

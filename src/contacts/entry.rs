@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, OneOrMore},
-        tree::{Key, Node, Place, Value},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, OneOrMore, Schema, Shape},
+        tree::Node,
     },
     route::glob::Glob,
 };
@@ -37,9 +37,31 @@ impl Contact {
     }
 }
 
+const KEYS: Keys = Keys::of(&[Field::of::<Glob>(
+    "namespace",
+    "Whose events they are told of: a namespace or a glob. The first that fits decides; `*` stands for everybody else.",
+)
+.required()
+.example("acme-*")])
+.and(&[WAYS])
+.such_that(|contact| contact.at_least_one(&["email", "slack", "whatsapp"]));
+
+/// How somebody is reached.
+const WAYS: Keys = Keys::of(&[
+    Field::of::<OneOrMore<Mailbox>>("email", "Their mail addresses.").example(r#"["dana@example.com"]"#),
+    Field::of::<SlackUser>("slack", "Their member id in the Slack workspace, to be mentioned by.").example("U012AB3CD"),
+    Field::of::<OneOrMore<Number>>("whatsapp", "Their numbers for WhatsApp, with the country.").example(r#"["+15550100"]"#),
+]);
+
+impl Shape for Contact {
+    fn schema(all: &mut Definitions) -> Schema {
+        all.named("contact", |all| Schema::map(KEYS, all))
+    }
+}
+
 impl Decode for Contact {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "a contact", cx)?;
+        let mut fields = Fields::open(node, "a contact", KEYS, cx)?;
         let namespace = fields.required("namespace", cx);
         let before = cx.problems.len();
         let ways = ways(&mut fields, cx);
@@ -74,6 +96,12 @@ fn ways(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Found> {
     Some(ways)
 }
 
+impl Shape for Mailbox {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^[^@]*@[^@]+$", "a mail address such as dana@example.com")
+    }
+}
+
 impl Decode for Mailbox {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let parsed = node.text().and_then(Self::parse);
@@ -81,10 +109,22 @@ impl Decode for Mailbox {
     }
 }
 
+impl Shape for Number {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^\s*(whatsapp:)?\+[0-9 ().-]+$", "a number with its country, in quotes: \"+15550100\"")
+    }
+}
+
 impl Decode for Number {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let parsed = node.text().and_then(Self::parse);
         parsed.or_else(|| cx.expected("a number with its country, in quotes: \"+15550100\"", node))
+    }
+}
+
+impl Shape for SlackUser {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"[UW][A-Z0-9]{2,}", "a Slack member id such as U012AB3CD")
     }
 }
 
@@ -101,35 +141,20 @@ pub(super) fn ways_of_json(json: &Json) -> Result<Found, String> {
     let known = map.iter().filter(|(key, _)| matches!(key.as_str(), "email" | "slack" | "whatsapp"));
     let known = Json::Object(known.map(|(key, value)| (key.clone(), value.clone())).collect());
     let mut cx = Context::default();
-    let node = node_of(&known);
-    let ways = Fields::open(&node, "the answer", &mut cx).and_then(|mut fields| ways(&mut fields, &mut cx));
+    let node = Node::of_json(&known);
+    let ways = Fields::open(&node, "the answer", WAYS, &mut cx).and_then(|mut fields| ways(&mut fields, &mut cx));
     complete(ways, &cx)
 }
 
 /// Reads a contact from JSON, as a file holds it.
 pub(super) fn contact_of_json(json: &Json) -> Result<Contact, String> {
     let mut cx = Context::default();
-    complete(Contact::decode(&node_of(json), &mut cx), &cx)
+    complete(Contact::decode(&Node::of_json(json), &mut cx), &cx)
 }
 
 fn complete<T>(decoded: Option<T>, cx: &Context) -> Result<T, String> {
     let first = || cx.problems.first().map_or_else(|| "it cannot be read".to_owned(), |problem| problem.message.clone());
     decoded.filter(|_| !cx.failed()).ok_or_else(first)
-}
-
-/// JSON as the tree that decoders read; it has no places.
-fn node_of(json: &Json) -> Node {
-    let value = match json {
-        Json::Null => Value::Null,
-        Json::Bool(yes) => Value::Bool(*yes),
-        Json::Number(number) => number.as_i64().map_or_else(|| Value::Float(number.as_f64().unwrap_or(f64::NAN)), Value::Int),
-        Json::String(text) => Value::String(text.clone()),
-        Json::Array(items) => Value::List(items.iter().map(node_of).collect()),
-        Json::Object(map) => Value::Map(
-            map.iter().map(|(name, value)| (Key { name: name.clone(), place: Place::default() }, node_of(value))).collect(),
-        ),
-    };
-    Node { value, place: Place::default(), referenced: false }
 }
 
 /// Contacts in their order, found by namespace.

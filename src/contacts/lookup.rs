@@ -17,7 +17,7 @@ use super::{Found, Unavailable, entry::ways_of_json};
 use crate::{
     clock::{Clock, Timestamp, later},
     config::{
-        decode::{Context, Decode, Fields, Located},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape},
         tree::Node,
     },
     deliver::{
@@ -60,9 +60,35 @@ impl fmt::Debug for Lookup {
     }
 }
 
+const KEYS: Keys = Keys::of(&[
+    Field::of::<String>("url", "Where it is asked, with `{namespace}` in the path or query.")
+        .required()
+        .example("https://people.example.com/contacts/{namespace}")
+        .such_that(|url| url.pattern(r"^https?://.*\{namespace\}", "a URL with `{namespace}` in its path or query")),
+    Field::of::<Headers>("headers", "Headers of every request.").example(r#"{"Authorization": "Bearer ${PEOPLE_TOKEN}"}"#),
+    Field::of::<TlsProfile>("tls", "Which certificates are trusted.").default("{}"),
+    Field::of::<Duration>("ttl", "How long an answer is good, at most 7d.").default("5m"),
+    Field::of::<Duration>("timeout", "How long it is waited for, at most 10s.").default("5s"),
+]);
+
+/// A map of headers.
+struct Headers;
+
+impl Shape for Headers {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::map_of(Schema::text())
+    }
+}
+
+impl Shape for Lookup {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(KEYS, all)
+    }
+}
+
 impl Decode for Lookup {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`contacts_lookup`", cx)?;
+        let mut fields = Fields::open(node, "`contacts_lookup`", KEYS, cx)?;
         let url = fields.required::<Located<String>>("url", cx).and_then(|url| template(url, cx));
         let headers = fields.node("headers").map_or(Some(HeaderMap::new()), |node| read_headers(node, cx));
         let tls = fields.or("tls", TlsProfile::default(), cx);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     config::{
-        decode::{Context, Decode, Fields},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, OneOrMore, Schema, Shape},
         tree::{Node, Value},
     },
     envelope::Envelope,
@@ -113,7 +113,27 @@ pub enum NoRecipients {
     TooMany,
 }
 
+/// `{path: $.data.email}`.
+const AT_PATH: Keys = Keys::of(&[Field::of::<Path>("path", "Where the event names them.").required().example("$.data.email")]);
+
+impl<T: Reached> Shape for Recipients<T> {
+    fn schema(all: &mut Definitions) -> Schema {
+        let literal = OneOrMore::<T>::schema(all).not_empty();
+        Schema::any_of([Schema::only("contact"), Schema::map(AT_PATH, all), literal])
+    }
+}
+
 impl<T: Reached> Recipients<T> {
+    /// Who a destination writes to.
+    pub const KEYS: Keys = Keys::of(&[
+        Field::of::<Self>("to", "Who gets its messages: `contact` (those under `contacts` by the event's namespace), a list, or a path into the event.")
+            .required()
+            .example("contact"),
+        Field::of::<Vec<Allowed>>("allow_recipients", "Whom events may name, with `to: {path: …}`: globs.")
+            .example(r#"["*@example.com"]"#)
+            .such_that(Schema::not_empty),
+    ]);
+
     /// Reads `to` and `allow_recipients` of a destination.
     pub fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let allowed = fields.node("allow_recipients").map(|node| (node, Vec::<Allowed>::decode(node, cx)));
@@ -128,7 +148,7 @@ impl<T: Reached> Recipients<T> {
         match &to.value {
             Value::String(word) if word == "contact" => Some(Self::Contact),
             Value::Map(_) => {
-                let mut inner = Fields::open(to, "`to`", cx)?;
+                let mut inner = Fields::open(to, "`to`", AT_PATH, cx)?;
                 let path = inner.required("path", cx);
                 inner.finish(cx);
                 let allowed = match allowed {
@@ -222,6 +242,12 @@ fn without_repeats<T: Reached>(them: Vec<T>) -> Vec<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowed(String);
 
+impl Shape for Allowed {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::text().not_empty()
+    }
+}
+
 impl Decode for Allowed {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let text = String::decode(node, cx)?;
@@ -263,7 +289,7 @@ mod tests {
     fn read(yaml: &str) -> Result<Recipients<Mailbox>, String> {
         let mut cx = Context::default();
         let tree = node(yaml);
-        let mut fields = Fields::open(&tree, "destination `mail`", &mut cx).unwrap();
+        let mut fields = Fields::open(&tree, "destination `mail`", Recipients::<Mailbox>::KEYS, &mut cx).unwrap();
         let to = Recipients::decode(&mut fields, &mut cx);
         fields.finish(&mut cx);
         to.filter(|_| !cx.failed()).ok_or_else(|| cx.problems.into_iter().map(|it| it.message).collect::<Vec<_>>().join("; "))

@@ -9,7 +9,7 @@ use jiff::fmt::rfc2822::DateTimeParser;
 use crate::{
     clock::{Timestamp, until},
     config::{
-        decode::{Context, Decode, one_of},
+        decode::{Context, Decode, Definitions, Schema, Shape, Words},
         tree::{Node, Value},
     },
     store::Cause,
@@ -42,8 +42,10 @@ pub enum Meaning {
 }
 
 /// What `status_rules` may say.
-const MEANINGS: [(&str, Meaning); 3] =
-    [("delivered", Meaning::Delivered), ("transient", Meaning::Transient), ("permanent", Meaning::Permanent(Cause::Receiver))];
+impl Words for Meaning {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("delivered", Self::Delivered), ("transient", Self::Transient), ("permanent", Self::Permanent(Cause::Receiver))];
+}
 
 /// How a destination reads answers: by a table, but for what it says itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +74,12 @@ impl StatusRules {
     }
 }
 
+impl Shape for StatusRules {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map_under("^[2-5][0-9][0-9]$", Meaning::schema(all))
+    }
+}
+
 impl Decode for StatusRules {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let Value::Map(map) = &node.value else {
@@ -79,7 +87,7 @@ impl Decode for StatusRules {
         };
         let mut rules = BTreeMap::new();
         for (key, value) in map {
-            let meaning = one_of(value, &MEANINGS, cx);
+            let meaning = Meaning::decode(value, cx);
             match (key.name.parse().ok().filter(|status| (200..=599).contains(status)), meaning) {
                 (Some(status), Some(meaning)) => _ = rules.insert(status, meaning),
                 (None, _) => _ = cx.error("bad-value", key.place, format!("`{}` is no status between 200 and 599", key.name)),
@@ -90,10 +98,8 @@ impl Decode for StatusRules {
     }
 }
 
-impl Decode for Answers {
-    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        one_of(node, &[("default", Self::Default), ("interactor", Self::Interactor)], cx)
-    }
+impl Words for Answers {
+    const WORDS: &'static [(&'static str, Self)] = &[("default", Self::Default), ("interactor", Self::Interactor)];
 }
 
 impl Answers {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, Located},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape},
         tree::{Node, Place, Value},
     },
     sign::outbound::{Message, Signing, webhook_id},
@@ -89,6 +89,33 @@ pub(super) struct Body {
     pub(super) content_type: String,
     /// The bytes.
     pub(super) bytes: Bytes,
+}
+
+/// What is said of a destination over HTTP.
+pub(super) const KEYS: Keys = Keys::of(&[
+    Field::of::<String>("url", "Where it is sent. The path, which may carry a secret, is masked wherever it is shown.")
+        .required()
+        .example("https://crm.example.com/hooks/relay")
+        .such_that(url),
+    Field::of::<TlsProfile>("tls", "Which certificates are trusted.").default("{}"),
+    Field::of::<Signing>("signing", "How requests are signed, so that the target can tell the relay from anybody else.")
+        .example(r#"{"schemes": ["standard"], "secrets": ["${CRM_SECRET}"]}"#),
+    Field::of::<Headers>("headers", "Headers of every request; not those that the relay sets itself.")
+        .example(r#"{"X-Team": "billing"}"#),
+]);
+
+/// Text that is the URL of a target.
+pub(super) fn url(text: Schema) -> Schema {
+    text.pattern("^https?://[^/?#@]+([/?#]|$)", "a URL such as https://example.com/hooks")
+}
+
+/// A map of headers.
+pub(crate) struct Headers;
+
+impl Shape for Headers {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::map_of(Schema::text())
+    }
 }
 
 impl Endpoint {

@@ -22,7 +22,7 @@ use crate::{
     clock::{Clock, Timestamp, earlier},
     config::{
         AllowTarget,
-        decode::{Context, Fields, Located, Rate},
+        decode::{Context, Definitions, Field, Fields, Keys, Located, Rate, Schema, Shape, Words},
         tree::{Key, Node},
     },
     contacts::Contacts,
@@ -149,11 +149,59 @@ impl Default for Defaults {
     }
 }
 
+/// What `defaults.destination` may say, and every destination.
+const SHARED: Keys = Keys::of(&[
+    Field::of::<Duration>("timeout", "How long one attempt may take, at most 300s.").default("30s"),
+    Field::of::<u32>("concurrency", "How many attempts may be under way at once.")
+        .default("8")
+        .such_that(|concurrency| concurrency.between(1, CONCURRENCY_MAX.into())),
+    Field::of::<Policy>("retry", "When a delivery is tried again, and when it is given up.")
+        .default("honeyframe")
+        .example(r#"{"initial": "5s", "factor": 3, "max": "1h", "jitter": "full", "give_up_after": "24h"}"#),
+    Field::of::<Answers>("answers", "How statuses are read: `default` is forgiving, `interactor` is Interactor's own table.")
+        .default("default"),
+    Field::of::<Duration>("retry_after_max", "The longest wait that a target may ask for by `Retry-After`.").default("1h"),
+]);
+/// What only a destination may say, of whatever kind.
+const KEYS: Keys = Keys::of(&[
+    Field::of::<kinds::Word>("kind", "What it is.").required(),
+    Field::of::<StatusRules>("status_rules", "What single statuses mean here, whatever the table says.")
+        .default("{}")
+        .example(r#"{"404": "permanent", "409": "delivered"}"#),
+    Field::of::<Rate>("rate_limit", "How much is sent at most; what is more waits. Slack's default is 1/s.")
+        .example(r#"{"rate": "20/s", "burst": 40}"#),
+    Field::of::<Path>(
+        "order_by",
+        "Deliveries with the same value here arrive in order; one that fails holds up those behind it.",
+    )
+    .example("$.data.instance_id"),
+    Field::of::<Name>("renamed_from", "What it was called before: what waits for that name becomes its own.").example("old-crm"),
+    Field::of::<Duration>("ttl", "What is older than this is not worth sending.").example("7d"),
+    Field::of::<Quiet>("quiet", "When it is left alone, and what becomes of deliveries then.")
+        .example(r#"{"schedule": "nights", "then": "hold", "except": ["critical"]}"#),
+])
+.and(&[SHARED]);
+
+impl Shape for Defaults {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(SHARED, all)
+    }
+}
+
+impl Shape for Destination {
+    fn schema(all: &mut Definitions) -> Schema {
+        let kinds = kinds::Word::WORDS.iter().map(|(word, kind)| (*word, kind.keys()));
+        Schema::map_by_kind(KEYS, kinds, all)
+    }
+}
+
 impl Defaults {
     /// Reads `defaults.destination`; `None` stands for its absence.
     pub fn decode(node: Option<&Node>, cx: &mut Context) -> Self {
         let ours = Self::default();
-        let Some(mut fields) = node.and_then(|node| Fields::open(node, "`defaults.destination`", cx)) else { return ours };
+        let Some(mut fields) = node.and_then(|node| Fields::open(node, "`defaults.destination`", SHARED, cx)) else {
+            return ours;
+        };
         let read = ours.overridden(&mut fields, cx);
         fields.finish(cx);
         read
@@ -173,8 +221,8 @@ impl Defaults {
             timeout: timeout.unwrap_or(self.timeout),
             concurrency: concurrency.unwrap_or(self.concurrency),
             retry: fields.optional("retry", cx).unwrap_or_else(|| self.retry.clone()),
-            answers: fields.or("answers", self.answers, cx),
-            retry_after_max: fields.or("retry_after_max", self.retry_after_max, cx),
+            answers: fields.optional("answers", cx).unwrap_or(self.answers),
+            retry_after_max: fields.optional("retry_after_max", cx).unwrap_or(self.retry_after_max),
         }
     }
 }
@@ -195,10 +243,11 @@ impl Destination {
             let message = "a name begins with a letter or digit, then letters, digits, `.`, `_` and `-`; at most 64";
             cx.error("bad-name", key.place, message);
         }
-        let mut fields = Fields::open(node, format!("destination `{}`", key.name), cx)?;
+        let mut fields = Fields::open(node, format!("destination `{}`", key.name), KEYS, cx)?;
         let common = defaults.overridden(&mut fields, cx);
         // Which keys there are depends on the kind: without one, none can be called unknown.
-        let word = kinds::Word::decode(&mut fields, cx)?;
+        let word = kinds::Word::read(&mut fields, cx)?;
+        fields.also(word.keys());
         let kind = Kind::decode(word, &key.name, &mut fields, cx);
         let rules = fields.or("status_rules", StatusRules::default(), cx);
         if matches!(word, kinds::Word::N8n) && rules.names(404) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     clock::Timestamp,
     config::{
-        decode::{Context, Decode, Fields, OneOrMore, nearest, one_of},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, OneOrMore, Schema, Shape, Words, nearest},
         tree::Node,
     },
     schedule::Schedule,
@@ -34,7 +34,22 @@ pub enum Then {
     Drop,
 }
 
-const THENS: [(&str, Then); 3] = [("hold", Then::Hold), ("digest", Then::Digest), ("drop", Then::Drop)];
+impl Words for Then {
+    const WORDS: &'static [(&'static str, Self)] = &[("hold", Self::Hold), ("digest", Self::Digest), ("drop", Self::Drop)];
+}
+
+const KEYS: Keys = Keys::of(&[
+    Field::of::<String>("schedule", "When: an entry of `schedules`.").required().example("nights"),
+    Field::of::<Then>("then", "What becomes of deliveries then: they wait, go out as one message when it ends, or are not sent.")
+        .default("hold"),
+    Field::of::<OneOrMore<Severity>>("except", "Severities that go out all the same.").example(r#"["critical"]"#),
+]);
+
+impl Shape for Quiet {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(KEYS, all)
+    }
+}
 
 impl Quiet {
     /// Until when a delivery of this severity is to wait at `now`; `None` when it may go.
@@ -53,7 +68,7 @@ impl Quiet {
 
 impl Decode for Quiet {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`quiet`", cx)?;
+        let mut fields = Fields::open(node, "`quiet`", KEYS, cx)?;
         let schedule = match fields.node("schedule") {
             Some(node) => named(node, cx),
             None => {
@@ -61,17 +76,14 @@ impl Decode for Quiet {
                 None
             }
         };
-        let then = match fields.node("then") {
-            Some(node) => one_of(node, &THENS, cx),
-            None => Some(Then::Hold),
-        };
+        let then = fields.or("then", Then::Hold, cx);
         let except = match fields.node("except") {
             Some(node) => OneOrMore::decode(node, cx).map(|OneOrMore(all)| all),
             None => Some(Vec::new()),
         };
         let place = fields.key_place("schedule");
         fields.finish(cx);
-        let (schedule, then, except) = (schedule?, then?, except?);
+        let (schedule, except) = (schedule?, except?);
         // Any time will do: it asks for a whole week.
         if except.is_empty() && schedule.is_always(Timestamp::UNIX_EPOCH) {
             cx.warning("always-quiet", place, format!("schedule `{}` leaves no time in which anything is sent", schedule.name));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::{
     clock::{Timestamp, later, to_ms},
     config::{
-        decode::{Context, Decode, Fields, Located, one_of},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape, Words},
         tree::{Node, Value},
     },
 };
@@ -53,7 +53,10 @@ pub enum Jitter {
     Full,
 }
 
-const JITTERS: [(&str, Jitter); 3] = [("none", Jitter::None), ("equal", Jitter::Equal), ("full", Jitter::Full)];
+impl Words for Jitter {
+    const WORDS: &'static [(&'static str, Self)] = &[("none", Self::None), ("equal", Self::Equal), ("full", Self::Full)];
+}
+
 const STEP_MAX: Duration = Duration::from_secs(3600);
 /// Interactor's own waits: attempts at 0, 1 min, 6 min, 36 min and 2 h 36 min.
 const INTERACTOR_STEPS: [Duration; 4] =
@@ -154,8 +157,31 @@ enum Preset {
     Agent,
 }
 
-const PRESETS: [(&str, Preset); 3] =
-    [("honeyframe", Preset::Honeyframe), ("interactor", Preset::Interactor), ("agent", Preset::Agent)];
+impl Words for Preset {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("honeyframe", Self::Honeyframe), ("interactor", Self::Interactor), ("agent", Self::Agent)];
+}
+
+const KEYS: Keys = Keys::of(&[
+    Field::of::<Preset>("preset", "What it begins with; the other keys change it.").default("honeyframe"),
+    Field::of::<Duration>("initial", "The wait after the first attempt.").example("5s"),
+    Field::of::<f64>("factor", "By how much each wait is longer than the one before; 1 or more.")
+        .example("3")
+        .such_that(|factor| factor.at_least(1)),
+    Field::of::<Duration>("max", "The longest wait between two attempts.").example("1h"),
+    Field::of::<Jitter>("jitter", "How chance spreads the waits: `none`, `equal` (half of the wait stands) or `full`.")
+        .example("full"),
+    Field::of::<Duration>("give_up_after", "How long after the first attempt the last one is made.").example("24h"),
+    Field::of::<u32>("max_attempts", "How many attempts are made at most, the first one among them.")
+        .example("6")
+        .such_that(|most| most.at_least(1)),
+]);
+
+impl Shape for Policy {
+    fn schema(all: &mut Definitions) -> Schema {
+        all.named("retry", |all| Schema::any_of([Preset::schema(all), Schema::map(KEYS, all)]))
+    }
+}
 
 impl Preset {
     fn policy(self) -> Policy {
@@ -171,11 +197,11 @@ impl Decode for Policy {
     /// `honeyframe`, or a map: `{preset: agent, max_attempts: 6}`; without `preset` the rest overrides `honeyframe`.
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         if let Value::String(_) = node.value {
-            return one_of(node, &PRESETS, cx).map(Preset::policy);
+            return Preset::decode(node, cx).map(Preset::policy);
         }
-        let mut fields = Fields::open(node, "a retry policy", cx)?;
+        let mut fields = Fields::open(node, "a retry policy", KEYS, cx)?;
         let preset = match fields.node("preset") {
-            Some(node) => one_of(node, &PRESETS, cx)?,
+            Some(node) => Preset::decode(node, cx)?,
             None => Preset::Honeyframe,
         };
         let mut policy = preset.policy();
@@ -195,9 +221,9 @@ impl Policy {
             }
             return;
         };
-        *initial = fields.or("initial", *initial, cx);
-        *factor = fields.or("factor", *factor, cx);
-        *max = fields.or("max", *max, cx);
+        *initial = fields.optional("initial", cx).unwrap_or(*initial);
+        *factor = fields.optional("factor", cx).unwrap_or(*factor);
+        *max = fields.optional("max", cx).unwrap_or(*max);
         if *factor < 1.0 {
             cx.error("bad-value", fields.key_place("factor"), "`factor` must be at least 1");
         }
@@ -208,9 +234,7 @@ impl Policy {
     }
 
     fn override_limits(&mut self, preset: Preset, fields: &mut Fields<'_>, cx: &mut Context) {
-        if let Some(node) = fields.node("jitter") {
-            self.jitter = one_of(node, &JITTERS, cx).unwrap_or(self.jitter);
-        }
+        self.jitter = fields.optional("jitter", cx).unwrap_or(self.jitter);
         self.give_up_after = fields.optional("give_up_after", cx).or(self.give_up_after);
         let Some(Located { value, place }) = fields.optional::<Located<u32>>("max_attempts", cx) else { return };
         if value == 0 {
@@ -302,7 +326,7 @@ mod tests {
         ) {
             let policy = Policy {
                 steps: Steps::Growing { initial: Duration::from_millis(initial), factor, max: Duration::from_millis(max) },
-                jitter: JITTERS[which].1,
+                jitter: Jitter::WORDS[which].1,
                 give_up_after: Some(Duration::from_millis(give_up)),
                 max_attempts: None,
             };

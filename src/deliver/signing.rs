@@ -1,8 +1,10 @@
 //! `signing` of a destination: which schemes, under which secrets.
 
+use serde_json::json;
+
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, Located, OneOrMore, Secrets, one_of},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, OneOrMore, Schema, Secrets, Shape, Words},
         tree::{Node, Place, Value},
     },
     secret::Secret,
@@ -12,15 +14,29 @@ use crate::{
     },
 };
 
-/// Every scheme's word; `custom` stands for its keys.
-const SCHEMES: [(&str, Word); 5] = [
-    ("standard", Word::Standard),
-    ("interactor", Word::Interactor),
-    ("agent", Word::Agent),
-    ("honeyframe", Word::Honeyframe),
-    ("custom", Word::Custom),
-];
+const KEYS: Keys = Keys::of(&[
+    Field::of::<OneOrMore<Word>>("schemes", "How it is signed; several at once are possible.")
+        .default(r#"["standard"]"#)
+        .such_that(Schema::not_empty),
+    Field::of::<Secrets>(
+        "secrets",
+        "The current secret first, previous ones after it. For `standard`: `whsec_` and base64 of 24 to 64 bytes.",
+    )
+    .required()
+    .example(r#"["${CRM_SECRET}"]"#),
+]);
+/// The keys of the scheme `custom`.
+const CUSTOM: Keys = Keys::of(&[
+    Field::of::<HeaderWord>("header", "The header that carries the signature.").required().example("X-Signature"),
+    Field::of::<String>("prefix", "What stands before the signature.").example("sha256="),
+    Field::of::<Encoding>("encoding", "How the signature is written.").default("hex"),
+    Field::of::<Content>("content", "What is signed: the body, or the timestamp, a dot and the body.").default("body"),
+    Field::of::<HeaderWord>("timestamp_header", "The header that carries the timestamp, with `content: timestamp.body`.")
+        .example("X-Timestamp"),
+])
+.such_that(|custom| custom.needs_where("content", "timestamp.body", "timestamp_header"));
 
+/// The scheme; `custom` stands for its keys.
 #[derive(Clone, Copy, PartialEq)]
 enum Word {
     Standard,
@@ -30,20 +46,45 @@ enum Word {
     Custom,
 }
 
-impl Decode for Word {
-    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        one_of(node, &SCHEMES, cx)
+impl Words for Word {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("standard", Self::Standard),
+        ("interactor", Self::Interactor),
+        ("agent", Self::Agent),
+        ("honeyframe", Self::Honeyframe),
+        ("custom", Self::Custom),
+    ];
+}
+
+impl Words for Encoding {
+    const WORDS: &'static [(&'static str, Self)] = &[("hex", Self::Hex), ("base64", Self::Base64)];
+}
+
+impl Words for Content {
+    const WORDS: &'static [(&'static str, Self)] = &[("body", Self::Body), ("timestamp.body", Self::TimestampBody)];
+}
+
+impl Shape for Signing {
+    fn schema(all: &mut Definitions) -> Schema {
+        all.named("signing", |all| {
+            let custom = json!({"anyOf": [{"const": "custom"}, {"type": "array", "contains": {"const": "custom"}}]});
+            let is_custom = json!({"properties": {"schemes": custom}, "required": ["schemes"]});
+            Schema::depending(is_custom, Schema::map(KEYS.and(&[CUSTOM]), all), Schema::map(KEYS, all))
+        })
     }
 }
 
 impl Decode for Signing {
     /// `{schemes: [standard, interactor], secrets: […]}`, and the keys of `custom` where it is among the schemes.
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`signing`", cx)?;
+        let mut fields = Fields::open(node, "`signing`", KEYS, cx)?;
         let words = words(&mut fields, cx);
         let secrets = fields.required::<Secrets>("secrets", cx);
         let custom = match &words {
-            Some(words) if words.contains(&Word::Custom) => Some(custom(&mut fields, cx)),
+            Some(words) if words.contains(&Word::Custom) => {
+                fields.also(CUSTOM);
+                Some(custom(&mut fields, cx))
+            }
             _ => None,
         };
         let misfits = match (&words, fields.node("secrets")) {
@@ -106,16 +147,10 @@ fn misfits(node: &Node) -> Vec<Place> {
 fn custom(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Custom> {
     let header = fields.required::<HeaderWord>("header", cx);
     let prefix = fields.optional::<Located<String>>("prefix", cx);
-    let encoding = match fields.node("encoding") {
-        Some(node) => one_of(node, &[("hex", Encoding::Hex), ("base64", Encoding::Base64)], cx)?,
-        None => Encoding::Hex,
-    };
-    let content = match fields.node("content") {
-        Some(node) => one_of(node, &[("body", Content::Body), ("timestamp.body", Content::TimestampBody)], cx)?,
-        None => Content::Body,
-    };
+    let encoding = fields.or("encoding", Encoding::Hex, cx);
+    let content = fields.or("content", Content::Body, cx);
     let timestamp_header = match content {
-        Content::TimestampBody => fields.required::<HeaderWord>("timestamp_header", cx)?.0,
+        Content::TimestampBody => timestamp_header(fields, cx)?.0,
         Content::Body => {
             if fields.node("timestamp_header").is_some() {
                 let place = fields.key_place("timestamp_header");
@@ -139,8 +174,22 @@ fn custom(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Custom> {
     })
 }
 
+/// `timestamp_header`, which is needed where the timestamp is signed.
+fn timestamp_header(fields: &mut Fields<'_>, cx: &mut Context) -> Option<HeaderWord> {
+    if fields.node("timestamp_header").is_none() {
+        cx.error("missing-key", fields.key_place("content"), "`content: timestamp.body` needs `timestamp_header`");
+    }
+    fields.optional("timestamp_header", cx)
+}
+
 /// A header's name that signatures may use.
 struct HeaderWord(String);
+
+impl Shape for HeaderWord {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", "the name of a header such as X-Signature")
+    }
+}
 
 impl Decode for HeaderWord {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {

@@ -12,7 +12,7 @@ use rustls::{
 use rustls_platform_verifier::BuilderVerifierExt;
 
 use crate::config::{
-    decode::{Context, Decode, Fields, Located},
+    decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape},
     tree::Node,
 };
 
@@ -42,10 +42,23 @@ impl Default for TlsProfile {
     }
 }
 
+const KEYS: Keys = Keys::of(&[
+    Field::of::<bool>("verify", "Whether its certificate is checked. Without, anybody on the way can answer in its name.")
+        .default("true"),
+    Field::of::<String>("ca_file", "Certificates in PEM that are trusted instead of the system's.")
+        .example("/etc/hookyard/ca.pem"),
+]);
+
+impl Shape for TlsProfile {
+    fn schema(all: &mut Definitions) -> Schema {
+        all.named("tls", |all| Schema::map(KEYS, all))
+    }
+}
+
 impl Decode for TlsProfile {
     /// `{verify, ca_file}`; the file is read here, so that `check` finds one that is missing.
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`tls`", cx)?;
+        let mut fields = Fields::open(node, "`tls`", KEYS, cx)?;
         let verify = fields.or("verify", true, cx);
         let ca_file = fields.optional::<Located<String>>("ca_file", cx);
         if !verify {

@@ -6,19 +6,55 @@ use serde_json::Value;
 use super::{body::fit, request::Raw};
 use crate::{
     config::{
-        decode::{Context, Decode, Fields},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Schema, Shape},
         tree::Node,
     },
     route::{path::Path, when::Condition},
 };
 
-/// Which keys a `map` may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keys {
-    /// All five: the kind has no id of its own.
-    All,
-    /// All but `id`, which the kind settles.
-    NoId,
+/// What a `map` may name.
+const KEYS: Keys = Keys::of(&[Field::of::<IdOrType>(
+    "id",
+    "The sender's id of an event: what comes again under it is a duplicate. Also `header:Name`.",
+)
+.example("$.message.id")])
+.and(&[WITHOUT_ID]);
+/// The same for kinds that settle the id themselves.
+const WITHOUT_ID: Keys = Keys::of(&[
+    Field::of::<IdOrType>("type", "The event's type. Also `header:Name`.").example("connector.gmail.email_sent"),
+    Field::of::<Expression>("time", "When it happened, as the sender says.").example("$.message.sent_at"),
+    Field::of::<Expression>("namespace", "Whose event it is.").example("$.account"),
+    Field::of::<Expression>("subject", "What it happened to.").example("$.message.thread_id"),
+]);
+
+/// A [`Mapping`] of a kind that settles the id itself.
+pub(crate) struct MapWithoutId;
+
+impl Shape for MapWithoutId {
+    fn schema(all: &mut Definitions) -> Schema {
+        all.named("map_without_id", |all| Schema::map(WITHOUT_ID, all))
+    }
+}
+
+impl Shape for Mapping {
+    fn schema(all: &mut Definitions) -> Schema {
+        all.named("map", |all| Schema::map(KEYS, all))
+    }
+}
+
+/// A value of a `map` that may be a header's.
+struct IdOrType;
+
+impl Shape for IdOrType {
+    fn schema(all: &mut Definitions) -> Schema {
+        Expression::schema(all)
+    }
+}
+
+impl Shape for Expression {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::text().not_empty()
+    }
 }
 
 /// One value of a `map`.
@@ -72,19 +108,28 @@ pub(crate) struct Case {
 }
 
 impl Mapping {
-    /// Reads a `map` with the given `keys`.
-    pub(crate) fn decode(node: &Node, keys: Keys, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`map`", cx)?;
-        let mut map = Self::default();
-        if keys == Keys::All {
-            map.id = expression(&mut fields, "id", true, cx);
-        }
-        map.r#type = expression(&mut fields, "type", true, cx);
-        map.time = expression(&mut fields, "time", false, cx);
-        map.namespace = expression(&mut fields, "namespace", false, cx);
-        map.subject = expression(&mut fields, "subject", false, cx);
+    /// Reads a `map`.
+    pub(crate) fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let mut fields = Fields::open(node, "`map`", KEYS, cx)?;
+        let id = expression(&mut fields, "id", true, cx);
+        Some(Self { id, ..Self::rest(fields, cx) })
+    }
+
+    /// Reads the `map` of a kind that settles the id itself.
+    pub(crate) fn decode_without_id(node: &Node, cx: &mut Context) -> Option<Self> {
+        Fields::open(node, "`map`", WITHOUT_ID, cx).map(|fields| Self::rest(fields, cx))
+    }
+
+    fn rest(mut fields: Fields<'_>, cx: &mut Context) -> Self {
+        let map = Self {
+            id: Vec::new(),
+            r#type: expression(&mut fields, "type", true, cx),
+            time: expression(&mut fields, "time", false, cx),
+            namespace: expression(&mut fields, "namespace", false, cx),
+            subject: expression(&mut fields, "subject", false, cx),
+        };
         fields.finish(cx);
-        Some(map)
+        map
     }
 
     /// True when it names nothing, so that no body need be read for it.
@@ -164,6 +209,15 @@ fn literal(text: String, node: &Node, cx: &mut Context) -> Option<Expression> {
     literal
 }
 
+/// The name of a header.
+pub(crate) struct HeaderText;
+
+impl Shape for HeaderText {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", "the name of a header such as X-Request-Id")
+    }
+}
+
 /// `name` as the name of a header; anything else is an error at `node`.
 pub(crate) fn header_name(name: &str, node: &Node, cx: &mut Context) -> Option<HeaderName> {
     let parsed = HeaderName::try_from(name).ok();
@@ -177,15 +231,31 @@ impl Case {
     }
 }
 
+impl Case {
+    const KEYS: Keys = Keys::of(&[
+        Field::of::<Vec<Condition>>("when", "Conditions on the body, all of which must hold; `$` is the body.")
+            .required()
+            .example(r#"[{"path": "$.connector", "eq": "gmail"}]"#)
+            .such_that(Schema::not_empty),
+        Field::of::<Mapping>("map", "Where things stand in such a body; what it does not name, the source's own `map` does."),
+    ]);
+}
+
+impl Shape for Case {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(Self::KEYS, all)
+    }
+}
+
 impl Decode for Case {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "a case", cx)?;
+        let mut fields = Fields::open(node, "a case", Self::KEYS, cx)?;
         let when: Option<Vec<Condition>> = fields.required("when", cx);
         if when.as_ref().is_some_and(Vec::is_empty) {
             cx.error("bad-value", fields.key_place("when"), "a case needs at least one condition");
         }
         let map = match fields.node("map") {
-            Some(map) => Mapping::decode(map, Keys::All, cx),
+            Some(map) => Mapping::decode(map, cx),
             None => Some(Mapping::default()),
         };
         fields.finish(cx);
@@ -202,7 +272,7 @@ mod tests {
 
     fn decode(text: &str) -> (Option<Mapping>, Vec<&'static str>) {
         let mut cx = Context::default();
-        let map = Mapping::decode(&yaml(text), Keys::All, &mut cx);
+        let map = Mapping::decode(&yaml(text), &mut cx);
         (map, cx.problems.iter().map(|problem| problem.code).collect())
     }
 

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, Located, Rate, one_of},
-        tree::{Key, Node, Place, Value},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Rate, Schema, Shape, Words},
+        tree::{self, Node, Place, Value},
     },
     envelope::Name,
 };
@@ -40,20 +40,66 @@ pub struct Source {
     pub(crate) silent_after: Option<Duration>,
 }
 
+/// What all kinds share.
+const KEYS: Keys = Keys::of(&[
+    Field::of::<Word>("kind", "How its sender proves itself, and where an event's id, type and time stand.").required(),
+    Field::of::<SourcePath>("path", "The path of the public listener that it answers on.")
+        .required()
+        .example("/webhooks/interactor"),
+    Field::of::<Rate>("rate_limit", "How many verified requests it takes; more get 429.")
+        .example(r#"{"rate": "50/s", "burst": 100}"#),
+    Field::of::<Rate>("failure_limit", "How many requests of one client address may fail; more get 429 and are counted only.")
+        .default(r#"{"rate": "100/s", "burst": 1000}"#),
+    Field::of::<Dedupe>("dedupe", "How events are known again whose sender gives them no id."),
+    Field::of::<Duration>("silent_after", "After how long without an event the relay tells that it is silent. Left out: never.")
+        .example("24h"),
+]);
+
+impl Shape for Source {
+    fn schema(all: &mut Definitions) -> Schema {
+        let kinds = Word::WORDS.iter().map(|(word, kind)| (*word, kind.keys()));
+        Schema::map_by_kind(KEYS, kinds, all)
+    }
+}
+
+/// `dedupe`.
+struct Dedupe;
+
+impl Dedupe {
+    const KEYS: Keys =
+        Keys::of(&[
+            Field::of::<Window>("window", "How long the bytes of an event are remembered; `off`: not at all.").default("24h")
+        ]);
+}
+
+impl Shape for Dedupe {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(Self::KEYS, all)
+    }
+}
+
+/// How long hashes are remembered.
+struct Window;
+
+impl Shape for Window {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::any_of([Duration::schema(all), Schema::only("off")])
+    }
+}
+
 impl Source {
     /// Reads one entry of `sources`. That names and paths do not repeat is checked when the whole file is read.
-    pub fn decode(key: &Key, node: &Node, cx: &mut Context) -> Option<Self> {
+    pub fn decode(key: &tree::Key, node: &Node, cx: &mut Context) -> Option<Self> {
         let name = Name::parse(&key.name);
         if name.is_none() {
             let problem = cx.error("bad-name", key.place, format!("`{}` cannot name a source", key.name));
             problem.help("a letter or digit, then letters, digits, `.`, `_` and `-`; at most 64");
         }
-        let mut fields = Fields::open(node, format!("source `{}`", key.name), cx)?;
-        let Some(kind) = fields.required::<KindWord>("kind", cx) else {
-            return None; // Which keys are legal depends on the kind.
-        };
+        let mut fields = Fields::open(node, format!("source `{}`", key.name), KEYS, cx)?;
+        let kind = fields.required::<Word>("kind", cx)?; // Which keys are legal depends on it.
+        fields.also(kind.keys());
         let path: Option<Located<SourcePath>> = fields.required("path", cx);
-        let kind = Kind::decode(kind.0, &mut fields, name.as_ref().unwrap_or(&Name::from("source")), cx);
+        let kind = Kind::decode(kind, &mut fields, name.as_ref().unwrap_or(&Name::from("source")), cx);
         let rate_limit = fields.optional("rate_limit", cx);
         let failure_limit = fields.or("failure_limit", FAILURES, cx);
         let window = fields.node("dedupe").and_then(|node| window(node, cx)).unwrap_or(WINDOW);
@@ -88,14 +134,6 @@ impl Source {
     }
 }
 
-struct KindWord(Word);
-
-impl Decode for KindWord {
-    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        one_of(node, &Word::ALL, cx).map(Self)
-    }
-}
-
 fn silent_after(after: &Located<Duration>, cx: &mut Context) -> Duration {
     if after.value < SILENT_MIN {
         cx.error("bad-value", after.place, "`silent_after` is at least 1s");
@@ -105,7 +143,7 @@ fn silent_after(after: &Located<Duration>, cx: &mut Context) -> Duration {
 
 /// `dedupe: {window: 24h}`; `off` stands for no time at all.
 fn window(node: &Node, cx: &mut Context) -> Option<Duration> {
-    let mut fields = Fields::open(node, "`dedupe`", cx)?;
+    let mut fields = Fields::open(node, "`dedupe`", Dedupe::KEYS, cx)?;
     let window = match fields.node("window") {
         Some(Node { value: Value::String(text), .. }) if text == "off" => Some(Duration::ZERO),
         Some(node) => Duration::decode(node, cx),
@@ -117,6 +155,13 @@ fn window(node: &Node, cx: &mut Context) -> Option<Duration> {
 
 /// The path of a source: absolute, without empty, `.` or `..` segments, query or escapes, so that it has one form only.
 struct SourcePath(String);
+
+impl Shape for SourcePath {
+    fn schema(_: &mut Definitions) -> Schema {
+        let expected = "a path such as /webhooks/interactor: no query, no empty segments, no slash at its end";
+        Schema::like(r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+$", expected)
+    }
+}
 
 impl Decode for SourcePath {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
@@ -148,7 +193,7 @@ pub(crate) mod tests {
     /// The source `name` that says `text`, which is JSON, or the codes of what is wrong with it.
     pub(crate) fn source(name: &str, text: &str) -> Result<Source, Vec<&'static str>> {
         let mut cx = Context::default();
-        let key = Key { name: name.to_owned(), place: Place::default() };
+        let key = tree::Key { name: name.to_owned(), place: Place::default() };
         let source = Source::decode(&key, &yaml(text), &mut cx);
         source.filter(|_| cx.problems.is_empty()).ok_or_else(|| cx.problems.iter().map(|problem| problem.code).collect())
     }

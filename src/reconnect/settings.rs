@@ -6,7 +6,7 @@ use url::Url;
 
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, Located},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape},
         tree::{Node, Value},
     },
     deliver::{TlsProfile, fetch::read_url},
@@ -72,9 +72,37 @@ impl Reconnect {
     }
 }
 
+const KEYS: Keys = Keys::of(&[
+    Field::of::<String>("connector_api", "Where the connector API is.")
+        .required()
+        .example("https://console.interactor.com")
+        .such_that(|url| url.pattern("^https?://[^?]+$", "a URL such as https://console.interactor.com")),
+    Field::of::<Secret>("api_key", "The key it is asked with.").required().example("${INTERACTOR_API_KEY}"),
+    Field::of::<Connectors>("connectors", "The connector of each service, by the event's `service_id`.")
+        .required()
+        .example(r#"{"google_calendar": "google-calendar"}"#),
+    Field::of::<TlsProfile>("tls", "Which certificates are trusted.").default("{}"),
+    Field::of::<Duration>("link_ttl", "How long a link is good, between 1m and 90d.").default("7d"),
+]);
+
+/// A map of connectors.
+struct Connectors;
+
+impl Shape for Connectors {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::map_of(Schema::text().not_empty()).not_empty()
+    }
+}
+
+impl Shape for ConnectorApi {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(KEYS, all)
+    }
+}
+
 impl Decode for ConnectorApi {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`reconnect`", cx)?;
+        let mut fields = Fields::open(node, "`reconnect`", KEYS, cx)?;
         let base = fields.required::<Located<String>>("connector_api", cx).and_then(|base| read_base(&base, cx));
         let api_key = fields.required::<Located<Secret>>("api_key", cx).and_then(|key| read_key(key, cx));
         let connectors = match fields.node("connectors") {

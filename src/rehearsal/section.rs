@@ -8,7 +8,7 @@ use super::data;
 use crate::{
     clock::Timestamp,
     config::{
-        decode::{Context, Decode, Fields, Located, OneOrMore, one_of},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, OneOrMore, Schema, Shape, Words, one_of},
         tree::{Key, Node, Place, Value},
     },
     envelope::Name,
@@ -92,6 +92,127 @@ pub struct Renders {
     pub subject: Option<Located<String>>,
 }
 
+const KEYS: Keys = Keys::of(&[
+    Field::of::<String>("name", "What it is called in the report.").example("expired credential reaches its owner and ops"),
+    Field::of::<Moment>("now", "What time it is, with a zone: for schedules, throttles and digests.")
+        .example("2026-01-20T23:30:00+01:00"),
+    Field::of::<Environment>("env", "Environment variables, before those of the process: so that it needs no real secret.")
+        .example(r#"{"SLACK_BOT_TOKEN": "xoxb-test"}"#),
+    Field::of::<u32>("times", "How many events come, with fresh ids.")
+        .default("1")
+        .such_that(|times| times.between((*TIMES.start()).into(), (*TIMES.end()).into())),
+    Field::of::<Start>("event", "The event that comes in.").required(),
+    Field::of::<Expect>("expect", "What is expected; what is left out is not looked at."),
+]);
+
+const EVENT: Keys = Keys::of(&[
+    Field::of::<SampleType>(
+        "sample",
+        "An event of Interactor's documents, by its type: what the other keys do not say, it does.",
+    )
+    .example("credential.expired"),
+    Field::of::<Name>("source", "The source it comes in by.").example("interactor"),
+    Field::of::<String>("type", "What happened.").example("credential.expired"),
+    Field::of::<String>("namespace", "Whose it is.").example("user_123"),
+    Field::of::<String>("subject", "What it happened to.").example("cred_abc"),
+    Field::of::<String>("id", "Its sender's id; of several events the later ones add -2, -3, …."),
+    Field::of::<Moment>("time", "When it happened, as its sender says."),
+    Field::of::<Data>("data", "What its sender says of it.").example(r#"{"credential_id": "cred_abc"}"#),
+])
+.such_that(|event| event.either("sample", &["source", "type"]));
+
+const EXPECTED: Keys = Keys::of(&[
+    Field::of::<OneOrMore<Name>>("rules", "The rules that match, all of them.").example(r#"["everything-for-audit"]"#),
+    Field::of::<OneOrMore<Name>>("to", "The targets that are reached, all of them.").example(r#"["crm"]"#),
+    Field::of::<ByTarget<State>>("states", "What becomes of the first event's delivery, by target.")
+        .example(r#"{"ops-slack": "held"}"#),
+    Field::of::<u32>("suppressed", "How many deliveries of all events are suppressed."),
+    Field::of::<ByTarget<Renders>>("renders", "What the first event's delivery says, by target.")
+        .example(r#"{"reconnect-mail": {"contains": ["Google Calendar"]}}"#),
+]);
+
+const RENDERS: Keys = Keys::of(&[
+    Field::of::<OneOrMore<String>>("contains", "Texts that stand somewhere in it."),
+    Field::of::<OneOrMore<String>>("not_contains", "Texts that stand nowhere in it."),
+    Field::of::<String>("subject", "The whole subject line of a mail."),
+]);
+
+impl Shape for Test {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(KEYS, all)
+    }
+}
+
+impl Shape for Start {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(EVENT, all)
+    }
+}
+
+impl Shape for Expect {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(EXPECTED, all)
+    }
+}
+
+impl Shape for Renders {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(RENDERS, all)
+    }
+}
+
+/// A map from targets to something.
+struct ByTarget<T>(std::marker::PhantomData<T>);
+
+impl<T: Shape> Shape for ByTarget<T> {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map_of(T::schema(all))
+    }
+}
+
+impl Words for State {
+    const WORDS: &'static [(&'static str, Self)] = &Self::ALL;
+}
+
+/// The type of one of the samples.
+struct SampleType;
+
+impl Shape for SampleType {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::words(samples::ALL.map(|sample| sample.r#type))
+    }
+}
+
+/// Any value that JSON holds.
+struct Data;
+
+impl Shape for Data {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::anything()
+    }
+}
+
+/// A time with its zone.
+struct Moment;
+
+/// What times are called in messages.
+const MOMENT: &str = "a time with its zone, such as 2026-01-20T23:30:00+01:00 or 2026-01-20T23:30:00[Europe/Berlin]";
+
+impl Shape for Moment {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^[0-9]{4}-?[0-9]{2}-?[0-9]{2}[Tt ][0-9:.,]+.*(Z|z|\]|[+-][0-9:]{2,8})$", MOMENT)
+    }
+}
+
+/// Environment variables.
+struct Environment;
+
+impl Shape for Environment {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::map_under("^[A-Za-z_][A-Za-z0-9_]*$", Schema::text())
+    }
+}
+
 impl Test {
     /// Reads entry `index` of `tests`, which counts from 0. That names do not repeat, and that what it names is declared, is checked
     /// when the whole file is read.
@@ -99,7 +220,7 @@ impl Test {
         let named = node.get("name").and_then(Node::text);
         let what = named.map_or_else(|| format!("test {}", index + 1), |name| format!("test \"{name}\""));
         let before = cx.problems.len();
-        let mut fields = Fields::open(node, what, cx)?;
+        let mut fields = Fields::open(node, what, KEYS, cx)?;
         let name = text(&mut fields, "name", cx);
         let place = fields.key_place("name");
         let now = time(&mut fields, "now", cx);
@@ -134,7 +255,7 @@ const EXPECT: &str = "expect: {rules: […], to: […], states: {…}, suppresse
 
 impl Decode for Start {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`event`", cx)?;
+        let mut fields = Fields::open(node, "`event`", EVENT, cx)?;
         let source = fields.node("source").map(|node| Located::<Name>::decode(node, cx));
         let sample = fields.node("sample").map(|node| sample(node, cx));
         let r#type = text(&mut fields, "type", cx);
@@ -168,11 +289,11 @@ impl Decode for Start {
 
 impl Decode for Expect {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`expect`", cx)?;
+        let mut fields = Fields::open(node, "`expect`", EXPECTED, cx)?;
         let rules = names(&mut fields, "rules", cx);
         let to = names(&mut fields, "to", cx);
         let states = by_target(&mut fields, "states", cx, |_, node, cx| {
-            Some(Located { value: one_of(node, &State::ALL, cx)?, place: node.place })
+            Some(Located { value: State::decode(node, cx)?, place: node.place })
         });
         let suppressed = fields.node("suppressed").map(|node| Located::decode(node, cx));
         let renders = by_target(&mut fields, "renders", cx, Renders::decode);
@@ -187,7 +308,7 @@ impl Decode for Expect {
 
 impl Renders {
     fn decode(key: &Key, node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, format!("`renders.{}`", key.name), cx)?;
+        let mut fields = Fields::open(node, format!("`renders.{}`", key.name), RENDERS, cx)?;
         let contains = texts(&mut fields, "contains", cx);
         let not_contains = texts(&mut fields, "not_contains", cx);
         let subject = fields.node("subject").map(|node| Located::decode(node, cx));
@@ -228,7 +349,7 @@ fn time(fields: &mut Fields<'_>, name: &'static str, cx: &mut Context) -> Option
     if let Some(at) = node.text().and_then(read) {
         return Some(Some(at));
     }
-    cx.expected::<()>("a time with its zone, such as 2026-01-20T23:30:00+01:00 or 2026-01-20T23:30:00[Europe/Berlin]", node);
+    cx.expected::<()>(MOMENT, node);
     if let (Some(text), Some(problem)) = (node.text().filter(|_| !node.referenced), cx.problems.last_mut())
         && text.parse::<jiff::civil::DateTime>().is_ok()
     {

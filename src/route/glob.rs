@@ -1,7 +1,7 @@
 //! Globs over dot-separated names: `*` stays within one part, `**` is one or more parts.
 
 use crate::config::{
-    decode::{Context, Decode},
+    decode::{Context, Decode, Definitions, Schema, Shape},
     tree::{Node, Value},
 };
 
@@ -153,10 +153,19 @@ pub(crate) fn run_matches(pattern: &str, text: &str) -> bool {
     pattern.get(p..).unwrap_or_default().iter().all(|byte| *byte == b'*')
 }
 
+/// What globs are called in messages.
+const GLOB: &str = "a name or a glob such as credential.* or **";
+
+impl Shape for Glob {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::text().not_empty()
+    }
+}
+
 impl Decode for Glob {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let Value::String(text) = &node.value else {
-            return cx.expected("a name or a glob such as credential.* or **", node);
+            return cx.expected(GLOB, node);
         };
         match Self::parse(text) {
             Ok(glob) => Some(glob),

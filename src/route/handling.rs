@@ -8,11 +8,11 @@ use serde_json::Value;
 use super::{
     glob::Glob,
     path::Path,
-    rule::{Rule, globs},
+    rule::{OneOrMoreGlobs, Rule, globs},
 };
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, Located},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape},
         tree::Node,
     },
     envelope::{Envelope, Name},
@@ -91,6 +91,59 @@ impl Audience {
     }
 }
 
+/// What a rule says about handling.
+pub(super) const KEYS: Keys = Keys::of(&[
+    Field::of::<ThrottleRule>("throttle", "Sends no more than so many per key in a time; the others are suppressed.")
+        .example(r#"{"key": "$.data.credential_id", "limit": 1, "per": "24h"}"#),
+    Field::of::<DigestRule>(
+        "digest",
+        "Gathers what comes for one key, and sends it as one message: Slack, email and WhatsApp only.",
+    )
+    .example(r#"{"key": "$.namespace", "window": "10m", "max": 50}"#),
+    Field::of::<CancelRule>("cancel_on", "Events that make deliveries which still wait pointless.")
+        .example(r#"{"type": ["credential.refreshed"], "key": "$.data.credential_id"}"#),
+]);
+const THROTTLE: Keys = Keys::of(&[
+    Field::of::<Path>("key", "What tells one run of events from another. An event that has nothing there is not throttled.")
+        .required()
+        .example("$.data.credential_id"),
+    Field::of::<u32>("limit", "How many are sent in that time.").default("1").such_that(|limit| limit.at_least(1)),
+    Field::of::<Duration>("per", "In which time.").required().example("24h"),
+    Field::of::<OneOrMoreGlobs>("reset_on", "Types of events after which it begins anew for their key.")
+        .example("credential.refreshed"),
+]);
+const DIGEST: Keys = Keys::of(&[
+    Field::of::<Path>("key", "What tells one message from another. An event that has nothing there is sent alone.")
+        .required()
+        .example("$.namespace"),
+    Field::of::<Duration>("window", "How long is gathered, from the first event on.").required().example("10m"),
+    Field::of::<u32>("max", "How many events end it early.").default("10000").such_that(|max| max.between(1, DIGEST_MAX.into())),
+]);
+const CANCEL: Keys = Keys::of(&[
+    Field::of::<OneOrMoreGlobs>("type", "Types of the events that cancel.").required().example("credential.refreshed"),
+    Field::of::<Path>("key", "What the events and the deliveries they cancel have in common.")
+        .required()
+        .example("$.data.credential_id"),
+]);
+
+impl Shape for ThrottleRule {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(THROTTLE, all)
+    }
+}
+
+impl Shape for DigestRule {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(DIGEST, all)
+    }
+}
+
+impl Shape for CancelRule {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(CANCEL, all)
+    }
+}
+
 impl Wanted {
     /// Reads the three keys of a rule.
     pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Self {
@@ -109,7 +162,7 @@ impl Wanted {
 
 impl Decode for ThrottleRule {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`throttle`", cx)?;
+        let mut fields = Fields::open(node, "`throttle`", THROTTLE, cx)?;
         let key = fields.required("key", cx);
         let limit = number(&mut fields, "limit", 1..=u32::MAX, "`limit` is at least 1: a rule without `to` sends nothing", cx);
         let per = window(&mut fields, "per", cx);
@@ -121,7 +174,7 @@ impl Decode for ThrottleRule {
 
 impl Decode for DigestRule {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`digest`", cx)?;
+        let mut fields = Fields::open(node, "`digest`", DIGEST, cx)?;
         let key = fields.required("key", cx);
         let window = window(&mut fields, "window", cx);
         let message = format!("`max` is between 1 and {DIGEST_MAX}");
@@ -133,7 +186,7 @@ impl Decode for DigestRule {
 
 impl Decode for CancelRule {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`cancel_on`", cx)?;
+        let mut fields = Fields::open(node, "`cancel_on`", CANCEL, cx)?;
         let named = fields.node("type").is_some();
         let types = globs(&mut fields, "type", cx);
         if !named {

@@ -8,10 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     clock::rfc3339_ms,
-    config::{
-        decode::{Context, Decode, one_of},
-        tree::Node,
-    },
+    config::decode::Words,
     envelope::{Envelope, Name},
     json,
     sign::sha256,
@@ -157,10 +154,8 @@ fn order_key(path: &Path, event: &Value) -> Option<[u8; 16]> {
     hash.first_chunk().copied()
 }
 
-impl Decode for Severity {
-    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        one_of(node, &Self::ALL, cx)
-    }
+impl Words for Severity {
+    const WORDS: &'static [(&'static str, Self)] = &Self::ALL;
 }
 
 /// The envelope as `$` of a rule, made when a condition first asks for it.
@@ -207,7 +202,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::envelope::tests::sample;
+    use crate::{config::decode::Context, envelope::tests::sample};
 
     fn router(rules: Value) -> Router {
         let mut cx = Context::default();

@@ -8,7 +8,7 @@ use jsonpath_rust::{
 use serde_json::{Number, Value};
 
 use crate::config::{
-    decode::{Context, Decode},
+    decode::{Context, Decode, Definitions, Schema, Shape},
     tree::{self, Node},
 };
 
@@ -180,10 +180,19 @@ fn bracketed(text: &str) -> Option<(Step, &str)> {
     Some((Step::Index(index), after))
 }
 
+/// What paths are called in messages.
+const PATH: &str = "a JSONPath such as $.data.amount";
+
+impl Shape for Path {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^\$", PATH)
+    }
+}
+
 impl Decode for Path {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let tree::Value::String(text) = &node.value else {
-            return cx.expected("a JSONPath such as $.data.amount", node);
+            return cx.expected(PATH, node);
         };
         match Self::parse(text) {
             Ok(path) => Some(path),

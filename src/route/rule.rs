@@ -1,9 +1,14 @@
 //! One entry of `rules`, as the file writes it.
 
-use super::{OWN_SOURCE, glob::Glob, handling::Wanted, when::Condition};
+use super::{
+    OWN_SOURCE,
+    glob::Glob,
+    handling::{self, Wanted},
+    when::Condition,
+};
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, Located, OneOrMore},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, OneOrMore, Schema, Shape},
         tree::{Node, Place, Value},
     },
     envelope::{Envelope, Name},
@@ -51,10 +56,29 @@ pub struct To {
     pub template: Option<Located<String>>,
 }
 
+const KEYS: Keys = Keys::of(&[
+    Field::of::<Name>("name", "What it is called where people see it. Without a name: `rule-<n>`.").example("workflow-failed"),
+    Field::of::<Match>("match", "What it is for: sources, types and namespaces, exact or globs. Left out: everything."),
+    Field::of::<Vec<Condition>>("when", "Conditions on what the event says, all of which must hold.")
+        .example(r#"[{"path": "$.data.workflow_data.amount", "gt": 1000}]"#),
+    Field::of::<OneOrMore<To>>("to", "Where it sends. An empty list: matched on purpose, sent nowhere.")
+        .required()
+        .example(r#"["crm"]"#),
+    Field::of::<bool>("stop", "Whether the rules below are left out for what this one matches.").default("false"),
+    Field::of::<Severity>("severity", "How grave it is: colour, subject prefix, exception to quiet hours.").default("info"),
+])
+.and(&[handling::KEYS]);
+
+impl Shape for Rule {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(KEYS, all)
+    }
+}
+
 impl Rule {
     /// Reads entry `index` of `rules`, which counts from 0.
     pub fn decode(index: usize, node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, what(index, node), cx)?;
+        let mut fields = Fields::open(node, what(index, node), KEYS, cx)?;
         let name = match fields.node("name") {
             Some(name) => Located::<Name>::decode(name, cx),
             None => Some(Located { value: Name::from(format!("rule-{}", index + 1).as_str()), place: node.place }),
@@ -96,9 +120,33 @@ impl Decode for Name {
     }
 }
 
+impl Shape for OneOrMoreGlobs {
+    fn schema(all: &mut Definitions) -> Schema {
+        all.named("globs", |all| OneOrMore::<Glob>::schema(all).not_empty())
+    }
+}
+
+/// Globs as [`globs`] reads them.
+pub(super) struct OneOrMoreGlobs;
+
+const MATCH: Keys = Keys::of(&[
+    Field::of::<OneOrMoreGlobs>("source", "Names of sources. The relay's own events come only to rules that say `hookyard`.")
+        .example("interactor"),
+    Field::of::<OneOrMoreGlobs>("type", "Event types: `*` stays within one part, `**` is one or more parts.")
+        .example(r#"["credential.expired", "workflow.instance.*"]"#),
+    Field::of::<OneOrMoreGlobs>("namespace", "Namespaces. An event without one fits only where this is left out.")
+        .example("acme-*"),
+]);
+
+impl Shape for Match {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(MATCH, all)
+    }
+}
+
 impl Decode for Match {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`match`", cx)?;
+        let mut fields = Fields::open(node, "`match`", MATCH, cx)?;
         let globs = ["source", "type", "namespace"].map(|name| globs(&mut fields, name, cx));
         fields.finish(cx);
         let [source, r#type, namespace] = globs;
@@ -118,12 +166,23 @@ pub(super) fn globs(fields: &mut Fields<'_>, name: &'static str, cx: &mut Contex
     Some(globs)
 }
 
+const TO: Keys = Keys::of(&[
+    Field::of::<Name>("destination", "A destination's name.").required(),
+    Field::of::<String>("template", "An entry of `templates`, instead of the destination's own.").example("failed-line"),
+]);
+
+impl Shape for To {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::any_of([Schema::name(), Schema::map(TO, all)])
+    }
+}
+
 impl Decode for To {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         if let Value::String(_) = node.value {
             return Some(Self { destination: Located::decode(node, cx)?, template: None });
         }
-        let mut fields = Fields::open(node, "an entry of `to`", cx)?;
+        let mut fields = Fields::open(node, "an entry of `to`", TO, cx)?;
         let destination = fields.required("destination", cx);
         let template = fields.optional("template", cx);
         fields.finish(cx);

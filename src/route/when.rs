@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::path::Path;
 use crate::config::{
-    decode::{Context, Decode, Fields},
+    decode::{Context, Decode, Definitions, Field, Fields, Keys, Schema, Shape},
     tree::{self, Node},
 };
 
@@ -124,6 +124,58 @@ fn contains(value: &Value, wanted: &Value) -> bool {
     }
 }
 
+/// What nests conditions.
+const NEST: Keys = Keys::of(&[
+    Field::of::<Vec<Condition>>("any", "Conditions of which one must hold."),
+    Field::of::<Condition>("not", "A condition that must not hold."),
+]);
+/// What looks at the event.
+const TESTS: Keys = Keys::of(&[
+    Field::of::<Path>("path", "What is looked at: a JSONPath. In rules `$` is the envelope, in sources the body.")
+        .required()
+        .example("$.data.final_state"),
+    Field::of::<Json>("eq", "Equal to this; types are never converted.").example("escalated"),
+    Field::of::<Json>("ne", "Another than this, or absent."),
+    Field::of::<Bound>("gt", "More than this.").example("1000"),
+    Field::of::<Bound>("gte", "This or more."),
+    Field::of::<Bound>("lt", "Less than this."),
+    Field::of::<Bound>("lte", "This or less."),
+    Field::of::<Vec<Json>>("in", "One of these.").example(r#"["approved", "escalated"]"#),
+    Field::of::<Vec<Json>>("not_in", "None of these, or absent."),
+    Field::of::<bool>("exists", "Whether there is anything at all.").example("false"),
+    Field::of::<Json>("contains", "A text with this part, or a list with this item."),
+    Field::of::<String>("starts_with", "A text that begins so."),
+    Field::of::<String>("ends_with", "A text that ends so."),
+    Field::of::<String>("matches", "A text in which this regular expression fits.").example("^ACME-[0-9]+$"),
+]);
+
+/// Any value that JSON holds, `null` too.
+struct Json;
+
+impl Shape for Json {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::anything()
+    }
+}
+
+/// A number or text to compare with.
+struct Bound;
+
+impl Shape for Bound {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::any_of([Schema::number(), Schema::text()])
+    }
+}
+
+impl Shape for Condition {
+    fn schema(all: &mut Definitions) -> Schema {
+        all.named("condition", |all| {
+            let nest = Schema::map(NEST, all).exactly_one(&["any", "not"]);
+            Schema::any_of([Schema::map(TESTS, all).at_least_one(&OPERATORS), nest])
+        })
+    }
+}
+
 impl Decode for Condition {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         condition(node, 0, cx)
@@ -135,7 +187,7 @@ fn condition(node: &Node, depth: usize, cx: &mut Context) -> Option<Condition> {
         cx.error("too-deep", node.place, format!("conditions nest at most {DEPTH_MAX} deep"));
         return None;
     }
-    let mut fields = Fields::open(node, "a condition", cx)?;
+    let mut fields = Fields::open(node, "a condition", NEST, cx)?;
     let any = fields.node("any");
     let not = fields.node("not");
     let form = match (any, not) {
@@ -146,6 +198,7 @@ fn condition(node: &Node, depth: usize, cx: &mut Context) -> Option<Condition> {
             None
         }
         (None, None) => {
+            fields.also(TESTS);
             let path = fields.required::<Path>("path", cx);
             let tests = tests(&mut fields, node, cx);
             path.zip(tests).map(|(path, tests)| Form::Tests(path, tests))

@@ -33,6 +33,7 @@ mod policy;
 mod quarantine;
 mod reconnect;
 mod reload;
+mod schema;
 mod secrets;
 mod seeds;
 mod slack;

@@ -7,11 +7,11 @@ use super::{
 };
 use crate::{
     config::{
-        decode::{Context, Fields, Rate, nearest, one_of},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Rate, Schema, Shape, Words, nearest},
         tree::{Node, Value},
     },
     render,
-    route::handling::Audience,
+    route::{handling::Audience, path::Path},
 };
 
 mod email;
@@ -52,15 +52,38 @@ pub(crate) enum Word {
     Email,
 }
 
-const WORDS: [(&str, Word); 5] = [
-    ("webhook", Word::Webhook),
-    ("n8n", Word::N8n),
-    ("slack", Word::Slack),
-    ("whatsapp", Word::Whatsapp),
-    ("email", Word::Email),
-];
+impl Words for Word {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("webhook", Self::Webhook),
+        ("n8n", Self::N8n),
+        ("slack", Self::Slack),
+        ("whatsapp", Self::Whatsapp),
+        ("email", Self::Email),
+    ];
+}
+
+/// The key of kinds whose message a template makes.
+const TEMPLATE: Field = Field::of::<TemplateRef>(
+    "template",
+    "What makes its message: an entry of `templates`, or Jinja itself. Left out: the built-in message.",
+)
+.example("{{ event.type }} for {{ event.namespace }}");
+/// The key of kinds that tell a thread.
+const THREAD_BY: Field =
+    Field::of::<Path>("thread_by", "Messages with the same value here stand in one thread.").example("$.data.credential_id");
 
 impl Word {
+    /// The keys that only this kind has.
+    pub(super) fn keys(self) -> Keys {
+        match self {
+            Self::Webhook => webhook::KEYS,
+            Self::N8n => n8n::KEYS,
+            Self::Slack => slack::KEYS,
+            Self::Whatsapp => whatsapp::KEYS,
+            Self::Email => email::KEYS,
+        }
+    }
+
     /// How much is sent to one that does not say: Slack takes a message a second.
     pub(super) fn rate(self) -> Option<Rate> {
         match self {
@@ -79,17 +102,17 @@ impl Word {
 
     /// The kind called `text`, where there is one.
     pub(crate) fn of(text: &str) -> Option<Self> {
-        WORDS.iter().find(|(word, _)| *word == text).map(|(_, kind)| *kind)
+        Self::WORDS.iter().find(|(word, _)| *word == text).map(|(_, kind)| *kind)
     }
 
     /// Reads `kind`.
-    pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+    pub(super) fn read(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let Some(node) = fields.node("kind") else {
             let message = format!("{} needs `kind`", fields.what());
             cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n slack whatsapp email");
             return None;
         };
-        one_of(node, &WORDS, cx)
+        Self::decode(node, cx)
     }
 }
 
@@ -182,6 +205,12 @@ pub struct TemplateRef {
     pub name: String,
     /// Its text, where the destination brings it along.
     pub inline: Option<String>,
+}
+
+impl Shape for TemplateRef {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::text()
+    }
 }
 
 impl TemplateRef {

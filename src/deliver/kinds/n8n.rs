@@ -5,16 +5,16 @@
 
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
-use super::TemplateRef;
+use super::{TEMPLATE, TemplateRef};
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, one_of},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Schema, Shape, Words},
         tree::Node,
     },
     deliver::{
         answers::{Meaning, Reading},
         attempt::{Tried, Try},
-        endpoint::{Body, Endpoint, own_header_name, read_value},
+        endpoint::{self, Body, Endpoint, own_header_name, read_value},
     },
     envelope::JSON,
     secret::Secret,
@@ -41,15 +41,26 @@ enum Metadata {
     Data,
 }
 
+/// The keys of an n8n destination.
+pub(super) const KEYS: Keys = Keys::of(&[
+    TEMPLATE,
+    Field::of::<Metadata>("metadata", "What stands beside the message: the envelope, or the sender's `data`.")
+        .default("envelope"),
+    Field::of::<Auth>("auth", "The credentials of n8n's Webhook node.")
+        .example(r#"{"header": {"name": "X-N8n-Key", "value": "${N8N_KEY}"}}"#),
+])
+.and(&[endpoint::KEYS]);
+
+impl Words for Metadata {
+    const WORDS: &'static [(&'static str, Self)] = &[("envelope", Self::Envelope), ("data", Self::Data)];
+}
+
 impl N8n {
     /// Reads the keys of an n8n destination.
     pub(super) fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let endpoint = Endpoint::decode(fields, cx);
         let template = fields.node("template").map(|node| TemplateRef::decode(name, node, cx));
-        let metadata = match fields.node("metadata") {
-            Some(node) => one_of(node, &[("envelope", Metadata::Envelope), ("data", Metadata::Data)], cx),
-            None => Some(Metadata::Envelope),
-        };
+        let metadata = fields.or("metadata", Metadata::Envelope, cx);
         let auth = fields.node("auth").map(|node| Auth::decode(node, cx));
         let mut endpoint = endpoint?;
         if let Some(Auth { name, value }) = auth.flatten() {
@@ -62,7 +73,7 @@ impl N8n {
             Some(template) => Some(template?),
             None => None,
         };
-        Some(Self { endpoint, template, metadata: metadata? })
+        Some(Self { endpoint, template, metadata })
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
@@ -110,10 +121,49 @@ struct Auth {
     value: HeaderValue,
 }
 
+/// `auth`.
+const AUTH: Keys = Keys::of(&[
+    Field::of::<AuthHeader>("header", "A header with a fixed value."),
+    Field::of::<AuthBasic>("basic", "HTTP basic authentication."),
+])
+.such_that(|auth| auth.exactly_one(&["header", "basic"]));
+const HEADER: Keys = Keys::of(&[
+    Field::of::<String>("name", "The header's name.").required().example("X-N8n-Key"),
+    Field::of::<Secret>("value", "Its value.").required().example("${N8N_KEY}"),
+]);
+const BASIC: Keys = Keys::of(&[
+    Field::of::<String>("username", "The user.").required(),
+    Field::of::<Secret>("password", "The password.").required().example("${N8N_PASSWORD}"),
+]);
+
+/// `auth.header`.
+struct AuthHeader;
+
+impl Shape for AuthHeader {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(HEADER, all)
+    }
+}
+
+/// `auth.basic`.
+struct AuthBasic;
+
+impl Shape for AuthBasic {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(BASIC, all)
+    }
+}
+
+impl Shape for Auth {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(AUTH, all)
+    }
+}
+
 impl Decode for Auth {
     /// `{header: {name, value}}` or `{basic: {username, password}}`.
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`auth`", cx)?;
+        let mut fields = Fields::open(node, "`auth`", AUTH, cx)?;
         let (header, basic) = (fields.node("header"), fields.node("basic"));
         let auth = match (header, basic) {
             (Some(header), None) => Self::header(header, cx),
@@ -130,7 +180,7 @@ impl Decode for Auth {
 
 impl Auth {
     fn header(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`header`", cx)?;
+        let mut fields = Fields::open(node, "`header`", HEADER, cx)?;
         let name = fields.required::<String>("name", cx);
         let name = name.and_then(|name| own_header_name(&name, fields.key_place("name"), cx));
         let value = fields.node("value");
@@ -143,7 +193,7 @@ impl Auth {
     }
 
     fn basic(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`basic`", cx)?;
+        let mut fields = Fields::open(node, "`basic`", BASIC, cx)?;
         let username = fields.required::<String>("username", cx);
         let password = fields.required::<Secret>("password", cx);
         fields.finish(cx);

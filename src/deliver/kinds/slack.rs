@@ -13,14 +13,14 @@ use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
 
-use super::TemplateRef;
+use super::{TEMPLATE, THREAD_BY, TemplateRef};
 use crate::{
-    config::decode::{Context, Fields, Located},
+    config::decode::{Context, Field, Fields, Keys, Located},
     deliver::{
         answers::Reading,
         attempt::{Tried, Try},
         client::{Answer, Failure, FailureKind},
-        endpoint::{Body, Endpoint, read_url},
+        endpoint::{Body, Endpoint, read_url, url},
     },
     envelope::JSON,
     render::SlackMessage,
@@ -56,6 +56,20 @@ struct Bot {
     channel: Channel,
     threads: Option<Threads>,
 }
+
+/// The keys of a Slack destination.
+pub(super) const KEYS: Keys = Keys::of(&[
+    Field::of::<Secret>("url", "The URL of an incoming webhook, which knows its channel.")
+        .example("${SLACK_WEBHOOK_URL}")
+        .such_that(url),
+    Field::of::<Secret>("bot_token", "A bot's token; with it come `channel` and threads.").example("${SLACK_BOT_TOKEN}"),
+    Field::of::<Channel>("channel", "The channel's id, its name in quotes, or `contact`: the Slack user under `contacts`.")
+        .example("C0123456789"),
+    THREAD_BY,
+    Field::of::<String>("base_url", "Where Slack's API is.").default(API).such_that(url),
+    TEMPLATE,
+])
+.such_that(|slack| slack.exactly_one(&["url", "bot_token"]).needs("bot_token", &["channel"]));
 
 impl Slack {
     /// Shares with `former` who begins which thread just now.
@@ -203,7 +217,10 @@ fn api(token: &Located<Secret>, fields: &mut Fields<'_>, cx: &mut Context) -> Op
 
 impl Bot {
     fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
-        let channel = fields.required("channel", cx);
+        if fields.node("channel").is_none() {
+            fields.missing("channel", cx);
+        }
+        let channel = fields.optional("channel", cx);
         let by = fields.node("thread_by").map(|_| fields.optional::<Path>("thread_by", cx));
         let threads = match by {
             Some(by) => Some(Threads { by: by?, turns: Arc::default() }),

@@ -1,12 +1,12 @@
 //! `kind: webhook`: the envelope, the received bytes or a template's text, to any HTTP endpoint.
 
-use super::TemplateRef;
+use super::{TEMPLATE, TemplateRef};
 use crate::{
-    config::decode::{Context, Fields, one_of},
+    config::decode::{Context, Decode, Field, Fields, Keys, Words},
     deliver::{
         answers::Reading,
         attempt::{Tried, Try},
-        endpoint::{Body, Endpoint},
+        endpoint::{self, Body, Endpoint},
     },
     envelope::{CLOUDEVENTS_JSON, JSON},
 };
@@ -41,8 +41,34 @@ enum Word {
     Template,
 }
 
-const PAYLOADS: [(&str, Word); 3] = [("envelope", Word::Envelope), ("original", Word::Original), ("template", Word::Template)];
-const CONTENT_TYPES: [(&str, &str); 2] = [("json", JSON), ("cloudevents", CLOUDEVENTS_JSON)];
+#[derive(Clone, Copy, PartialEq)]
+struct MediaType(&'static str);
+
+/// The keys of a webhook destination.
+pub(super) const KEYS: Keys = Keys::of(&[
+    Field::of::<Word>(
+        "payload",
+        "What is sent: the envelope, the bytes received with their content type, or what `template` makes.",
+    )
+    .default("envelope"),
+    Field::of::<MediaType>(
+        "content_type",
+        "How the envelope is labelled: `application/json`, or `application/cloudevents+json`.",
+    )
+    .default("json"),
+    TEMPLATE,
+])
+.and(&[endpoint::KEYS])
+.such_that(|webhook| webhook.needs_where("payload", "template", "template"));
+
+impl Words for Word {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("envelope", Self::Envelope), ("original", Self::Original), ("template", Self::Template)];
+}
+
+impl Words for MediaType {
+    const WORDS: &'static [(&'static str, Self)] = &[("json", Self(JSON)), ("cloudevents", Self(CLOUDEVENTS_JSON))];
+}
 
 impl Webhook {
     /// Reads the keys of a webhook destination.
@@ -103,13 +129,9 @@ impl Webhook {
 
 impl Payload {
     fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
-        let word = match fields.node("payload") {
-            Some(node) => one_of(node, &PAYLOADS, cx),
-            None => Some(Word::Envelope),
-        };
-        let content_type = fields.node("content_type").map(|node| one_of(node, &CONTENT_TYPES, cx));
+        let word = fields.or("payload", Word::Envelope, cx);
+        let content_type = fields.node("content_type").map(|node| MediaType::decode(node, cx));
         let template = fields.node("template").map(|node| TemplateRef::decode(name, node, cx));
-        let word = word?;
         if content_type.is_some() && word != Word::Envelope {
             cx.error("bad-value", fields.key_place("content_type"), "`content_type` is chosen for `payload: envelope` only");
         }
@@ -117,7 +139,7 @@ impl Payload {
             cx.error("bad-value", fields.key_place("template"), "`template` is used with `payload: template` only");
         }
         match (word, template) {
-            (Word::Envelope, _) => Some(Self::Envelope(content_type.unwrap_or(Some(JSON))?)),
+            (Word::Envelope, _) => Some(Self::Envelope(content_type.unwrap_or(Some(MediaType(JSON)))?.0)),
             (Word::Original, _) => Some(Self::Original),
             (Word::Template, Some(template)) => template.map(Self::Template),
             (Word::Template, None) => {

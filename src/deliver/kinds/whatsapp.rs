@@ -6,10 +6,10 @@
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use url::{Url, form_urlencoded::Serializer};
 
-use super::TemplateRef;
+use super::{TEMPLATE, TemplateRef};
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, Located},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape},
         tree::{Node, Value},
     },
     contacts::{NoRecipients, Number, Recipients},
@@ -17,7 +17,7 @@ use crate::{
         answers::Reading,
         attempt::{Outcome, Tried, Try},
         client::{Failure, FailureKind},
-        endpoint::{Body, Endpoint, read_url},
+        endpoint::{Body, Endpoint, read_url, url},
     },
     envelope::Name,
     json,
@@ -73,6 +73,38 @@ enum Text {
     Free(Option<TemplateRef>),
     /// A template that WhatsApp has approved.
     Content { sid: String, variables: Vec<(String, TemplateRef)> },
+}
+
+/// The keys of a WhatsApp destination.
+pub(super) const KEYS: Keys = Keys::of(&[
+    Field::of::<String>("account_sid", "The account at Twilio.").required().example("${TWILIO_ACCOUNT_SID}").such_that(id),
+    Field::of::<Secret>("auth_token", "Its token.").required().example("${TWILIO_AUTH_TOKEN}"),
+    Field::of::<From>("from", "Who sends: a number, or the id of a messaging service.")
+        .required()
+        .example("whatsapp:+14155238886"),
+    Field::of::<String>("content_sid", "A template that WhatsApp has approved: it reaches people at any time.")
+        .example("HX00112233445566778899aabbccddeeff")
+        .such_that(id),
+    Field::of::<Variables>("content_variables", "What fills the approved template: Jinja by number.")
+        .example(r#"{"1": "{{ event.data.service_name }}"}"#),
+    Field::of::<TemplateRef>("body", "Jinja that makes the text, which reaches those who wrote within the last 24 hours."),
+    TEMPLATE,
+    Field::of::<String>("base_url", "Where Twilio's API is.").default(API).such_that(url),
+])
+.and(&[Recipients::<Number>::KEYS])
+.such_that(|whatsapp| whatsapp.needs("content_variables", &["content_sid"]));
+
+fn id(text: Schema) -> Schema {
+    text.pattern("^[A-Za-z0-9]{1,64}$", "an id such as AC00112233445566778899aabbccddeeff")
+}
+
+/// A map of variables.
+struct Variables;
+
+impl Shape for Variables {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::map_of(Schema::text())
+    }
 }
 
 impl Whatsapp {
@@ -238,6 +270,15 @@ fn is_id(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
+/// What senders are called in messages.
+const FROM: &str = "a sender such as whatsapp:+14155238886, or the id of a messaging service (MG…)";
+
+impl Shape for From {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^\s*(whatsapp:)?\+[0-9 ().-]+$|^MG[A-Za-z0-9]*$", FROM)
+    }
+}
+
 impl Decode for From {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let text = String::decode(node, cx)?;
@@ -245,7 +286,7 @@ impl Decode for From {
             return Some(Self::Service(text));
         }
         let number = Number::parse(&text).map(Self::Number);
-        number.or_else(|| cx.expected("a sender such as whatsapp:+14155238886, or the id of a messaging service (MG…)", node))
+        number.or_else(|| cx.expected(FROM, node))
     }
 }
 

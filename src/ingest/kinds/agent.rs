@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use axum::http::HeaderName;
 
-use super::{Content, Facts, HmacProof, Id, Proof, Verified, first_text, map_without_id, mapped, told_by};
+use super::{
+    Content, Facts, HmacProof, Id, MAP_WITHOUT_ID, Proof, SECRETS, Verified, first_text, map_without_id, mapped, told_by,
+};
 use crate::{
     clock::Timestamp,
-    config::decode::{Context, Fields, Secrets},
+    config::decode::{Context, Field, Fields, Keys, Secrets},
     ingest::{
         answer::{Code, Rejection},
         body::{Body, Token},
@@ -28,6 +30,17 @@ pub(crate) struct Agent {
     tolerance: Option<Duration>,
     map: Mapping,
 }
+
+/// The keys of an `agent` source.
+pub(super) const KEYS: Keys = Keys::of(&[
+    SECRETS,
+    Field::of::<Duration>(
+        "tolerance",
+        "How far the body's `timestamp` may be off. Left out: not looked at, since agents retry with the first one.",
+    )
+    .example("24h"),
+    MAP_WITHOUT_ID,
+]);
 
 impl Agent {
     /// Reads `secrets`, `tolerance` (none by default: agents retry with the time of the first try) and `map`.

@@ -6,15 +6,15 @@ use axum::http::HeaderName;
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use serde_json::Value;
 
-use super::{Content, Facts, HmacProof, Proof, TOLERANCE, Verified, all_mapped};
+use super::{Content, Facts, HELD_TO, HmacProof, MAP, Proof, SECRETS, TOLERANCE, Verified, all_mapped};
 use crate::{
     clock::Timestamp,
-    config::decode::{Context, Decode, Fields, Secrets, one_of},
+    config::decode::{Context, Decode, Field, Fields, Keys, Secrets, Words},
     envelope::Name,
     ingest::{
         answer::{Code, Rejection},
         body::Body,
-        mapping::{Expression, Keys, Mapping, header_name},
+        mapping::{Expression, HeaderText, Mapping, header_name},
         request::Raw,
         time,
     },
@@ -54,7 +54,7 @@ enum Layout {
     Stripe,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Encoding {
     Hex,
     Base64,
@@ -71,7 +71,38 @@ enum Preset {
     Stripe,
 }
 
-const PRESETS: [(&str, Preset); 3] = [("honeyframe", Preset::Honeyframe), ("github", Preset::Github), ("stripe", Preset::Stripe)];
+/// The keys of an `hmac` source.
+pub(super) const KEYS: Keys = Keys::of(&[
+    SECRETS,
+    Field::of::<Preset>("preset", "A sender whose form is known; it settles the keys below but for `tolerance`."),
+    Field::of::<HeaderText>("header", "The header that carries the signature.").example("X-Signature-256"),
+    Field::of::<String>("prefix", "What stands before the signature.").example("sha256="),
+    Field::of::<Encoding>("encoding", "How the signature is written.").default("hex"),
+    Field::of::<Algorithm>("algorithm", "What the HMAC is made with.").default("sha256"),
+    Field::of::<Content>("content", "What is signed: the body, or the timestamp, a dot and the body.").default("body"),
+    Field::of::<HeaderText>("timestamp_header", "The header that carries the time of sending.").example("X-Timestamp"),
+    Field::of::<Duration>("tolerance", HELD_TO).example("5m"),
+    MAP,
+])
+.such_that(|hmac| hmac.exactly_one(&["preset", "header"]));
+
+impl Words for Preset {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("honeyframe", Self::Honeyframe), ("github", Self::Github), ("stripe", Self::Stripe)];
+}
+
+impl Words for Encoding {
+    const WORDS: &'static [(&'static str, Self)] = &[("hex", Self::Hex), ("base64", Self::Base64)];
+}
+
+impl Words for Algorithm {
+    const WORDS: &'static [(&'static str, Self)] = &[("sha256", Self::Sha256), ("sha512", Self::Sha512), ("sha1", Self::Sha1)];
+}
+
+impl Words for Content {
+    const WORDS: &'static [(&'static str, Self)] = &[("body", Self::Body), ("timestamp.body", Self::TimestampBody)];
+}
+
 /// What a preset settles.
 const SETTLED: [&str; 6] = ["header", "prefix", "encoding", "algorithm", "content", "timestamp_header"];
 
@@ -86,10 +117,10 @@ impl Hmac {
     /// and `map`. What `map` does not name comes from the preset; without a type it is `<preset or source>.event`.
     pub(super) fn decode(fields: &mut Fields<'_>, name: &Name, cx: &mut Context) -> Option<Self> {
         let secrets: Option<Secrets> = fields.required("secrets", cx);
-        let map = fields.node("map").and_then(|node| Mapping::decode(node, Keys::All, cx)).unwrap_or_default();
+        let map = fields.node("map").and_then(|node| Mapping::decode(node, cx)).unwrap_or_default();
         let (form, map, called) = match fields.node("preset") {
             Some(node) => {
-                let preset = one_of(node, &PRESETS, cx);
+                let preset = Preset::decode(node, cx);
                 let form = preset.map(|preset| preset.form(fields, cx));
                 (form, map.or(&preset.map(Preset::map).unwrap_or_default()), preset.map_or(name.as_str(), |preset| preset.word()))
             }
@@ -161,24 +192,21 @@ impl Hmac {
 
 impl Form {
     fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
-        let encodings = [("hex", Encoding::Hex), ("base64", Encoding::Base64)];
-        let algorithms = [("sha256", Algorithm::Sha256), ("sha512", Algorithm::Sha512), ("sha1", Algorithm::Sha1)];
-        let contents = [("body", Content::Body), ("timestamp.body", Content::TimestampBody)];
         if fields.node("header").is_none() {
             let problem = cx.error("missing-key", fields.place(), format!("{} needs `header` or `preset`", fields.what()));
             problem.help("presets: honeyframe, github, stripe");
         }
         let header = named(fields, "header", cx);
-        let prefix = fields.or("prefix", String::new(), cx);
-        let encoding = fields.node("encoding").map_or(Some(Encoding::Hex), |node| one_of(node, &encodings, cx));
-        let algorithm = fields.node("algorithm").map_or(Some(Algorithm::Sha256), |node| one_of(node, &algorithms, cx));
-        let content = fields.node("content").map_or(Some(Content::Body), |node| one_of(node, &contents, cx));
+        let prefix: String = fields.optional("prefix", cx).unwrap_or_default();
+        let encoding = fields.or("encoding", Encoding::Hex, cx);
+        let algorithm = fields.or("algorithm", Algorithm::Sha256, cx);
+        let content = fields.or("content", Content::Body, cx);
         let timestamp = named(fields, "timestamp_header", cx);
         let tolerance = fields.optional("tolerance", cx);
-        check_timestamp(fields, content == Some(Content::TimestampBody) || tolerance.is_some(), cx);
+        check_timestamp(fields, content == Content::TimestampBody || tolerance.is_some(), cx);
         let tolerance = timestamp.is_some().then(|| tolerance.unwrap_or(TOLERANCE));
-        let layout = Layout::Plain { required: !prefix.is_empty(), prefix, encoding: encoding? };
-        Some(Self { header: header?, layout, algorithm: algorithm?, content: content?, timestamp, tolerance })
+        let layout = Layout::Plain { required: !prefix.is_empty(), prefix, encoding };
+        Some(Self { header: header?, layout, algorithm, content, timestamp, tolerance })
     }
 
     /// What `request` gives; nothing where the header is missing, repeated or malformed.

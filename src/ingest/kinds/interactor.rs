@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use axum::http::HeaderName;
 
-use super::{Content, Facts, HmacProof, Id, Proof, TOLERANCE, Verified, first_text, map_without_id, mapped, told_by};
+use super::{
+    Content, Facts, HELD_TO, HmacProof, Id, MAP_WITHOUT_ID, Proof, SECRETS, TOLERANCE, Verified, first_text, map_without_id,
+    mapped, told_by,
+};
 use crate::{
     clock::Timestamp,
-    config::decode::{Context, Fields, Secrets, one_of},
+    config::decode::{Context, Field, Fields, Keys, Secrets, Words},
     ingest::{
         answer::{Code, Rejection},
         body::{Body, Token},
@@ -40,17 +43,32 @@ enum Dialect {
     Timestamped,
 }
 
+/// The keys of an `interactor` source.
+pub(super) const KEYS: Keys = Keys::of(&[
+    SECRETS,
+    Field::of::<Dialect>(
+        "dialect",
+        "Which of Interactor's documents the sender follows: `seed` the webhooks guide, `timestamped` the integration guide.",
+    )
+    .default("seed"),
+    Field::of::<Duration>("tolerance", HELD_TO).default("5m"),
+    MAP_WITHOUT_ID,
+]);
+
+impl Words for Dialect {
+    const WORDS: &'static [(&'static str, Self)] = &[("seed", Self::Seed), ("timestamped", Self::Timestamped)];
+}
+
 impl Interactor {
-    /// Reads `secrets`, `dialect` (default `seed`), `tolerance` (default 5 min) and `map`.
+    /// Reads `secrets`, `dialect`, `tolerance` and `map`.
     pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let secrets: Option<Secrets> = fields.required("secrets", cx);
-        let words = [("seed", Dialect::Seed), ("timestamped", Dialect::Timestamped)];
-        let dialect = fields.node("dialect").map_or(Some(Dialect::Seed), |node| one_of(node, &words, cx));
+        let dialect = fields.or("dialect", Dialect::Seed, cx);
         let tolerance = fields.or("tolerance", TOLERANCE, cx);
         let map = map_without_id(fields, cx);
         let secrets = secrets?;
         let keys = secrets.0.iter().map(Key::literal).collect();
-        Some(Self { dialect: dialect?, secrets, keys, tolerance, map })
+        Some(Self { dialect, secrets, keys, tolerance, map })
     }
 
     /// Checks that Interactor sent `request`: its timestamp first, then HMAC-SHA256 with the literal bytes of any of the

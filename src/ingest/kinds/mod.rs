@@ -9,13 +9,13 @@ use serde_json::Value;
 use super::{
     answer::Rejection,
     body::{Token, fit},
-    mapping::{Keys, Mapped, Mapping},
+    mapping::{MapWithoutId, Mapped, Mapping},
     request::Raw,
     time,
 };
 use crate::{
     clock::Timestamp,
-    config::decode::{Context, Fields},
+    config::decode::{Context, Field, Fields, Keys, Secrets, Words},
     envelope::Name,
     json,
     secret::Secret,
@@ -67,9 +67,8 @@ pub(crate) enum Word {
     Standard,
 }
 
-impl Word {
-    /// Every kind that `routes.yaml` may name.
-    pub(crate) const ALL: [(&'static str, Self); 5] = [
+impl Words for Word {
+    const WORDS: &'static [(&'static str, Self)] = &[
         ("interactor", Self::Interactor),
         ("agent", Self::Agent),
         ("trigger", Self::Trigger),
@@ -77,6 +76,32 @@ impl Word {
         ("standard", Self::Standard),
     ];
 }
+
+impl Word {
+    /// The keys that only this kind has.
+    pub(crate) fn keys(self) -> Keys {
+        match self {
+            Self::Interactor => interactor::KEYS,
+            Self::Agent => agent::KEYS,
+            Self::Trigger => trigger::KEYS,
+            Self::Hmac => hmac::KEYS,
+            Self::Standard => standard::KEYS,
+        }
+    }
+}
+
+/// Keys that several kinds have.
+const SECRETS: Field =
+    Field::of::<Secrets>("secrets", "The secrets it shares with its sender, the current one first; any of them may fit.")
+        .required()
+        .example(r#"["${INTERACTOR_WEBHOOK_SECRET}", "${INTERACTOR_WEBHOOK_SECRET_PREVIOUS:-}"]"#);
+const HELD_TO: &str = "How far a timestamp may be off, before or after.";
+const MAP_WITHOUT_ID: Field =
+    Field::of::<MapWithoutId>("map", "Where type, time, namespace and subject stand, instead of where this kind keeps them.")
+        .example(r#"{"namespace": "$.data.account"}"#);
+const MAP: Field =
+    Field::of::<Mapping>("map", "Where id, type, time, namespace and subject stand: a JSONPath into the body, or a literal.")
+        .example(r#"{"type": "connector.gmail.email_sent", "id": "$.message.id", "time": "$.message.sent_at"}"#);
 
 /// A request whose sender is proven. Only the verifiers of this folder make one, and [`Kind::normalise`] takes nothing else.
 #[derive(Debug, Clone, Copy)]
@@ -303,7 +328,7 @@ fn first_text(tokens: &[Option<Token<'_>>]) -> Option<String> {
 
 /// A `map` of a kind that settles the id itself.
 fn map_without_id(fields: &mut Fields<'_>, cx: &mut Context) -> Mapping {
-    fields.node("map").and_then(|node| Mapping::decode(node, Keys::NoId, cx)).unwrap_or_default()
+    fields.node("map").and_then(|node| Mapping::decode_without_id(node, cx)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -336,7 +361,7 @@ pub(crate) mod tests {
     pub(crate) fn decoded(word: Word, text: &str) -> Result<Kind, Vec<&'static str>> {
         let mut cx = Context::default();
         let tree = yaml(text);
-        let mut fields = Fields::open(&tree, "a source", &mut cx).unwrap();
+        let mut fields = Fields::open(&tree, "a source", word.keys(), &mut cx).unwrap();
         let kind = Kind::decode(word, &mut fields, &Name::from("shop"), &mut cx);
         fields.finish(&mut cx);
         match kind {

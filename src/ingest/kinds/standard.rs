@@ -6,11 +6,13 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use data_encoding::BASE64;
 
-use super::{Content, Facts, HmacProof, Id, Proof, TOLERANCE, Verified, map_without_id, mapped, told_by};
+use super::{
+    Content, Facts, HELD_TO, HmacProof, Id, MAP_WITHOUT_ID, Proof, SECRETS, TOLERANCE, Verified, map_without_id, mapped, told_by,
+};
 use crate::{
     clock::Timestamp,
     config::{
-        decode::{Context, Fields, Secrets},
+        decode::{Context, Field, Fields, Keys, Secrets},
         tree::Node,
     },
     ingest::{
@@ -52,6 +54,9 @@ pub(crate) struct Standard {
     tolerance: Duration,
     map: Mapping,
 }
+
+/// The keys of a `standard` source.
+pub(super) const KEYS: Keys = Keys::of(&[SECRETS, Field::of::<Duration>("tolerance", HELD_TO).default("5m"), MAP_WITHOUT_ID]);
 
 impl Standard {
     /// Reads `secrets`, which must be Standard Webhooks secrets, `tolerance` (default 5 min) and `map`.

@@ -4,16 +4,16 @@
 use axum::http::HeaderName;
 use serde_json::Value;
 
-use super::{Facts, Proof, Verified, all_mapped};
+use super::{Facts, MAP, Proof, Verified, all_mapped};
 use crate::{
     config::{
-        decode::{Context, Decode, Fields, OneOrMore, Secrets},
+        decode::{Context, Decode, Definitions, Field, Fields, Keys, OneOrMore, Schema, Secrets, Shape},
         tree::{Node, Place},
     },
     ingest::{
         answer::{Code, Rejection},
         body::Body,
-        mapping::{Case, Keys, Mapping, header_name},
+        mapping::{Case, HeaderText, Mapping, header_name},
         request::Raw,
     },
     json,
@@ -40,6 +40,24 @@ struct StaticHeader {
     values: Secrets,
 }
 
+/// The keys of a `trigger` source.
+pub(super) const KEYS: Keys = Keys::of(&[
+    Field::of::<StaticHeader>("header", "A header with a fixed value that proves the sender.")
+        .example(r#"{"name": "X-Forwarding-Key", "value": "${FORWARDING_KEY}"}"#),
+    Field::of::<Secrets>(
+        "path_secret",
+        "The last segment of the path that the sender is given, after `path`; one, or several that all serve.",
+    ),
+    Field::of::<bool>("allow_unauthenticated", "Lets anybody who finds the path post to it.").default("false"),
+    MAP,
+    Field::of::<Vec<Case>>(
+        "cases",
+        "Which map holds for which bodies: the first that fits; what fits none arrives as `trigger.unmapped`.",
+    )
+    .example(r#"[{"when": [{"path": "$.connector", "eq": "jira"}], "map": {"type": "connector.jira.issue_updated"}}]"#),
+])
+.such_that(|trigger| trigger.at_least_one(&["header", "path_secret", "allow_unauthenticated"]));
+
 impl Trigger {
     /// Reads `header`, `path_secret`, `allow_unauthenticated`, `map` and `cases`. A case's `map` goes before the source's.
     pub(super) fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
@@ -49,8 +67,8 @@ impl Trigger {
         let path_secrets = secret_node.and_then(|node| path_secrets(node, cx));
         let open = fields.or("allow_unauthenticated", false, cx);
         check_proof(open, header_node.is_some() || secret_node.is_some(), fields.place(), cx);
-        let map = fields.node("map").and_then(|node| Mapping::decode(node, Keys::All, cx)).unwrap_or_default();
-        let mut cases: Vec<Case> = fields.or("cases", Vec::new(), cx);
+        let map = fields.node("map").and_then(|node| Mapping::decode(node, cx)).unwrap_or_default();
+        let mut cases: Vec<Case> = fields.optional("cases", cx).unwrap_or_default();
         for case in &mut cases {
             case.map = std::mem::take(&mut case.map).or(&map);
         }
@@ -141,9 +159,24 @@ fn fitting(values: &[Secret], given: &str) -> Option<usize> {
     })
 }
 
+impl StaticHeader {
+    const KEYS: Keys = Keys::of(&[
+        Field::of::<HeaderText>("name", "The header's name.").required().example("X-Forwarding-Key"),
+        Field::of::<Secret>("value", "Its value."),
+        Field::of::<Secrets>("values", "Values of which any proves the sender, the current one first."),
+    ])
+    .such_that(|header| header.exactly_one(&["value", "values"]));
+}
+
+impl Shape for StaticHeader {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(Self::KEYS, all)
+    }
+}
+
 impl Decode for StaticHeader {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`header`", cx)?;
+        let mut fields = Fields::open(node, "`header`", Self::KEYS, cx)?;
         let name = fields.node("name").or_else(|| {
             cx.error("missing-key", fields.place(), "`header` needs `name`");
             None

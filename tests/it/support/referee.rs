@@ -24,8 +24,7 @@ fn cache() -> &'static PathBuf {
         let install = tests_folder().join("referees/install");
         let output = Command::new(install).output().unwrap();
         assert!(output.status.success(), "the referees cannot be installed: {}", String::from_utf8_lossy(&output.stderr));
-        let home = || PathBuf::from(std::env::var("HOME").unwrap()).join(".cache/hookyard-tests");
-        std::env::var("HOOKYARD_TEST_CACHE").map_or_else(|_| home(), PathBuf::from)
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
     })
 }
 

@@ -12,10 +12,10 @@ use lettre::transport::smtp::{
 };
 use tokio::time::timeout_at;
 
-use super::TemplateRef;
+use super::{TEMPLATE, THREAD_BY, TemplateRef};
 use crate::{
     config::{
-        decode::{Context, Fields},
+        decode::{Context, Field, Fields, Keys},
         tree::Place,
     },
     contacts::{Mailbox, NoRecipients, Recipients},
@@ -51,6 +51,20 @@ pub struct Email {
     pool: Arc<Pool>,
 }
 
+/// The keys of an email destination.
+pub(super) const KEYS: Keys = Keys::of(&[
+    Field::of::<Server>("smtp", "The server that takes its mail.").required(),
+    Field::of::<Mailbox>("from", "Who sends.").required().example("Integrations <integrations@example.com>"),
+    THREAD_BY,
+    TEMPLATE,
+    Field::of::<TlsProfile>("tls", "Which certificates are trusted.").default("{}"),
+])
+.and(&[Recipients::<Mailbox>::KEYS])
+.such_that(|email| email.without(&OF_HTTP));
+
+/// Keys of destinations that say how answers over HTTP are read; mail has its own.
+const OF_HTTP: [&str; 2] = ["answers", "status_rules"];
+
 impl Email {
     /// Reads the keys of an email destination.
     pub(super) fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
@@ -70,7 +84,7 @@ impl Email {
             Some(template) => Some(template?),
             None => None,
         };
-        for key in ["answers", "status_rules"] {
+        for key in OF_HTTP {
             if fields.node(key).is_some() {
                 cx.error(
                     "bad-value",

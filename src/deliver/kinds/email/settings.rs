@@ -8,7 +8,7 @@ use url::{Host, Url};
 
 use crate::{
     config::{
-        decode::{Context, Fields, Located, one_of},
+        decode::{Context, Definitions, Field, Fields, Keys, Located, Schema, Shape, Words},
         tree::Node,
     },
     contacts::address::ascii_domain,
@@ -27,8 +27,28 @@ pub(super) enum Protection {
     None,
 }
 
-const WORDS: [(&str, Protection); 3] =
-    [("starttls", Protection::StartTls), ("implicit", Protection::Implicit), ("none", Protection::None)];
+impl Words for Protection {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("starttls", Self::StartTls), ("implicit", Self::Implicit), ("none", Self::None)];
+}
+
+const KEYS: Keys = Keys::of(&[
+    Field::of::<String>("host", "Its name or address, without a port.").required().example("smtp.example.com"),
+    Field::of::<u32>("port", "Its port. Left out: 587, with `tls: implicit` 465, with `tls: none` 25.")
+        .example("465")
+        .such_that(|port| port.between(1, 65_535)),
+    Field::of::<Protection>("tls", "How the connection is protected; `none` only towards hosts in `security.allow_targets`.")
+        .default("starttls"),
+    Field::of::<String>("username", "Who we are there.").example("relay"),
+    Field::of::<Secret>("password", "The password.").example("${SMTP_PASSWORD}"),
+])
+.such_that(|smtp| smtp.needs("username", &["password"]).needs("password", &["username"]));
+
+impl Shape for Server {
+    fn schema(all: &mut Definitions) -> Schema {
+        Schema::map(KEYS, all)
+    }
+}
 
 /// The server that takes our mail.
 #[derive(Clone)]
@@ -53,12 +73,9 @@ impl std::fmt::Debug for Server {
 impl Server {
     /// Reads `smtp`; `tls` is how its certificate is checked.
     pub(super) fn decode(node: &Node, tls: &TlsProfile, cx: &mut Context) -> Option<Self> {
-        let mut fields = Fields::open(node, "`smtp`", cx)?;
+        let mut fields = Fields::open(node, "`smtp`", KEYS, cx)?;
         let host = fields.required::<Located<String>>("host", cx);
-        let protection = match fields.node("tls") {
-            Some(node) => one_of(node, &WORDS, cx),
-            None => Some(Protection::StartTls),
-        };
+        let protection = fields.or("tls", Protection::StartTls, cx);
         let port = fields.optional::<Located<u32>>("port", cx);
         let username = fields.optional::<String>("username", cx);
         let password = fields.optional::<Secret>("password", cx);
@@ -66,7 +83,7 @@ impl Server {
             cx.error("missing-key", fields.place(), "`username` and `password` go together");
         }
         fields.finish(cx);
-        let (host, protection) = (host?, protection?);
+        let host = host?;
         let place = host.place;
         let Some(read) = read_host(&host.value) else {
             cx.error("bad-value", place, "expected the name of a mail server such as smtp.example.com, without a port");

@@ -3,7 +3,7 @@
 use super::super::email::unaddressed;
 use crate::{
     config::{
-        decode::{Context, Decode},
+        decode::{Context, Decode, Definitions, Schema, Shape},
         tree::Node,
     },
     contacts::NoRecipients,
@@ -24,6 +24,15 @@ pub(super) enum Channel {
     Contact,
 }
 
+/// What channels are called in messages.
+const CHANNEL: &str = "a channel's id such as C0123456789, its name, or `contact`";
+
+impl Shape for Channel {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^\S{1,80}$", CHANNEL)
+    }
+}
+
 impl Decode for Channel {
     fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let text = String::decode(node, cx)?;
@@ -34,7 +43,7 @@ impl Decode for Channel {
             && text.chars().count() <= CHANNEL_MAX
             && !text.contains(|c: char| c.is_control() || c.is_whitespace());
         if !fits {
-            cx.error("bad-value", node.place, "`channel` is a channel's id such as C0123456789, its name, or `contact`");
+            cx.error("bad-value", node.place, format!("`channel` is {CHANNEL}"));
             return None;
         }
         Some(Self::Named(text))
