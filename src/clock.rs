@@ -30,8 +30,12 @@ impl Clock {
     /// When `at` is not a time: it is written in tests.
     #[expect(clippy::expect_used, reason = "for tests, which write the time themselves")]
     pub fn manual(at: &str) -> Self {
-        let start = at.parse().expect("a time in RFC 3339");
-        Self(Inner::Manual(Arc::new(watch::Sender::new(start))))
+        Self::standing(at.parse().expect("a time in RFC 3339"))
+    }
+
+    /// A clock that stands at `at` until [`Clock::advance`] moves it.
+    pub fn standing(at: Timestamp) -> Self {
+        Self(Inner::Manual(Arc::new(watch::Sender::new(at))))
     }
 
     /// The time now.

@@ -67,13 +67,19 @@ impl Sealer {
     /// A sealer with the key that `text` holds: base64 of 32 bytes.
     pub fn new(text: &Secret) -> Result<Self, Error> {
         let bytes = Zeroizing::new(BASE64.decode(text.reveal().trim().as_bytes()).map_err(|_| Error::BadKey)?);
-        let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| Error::BadKey)?;
+        let bytes: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| Error::BadKey)?;
+        Ok(Self::of_key(bytes))
+    }
+
+    /// A sealer with this key.
+    pub fn of_key(bytes: &[u8; 32]) -> Self {
+        let cipher = XChaCha20Poly1305::new(bytes.into());
         // Two uses of one key are kept apart by deriving the second.
-        let derived = Zeroizing::new(sign::sha256(&[b"hookyard digest key", &bytes]));
-        let fingerprint = sign::sha256(&[b"hookyard key id", &bytes]);
+        let derived = Zeroizing::new(sign::sha256(&[b"hookyard digest key", bytes]));
+        let fingerprint = sign::sha256(&[b"hookyard key id", bytes]);
         let mut key_id = [0; 4];
         key_id.copy_from_slice(&fingerprint[..4]);
-        Ok(Self { cipher: Arc::new(cipher), digest: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*derived)), key_id })
+        Self { cipher: Arc::new(cipher), digest: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*derived)), key_id }
     }
 
     /// The sealer of the key file at `path`, which is made (0600) where it is missing.

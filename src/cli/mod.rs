@@ -31,13 +31,14 @@ mod sign;
 mod sources;
 mod tail;
 mod target;
+mod test;
 mod way;
 
 /// What the relay and its tools are asked to do.
 #[derive(Debug, Parser)]
 #[command(name = "hookyard", version, about, long_about = None, propagate_version = true)]
 pub struct Args {
-    /// Which logs to write, such as `info` or `hookyard::deliver=debug,warn` [default: info; for demo: warn]
+    /// Which logs to write, such as `info` or `hookyard::deliver=debug,warn` [default: info; for demo and test: warn]
     #[arg(long, global = true, env = "HOOKYARD_LOG", value_name = "FILTER")]
     log: Option<Filter>,
     #[command(subcommand)]
@@ -49,6 +50,7 @@ enum Verb {
     /// Runs the relay.
     Serve(serve::Args),
     Check(check::Args),
+    Test(test::Args),
     /// Prints the JSON Schema of routes.yaml, for editors.
     Schema(schema::Args),
     /// Prints the headers that sign a body, or a curl command that sends it.
@@ -80,9 +82,9 @@ enum Verb {
 }
 
 impl Args {
-    /// Which logs to write. The demo's own words are not to drown in them.
+    /// Which logs to write. The words of the demo and of tests are not to drown in them.
     pub fn log(&self) -> Filter {
-        let quiet = matches!(self.verb, Verb::Demo(_));
+        let quiet = matches!(self.verb, Verb::Demo(_) | Verb::Test(_));
         self.log.clone().unwrap_or_else(|| if quiet { Filter::warn() } else { Filter::info() })
     }
 }
@@ -134,6 +136,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 Err(Failure::BadAndSaid)
             }
         }
+        Verb::Test(args) => relay(test::run(args)),
         Verb::Schema(args) => schema::run(&args),
         Verb::Sign(args) => sign::run(&args),
         Verb::Send(args) => tool(send::run(args)),
@@ -179,7 +182,7 @@ mod tests {
         let verbs: Vec<String> = Args::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
         let asking =
             ["tail", "events", "deliveries", "dead-letters", "rejections", "replay", "target", "sources", "mute", "jobs"];
-        assert_eq!(verbs, [&["serve", "check", "schema", "sign", "send", "demo"][..], &asking].concat());
+        assert_eq!(verbs, [&["serve", "check", "test", "schema", "sign", "send", "demo"][..], &asking].concat());
         for verb in &verbs {
             let help = Args::try_parse_from(["hookyard", verb, "--help"]).unwrap_err();
             assert_eq!(help.kind(), ErrorKind::DisplayHelp, "{verb}");

@@ -44,7 +44,7 @@ pub use decode::{AllowTarget, Problem, Severity};
 use decode::{Context, Definitions, Field, Fields, Keys, OneOrMore, Schema, Shape};
 pub use files::{File, Files};
 use reading::{Fragments, Reading};
-pub use references::{Environment, System};
+pub use references::{Environment, Spot, System};
 use schema::Named;
 use tree::{Node, Value};
 

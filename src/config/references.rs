@@ -27,6 +27,23 @@ pub trait Environment {
 
     /// The text of the file at `path`.
     fn file(&self, path: &Path) -> io::Result<String>;
+
+    /// What stands at `spot` for `reference`, a variable that is not set or a file that cannot be read; `None`: that is an error.
+    fn stand_in(&self, reference: &str, spot: &Spot<'_>) -> Option<String> {
+        let (_, _) = (reference, spot);
+        None
+    }
+}
+
+/// Where a reference stands.
+#[derive(Debug)]
+pub struct Spot<'r> {
+    /// The keys above the value, outermost first.
+    pub keys: &'r [String],
+    /// The `kind` of the thing it is said of.
+    pub kind: Option<&'r str>,
+    /// Whether the value is this reference and nothing else.
+    pub whole: bool,
 }
 
 /// The environment of this process and the files of this machine.
@@ -77,7 +94,7 @@ pub(super) struct References {
 /// Resolves every reference below `root`, a tree of one of the files of `cx`; notes those that cannot be.
 pub(super) fn resolve(root: &mut Node, env: &dyn Environment, out: &mut References, cx: &mut Context) {
     let files = cx.files.clone();
-    Resolver { text: files.text(), env, cx, path: Vec::new(), out }.node(root);
+    Resolver { text: files.text(), env, cx, path: Vec::new(), kind: None, whole: false, out }.node(root);
 }
 
 struct Resolver<'r> {
@@ -86,6 +103,10 @@ struct Resolver<'r> {
     cx: &'r mut Context,
     /// The keys above the value in hand.
     path: Vec<String>,
+    /// The `kind` beside it or above it,
+    kind: Option<String>,
+    /// and whether that value is one reference and nothing else.
+    whole: bool,
     out: &'r mut References,
 }
 
@@ -93,11 +114,18 @@ impl Resolver<'_> {
     fn node(&mut self, node: &mut Node) {
         let place = node.place;
         match &mut node.value {
-            Value::Map(map) => map.iter_mut().for_each(|(key, node)| {
-                self.path.push(key.name.clone());
-                self.node(node);
-                self.path.pop();
-            }),
+            Value::Map(map) => {
+                let kind = map.iter().find(|(key, _)| key.name == "kind").and_then(|(_, node)| node.text().map(str::to_owned));
+                let outer = kind.map(|kind| self.kind.replace(kind));
+                for (key, node) in map {
+                    self.path.push(key.name.clone());
+                    self.node(node);
+                    self.path.pop();
+                }
+                if let Some(outer) = outer {
+                    self.kind = outer;
+                }
+            }
             Value::List(items) => items.iter_mut().for_each(|item| self.node(item)),
             Value::String(text) if text.contains('$') => match self.string(text, place) {
                 Some(resolved) => {
@@ -122,7 +150,9 @@ impl Resolver<'_> {
             let help = "a reference is written ${NAME}; to say that a dollar sign is meant, write $$";
             self.cx.warning("not-a-reference", place, "this is taken as it stands, with its dollar sign").help(help);
         }
-        for part in parts(text) {
+        let parts = parts(text);
+        self.whole = parts.iter().filter(|part| **part != Part::Literal("")).count() == 1;
+        for part in parts {
             let value = match part {
                 Part::Literal(literal) => Some(literal.to_owned()),
                 Part::Dollar => Some("$".to_owned()),
@@ -176,6 +206,9 @@ impl Resolver<'_> {
             (Some(value), Some(_)) if !value.is_empty() => Some(self.outside(value)),
             (_, Some(default)) => Some(default.to_owned()),
             (None, None) => {
+                if let Some(value) = self.stand_in(name) {
+                    return Some(value);
+                }
                 let note = format!("needed by {}", self.needed_by());
                 let help = format!("export it, read a file with ${{file:/run/secrets/…}}, or give a default: ${{{name}:-…}}");
                 let message = format!("environment variable {name} is not set");
@@ -193,11 +226,18 @@ impl Resolver<'_> {
                 Some(self.outside(text.to_owned()))
             }
             Err(error) => {
+                if let Some(value) = self.stand_in(path) {
+                    return Some(value);
+                }
                 let note = format!("needed by {}", self.needed_by());
                 self.cx.error("unreadable-file", place, format!("{} cannot be read: {error}", full.display())).note(note);
                 None
             }
         }
+    }
+
+    fn stand_in(&self, reference: &str) -> Option<String> {
+        self.env.stand_in(reference, &Spot { keys: &self.path, kind: self.kind.as_deref(), whole: self.whole })
     }
 
     fn outside(&mut self, value: String) -> String {

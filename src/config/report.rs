@@ -73,6 +73,12 @@ pub fn headline(loaded: &Loaded) -> Option<String> {
     Some(format!("{first}{more}"))
 }
 
+/// Where `place` is: the file, its line and its column, both from 1.
+pub fn spot(loaded: &Loaded, place: Place) -> (String, usize, usize) {
+    let spot = Spot::find(&loaded.shown, &loaded.files, place);
+    (loaded.files.path_of(place).display().to_string(), spot.number, spot.column(spot.span.start))
+}
+
 /// Each warning in one line, for the log.
 pub fn warnings(loaded: &Loaded) -> Vec<String> {
     let warnings = loaded.problems.iter().filter(|problem| problem.severity == Severity::Warning);

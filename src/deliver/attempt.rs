@@ -184,6 +184,14 @@ impl Try<'_> {
 
     /// What people read of this delivery, or of all that goes out with it: by the rule's template, else by `own`, else built in.
     pub(super) fn message(&self, own: Option<&str>) -> Message {
+        let message = self.made(own);
+        if let Some(stage) = self.http.stage() {
+            stage.reads(&message);
+        }
+        message
+    }
+
+    fn made(&self, own: Option<&str>) -> Message {
         let data = json::lenient(self.event.data());
         let reconnect = self.site.reconnecting.as_ref().and_then(|links| {
             let scene = Scene::new(self.event, &data, &self.delivery.id, self.number);

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Collected, Full};
 use hyper::{
     Method, Request, Uri,
     body::{Body, Incoming},
@@ -30,6 +30,7 @@ use url::Url;
 use super::{
     connect::{Connector, Forbidden, Unresolved},
     policy::{self, AddressPolicy},
+    stage::Stage,
     tls::TlsProfile,
 };
 
@@ -87,7 +88,7 @@ impl Clients {
             return Ok(http.clone());
         }
         let client = client(Connector::new(self.policy.clone(), tls.config()?));
-        let http = Http { client, policy: self.policy.clone() };
+        let http = Http { way: Way::Network(Box::new(client)), policy: self.policy.clone() };
         self.made.insert(tls.clone(), http.clone());
         Ok(http)
     }
@@ -110,8 +111,16 @@ fn client(connector: Connector) -> Client<Connector, Full<Bytes>> {
 /// A client and what it may reach. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Http {
-    client: Client<Connector, Full<Bytes>>,
+    way: Way,
     policy: Arc<AddressPolicy>,
+}
+
+/// Where requests go.
+#[derive(Clone)]
+enum Way {
+    Network(Box<Client<Connector, Full<Bytes>>>),
+    /// Nowhere: they are rehearsed.
+    Stage(Arc<Stage>),
 }
 
 /// A URL made ready once for many requests.
@@ -200,6 +209,19 @@ impl FailureKind {
 }
 
 impl Http {
+    /// One that sends nothing: `stage` takes what `policy` permits, as far as it can be told without resolving a name.
+    pub(super) fn staged(stage: Arc<Stage>, policy: Arc<AddressPolicy>) -> Self {
+        Self { way: Way::Stage(stage), policy }
+    }
+
+    /// What takes everything in the place of targets, where nothing is sent.
+    pub(super) fn stage(&self) -> Option<&Stage> {
+        match &self.way {
+            Way::Network(_) => None,
+            Way::Stage(stage) => Some(stage),
+        }
+    }
+
     /// What it may reach.
     pub(super) fn policy(&self) -> &AddressPolicy {
         &self.policy
@@ -232,8 +254,17 @@ impl Http {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>, answer_max: usize, deadline: Instant) -> Result<Answer, Failure> {
+        let client = match &self.way {
+            Way::Network(client) => client,
+            Way::Stage(stage) => {
+                let (parts, body) = request.into_parts();
+                // What is in memory already cannot fail to be read.
+                let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+                return Ok(stage.takes(&parts.headers, body));
+            }
+        };
         let mut deadline = pin!(sleep_until(deadline));
-        let response = match before(deadline.as_mut(), self.client.request(request)).await {
+        let response = match before(deadline.as_mut(), client.request(request)).await {
             Some(answered) => answered.map_err(|error| failure(&error))?,
             None => return Err(Failure { kind: FailureKind::Timeout, detail: "no answer within the timeout".to_owned() }),
         };

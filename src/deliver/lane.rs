@@ -40,7 +40,7 @@ mod recording;
 mod reporting;
 
 use deciding::Decided;
-pub(super) use deciding::expired;
+pub(super) use deciding::{decisions, expired, wish};
 use giving_up::Looked;
 use recording::{Recorded, Unrecorded};
 

@@ -169,7 +169,7 @@ fn client(destination: &Destination, clients: &mut Clients) -> Result<Http, Star
 }
 
 /// The named templates and those that destinations bring along.
-fn all_templates(mut named: BTreeMap<String, Source>, destinations: &[Destination]) -> BTreeMap<String, Source> {
+pub(super) fn all_templates(mut named: BTreeMap<String, Source>, destinations: &[Destination]) -> BTreeMap<String, Source> {
     for template in destinations.iter().flat_map(|destination| destination.kind.templates()) {
         if let Some(text) = &template.inline {
             named.insert(template.name.clone(), text.as_str().into());

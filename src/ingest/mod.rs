@@ -44,6 +44,7 @@ pub(crate) mod kinds;
 pub(crate) mod limits;
 mod mapping;
 mod quarantine;
+mod rehearsing;
 mod request;
 mod retry;
 mod sealed;
@@ -52,6 +53,7 @@ mod statistics;
 mod time;
 mod told;
 
+pub(crate) use rehearsing::rehearse;
 pub use retry::RetryReport;
 pub use source::Source;
 pub use statistics::SourceStatistics;

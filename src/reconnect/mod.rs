@@ -52,7 +52,8 @@ pub struct Reconnecting {
 }
 
 enum Way {
-    Page(Box<(ConnectorApi, Fetch)>),
+    /// Without a client only links are made.
+    Page(Box<(ConnectorApi, Option<Fetch>)>),
     Template,
 }
 
@@ -80,14 +81,24 @@ pub struct Parts<'a> {
 impl Reconnecting {
     /// Fails with why the connector API's HTTP client cannot be made.
     pub fn new(parts: Parts<'_>) -> Result<Arc<Self>, String> {
-        let way = match parts.settings {
-            Some(Reconnect::Page(api)) => {
-                Some(Way::Page(Box::new((api.clone(), Fetch::new(AddressPolicy::new(parts.allow_targets), &api.tls)?))))
-            }
-            Some(Reconnect::Template(_)) => Some(Way::Template),
-            None => None,
+        let fetch = match parts.settings {
+            Some(Reconnect::Page(api)) => Some(Fetch::new(AddressPolicy::new(parts.allow_targets), &api.tls)?),
+            Some(Reconnect::Template(_)) | None => None,
         };
-        Ok(Arc::new(Self { way, public_url: parts.public_url, sealer: parts.sealer, clock: parts.clock }))
+        Ok(Self::with(parts, fetch))
+    }
+
+    /// One that makes links and cannot follow them: nobody is asked.
+    pub fn rehearsed(parts: Parts<'_>) -> Arc<Self> {
+        Self::with(parts, None)
+    }
+
+    fn with(parts: Parts<'_>, fetch: Option<Fetch>) -> Arc<Self> {
+        let way = parts.settings.map(|settings| match settings {
+            Reconnect::Page(api) => Way::Page(Box::new((api.clone(), fetch))),
+            Reconnect::Template(_) => Way::Template,
+        });
+        Arc::new(Self { way, public_url: parts.public_url, sealer: parts.sealer, clock: parts.clock })
     }
 
     /// The link that mends what `event` tells of at `now`; `None` where there is nothing to mend or nothing to mend it by.
@@ -126,6 +137,7 @@ impl Reconnecting {
     async fn sign_in_url(&self, grant: &Grant) -> Result<Url, String> {
         let Some(Way::Page(it)) = &self.way else { return Err("there is no connector API".to_owned()) };
         let (api, fetch) = &**it;
+        let fetch = fetch.as_ref().ok_or("this is a rehearsal: nobody is asked")?;
         let connector = api.connectors.get(&grant.service).ok_or("the service has no connector")?;
         let mut url = api.base.clone();
         url.path_segments_mut().map_err(|()| "the connector API's URL has no path")?.pop_if_empty().extend([

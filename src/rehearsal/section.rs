@@ -45,8 +45,8 @@ pub struct Test {
 pub struct Start {
     /// The source it comes in by.
     pub source: Option<Located<Name>>,
-    /// What happened.
-    pub r#type: String,
+    /// What happened; `None`: what its source makes of its data, or its sample's.
+    pub r#type: Option<String>,
     /// Whose it is; `None`: what its data says, where its source's kind looks there.
     pub namespace: Option<String>,
     /// What it happened to; `None`: likewise.
@@ -58,7 +58,6 @@ pub struct Start {
     /// `data`, as compact JSON; `None`: its sender sent none.
     pub data: Option<String>,
     /// The event of the seeds that it takes all else from.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what runs tests comes next"))]
     pub(crate) sample: Option<Sample>,
 }
 
@@ -119,7 +118,7 @@ const EVENT: Keys = Keys::of(&[
     Field::of::<Moment>("time", "When it happened, as its sender says."),
     Field::of::<Data>("data", "What its sender says of it.").example(r#"{"credential_id": "cred_abc"}"#),
 ])
-.such_that(|event| event.either("sample", &["source", "type"]));
+.such_that(|event| event.either("sample", &["source"]));
 
 const EXPECTED: Keys = Keys::of(&[
     Field::of::<OneOrMore<Name>>("rules", "The rules that match, all of them.").example(r#"["everything-for-audit"]"#),
@@ -264,16 +263,11 @@ impl Decode for Start {
         let id = text(&mut fields, "id", cx);
         let time = time(&mut fields, "time", cx);
         let data = fields.node("data").map(|node| data::json(node, cx));
-        if fields.node("sample").is_none() {
-            for key in ["source", "type"] {
-                if fields.node(key).is_none() {
-                    fields.missing(key, cx);
-                }
-            }
+        // Whether its source finds a type in its data is checked when the whole file is read.
+        if fields.node("sample").is_none() && fields.node("source").is_none() {
+            fields.missing("source", cx);
         }
         fields.finish(cx);
-        let sample = absent_or(sample)?;
-        let r#type = r#type?.or(sample.map(|sample| sample.r#type.to_owned()));
         Some(Self {
             source: absent_or(source)?,
             r#type: r#type?,
@@ -282,7 +276,7 @@ impl Decode for Start {
             id: id?,
             time: time?,
             data: absent_or(data)?,
-            sample,
+            sample: absent_or(sample)?,
         })
     }
 }
@@ -474,7 +468,7 @@ expect:
     fn little_is_enough() {
         let test = read("{event: {sample: credential.expired}, expect: {to: []}}");
         assert_eq!((test.name.as_str(), test.times, test.now), ("tests[2]", 1, None));
-        assert_eq!((test.event.r#type.as_str(), test.event.sample.map(|it| it.kind)), ("credential.expired", Some("interactor")));
+        assert_eq!((test.event.r#type, test.event.sample.map(|it| it.kind)), (None, Some("interactor")));
         assert_eq!(test.expect.to.map(|to| to.value), Some(Vec::new()));
     }
 

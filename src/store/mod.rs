@@ -26,6 +26,7 @@ mod handling;
 mod page;
 mod rejection;
 mod retention;
+mod scratch;
 mod shard;
 pub mod sqlite;
 
@@ -40,6 +41,7 @@ pub use handling::{
 pub use page::{Filter, N_MAX, Page, SEQ_MAX, Targets};
 pub use rejection::{NewRejection, Rejection, Retried};
 pub use retention::{Pruned, Retention};
+pub use scratch::Scratch;
 pub use shard::{Owned, OwnerId, SHARDS, shard_of};
 
 /// Opens the store at `url`, made where it is missing: `sqlite://<path>`, relative to `folder` or absolute

@@ -43,9 +43,28 @@ fn source(root: &Node, event: &Node, declared: &Declared<'_>, cx: &mut Context) 
     let Some(name) = node.text() else { return };
     if name != RESERVED && !declared.sources.contains_key(name) {
         let message = format!("no source is named {}", quoted(node));
-        declared.unknown(Severity::Error, "unknown-source", node, message, &declared.sources, cx);
+        return declared.unknown(Severity::Error, "unknown-source", node, message, &declared.sources, cx);
+    }
+    let kind = root.get("sources").and_then(|sources| sources.get(name)?.get("kind")?.text());
+    typed(event, node, kind.unwrap_or(RESERVED), cx);
+}
+
+/// What happened is said, or found in the event's data by `map` of its source.
+fn typed(event: &Node, source: &Node, kind: &str, cx: &mut Context) {
+    let says = |key: &str| event.get(key).is_some_and(|node| node.value != Value::Null);
+    if let Some(sample) = event.get("sample").and_then(Node::text).and_then(samples::find) {
+        if sample.kind != kind && !says("data") {
+            let message =
+                format!("this sample comes in by a source of kind `{}`, and {} is of kind `{kind}`", sample.kind, quoted(source));
+            cx.error("bad-value", source.place, message).help("with `data` of its own, only the type is the sample's");
+        }
+    } else if !says("type") && !MAPPING.contains(&kind) {
+        cx.error("missing-key", source.place, format!("an event of kind `{kind}` needs `type`"));
     }
 }
+
+/// The kinds of sources that find the type in the event's data.
+const MAPPING: [&str; 3] = ["trigger", "hmac", "standard"];
 
 fn sampled(root: &Node, event: &Node, cx: &mut Context) {
     let Some(node) = event.get("sample") else { return };

@@ -10,12 +10,13 @@ use super::Lane;
 use crate::{
     clock::{Timestamp, later, short},
     deliver::{
+        Destination,
         inbox::Handed,
-        mutes::held_back,
+        mutes::{Ready, held_back},
         quiet::{Quiet, Then},
     },
-    envelope::{DeliveryId, Envelope},
-    store::{self, Ask, Cause, DIGEST_READ_MAX, Decision, Delivery, Digested, Hush, Severity, Stage, Wish},
+    envelope::{DeliveryId, Envelope, Name},
+    store::{self, Ask, Cause, DIGEST_READ_MAX, Decision, Delivery, Digested, Hush, Severity, Stage, Store, Wish},
 };
 
 impl Lane {
@@ -44,47 +45,8 @@ impl Lane {
         }
     }
 
-    /// What is to be done with a delivery before it is tried; `None`: nothing.
     fn wish(&self, handed: &Handed) -> Option<Wish> {
-        let it = &handed.due.delivery;
-        let open = match it.stage {
-            Stage::Undecided | Stage::Gathering | Stage::Gathered => true,
-            Stage::Carrying => it.body.is_none(),
-            Stage::Free | Stage::Passed => it.cause == Some(Cause::Quiet),
-        };
-        let asks = open && !handed.decided;
-        let mutes = self.mutes.borrow();
-        let destination = &self.today.destination;
-        if !asks && mutes.is_empty() && destination.ttl.is_none() && destination.quiet.is_none() {
-            return None;
-        }
-        let now = self.parts.clock.now();
-        if let Some(ttl) = destination.ttl.filter(|ttl| it.stage != Stage::Carrying && is_over(it, *ttl, now)) {
-            return Some(Wish::Expire(expired(ttl)));
-        }
-        if it.attempts == 0
-            && it.stage != Stage::Carrying
-            && let Some(reason) = held_back(&mutes, &handed.due.envelope, self.name(), now)
-        {
-            return Some(Wish::Suppress(Cause::Mute, reason));
-        }
-        let hush = destination.quiet.as_ref().map_or(Hush::None, |quiet| self.hush(quiet, handed, now));
-        (asks || hush != Hush::None).then_some(Wish::Decide(hush))
-    }
-
-    /// What quiet hours make of a delivery.
-    fn hush(&self, quiet: &Quiet, handed: &Handed, now: Timestamp) -> Hush {
-        let it = &handed.due.delivery;
-        let Some(until) = quiet.until(it.severity, now) else { return Hush::None };
-        // What was tried already waits on; so does what a person wants to be sent again.
-        let first = it.attempts == 0 && it.stage != Stage::Carrying;
-        match quiet.then {
-            Then::Digest if first && !it.replayed => {
-                Hush::Gather(self.today.destination.kind.audience().quiet_key(self.name(), &handed.due.envelope), until)
-            }
-            Then::Drop if first => Hush::Drop(format!("quiet hours `{}`", quiet.schedule.name)),
-            Then::Hold | Then::Digest | Then::Drop => Hush::Hold(until),
-        }
+        wish(&self.today.destination, &self.mutes.borrow(), handed, self.parts.clock.now())
     }
 
     /// Asks the store about what was laid aside, one batch at a time.
@@ -102,19 +64,7 @@ impl Lane {
         self.asked = asked;
         let (store, target, now) = (self.store.clone(), self.name().clone(), self.parts.clock.now());
         let epoch = self.lease.map_or(0, |lease| lease.epoch);
-        self.deciding.spawn(async move {
-            let ids: Vec<_> = asks.iter().map(|ask| ask.delivery).collect();
-            let decisions = store.decide(&target, asks, epoch, now).await?;
-            let mut answers = Vec::with_capacity(ids.len());
-            for (id, decision) in ids.into_iter().zip(decisions) {
-                let digest = match decision {
-                    Decision::Go(carries @ 1..) => Some((carries, store.carried(id, DIGEST_READ_MAX).await?)),
-                    _ => None,
-                };
-                answers.push((decision, digest));
-            }
-            Ok(answers)
-        });
+        self.deciding.spawn(async move { decisions(&*store, &target, asks, epoch, now).await });
     }
 
     /// The store has decided: what may go goes next, and the rest is no longer in hand.
@@ -142,8 +92,7 @@ impl Lane {
             return;
         }
         if let Decision::Go(_) = decision {
-            handed.decided = true;
-            handed.digest = carried.map(|(carries, events)| Arc::new(digested(&handed, carries, events)));
+            handed.goes(carried);
             state.take_back(handed, false);
             return;
         }
@@ -171,8 +120,79 @@ impl Lane {
     }
 }
 
+/// What is to be done with a delivery to `destination` before it is tried at `now`; `None`: nothing. Asks nobody.
+pub(in crate::deliver) fn wish(destination: &Destination, mutes: &[Ready], handed: &Handed, now: Timestamp) -> Option<Wish> {
+    let it = &handed.due.delivery;
+    let open = match it.stage {
+        Stage::Undecided | Stage::Gathering | Stage::Gathered => true,
+        Stage::Carrying => it.body.is_none(),
+        Stage::Free | Stage::Passed => it.cause == Some(Cause::Quiet),
+    };
+    let asks = open && !handed.decided;
+    if !asks && mutes.is_empty() && destination.ttl.is_none() && destination.quiet.is_none() {
+        return None;
+    }
+    if let Some(ttl) = destination.ttl.filter(|ttl| it.stage != Stage::Carrying && is_over(it, *ttl, now)) {
+        return Some(Wish::Expire(expired(ttl)));
+    }
+    if it.attempts == 0
+        && it.stage != Stage::Carrying
+        && let Some(reason) = held_back(mutes, &handed.due.envelope, &destination.name, now)
+    {
+        return Some(Wish::Suppress(Cause::Mute, reason));
+    }
+    let hush = destination.quiet.as_ref().map_or(Hush::None, |quiet| hush(destination, quiet, handed, now));
+    (asks || hush != Hush::None).then_some(Wish::Decide(hush))
+}
+
+/// What quiet hours make of a delivery.
+fn hush(destination: &Destination, quiet: &Quiet, handed: &Handed, now: Timestamp) -> Hush {
+    let it = &handed.due.delivery;
+    let Some(until) = quiet.until(it.severity, now) else { return Hush::None };
+    // What was tried already waits on; so does what a person wants to be sent again.
+    let first = it.attempts == 0 && it.stage != Stage::Carrying;
+    match quiet.then {
+        Then::Digest if first && !it.replayed => {
+            Hush::Gather(destination.kind.audience().quiet_key(&destination.name, &handed.due.envelope), until)
+        }
+        Then::Drop if first => Hush::Drop(format!("quiet hours `{}`", quiet.schedule.name)),
+        Then::Hold | Then::Digest | Then::Drop => Hush::Hold(until),
+    }
+}
+
 /// What came of one [`Ask`], and for the carrier of a digest how many others it carries, and the first of their events.
-pub(super) type Decided = (Decision, Option<(u32, Vec<(DeliveryId, Arc<Envelope>)>)>);
+pub(in crate::deliver) type Decided = (Decision, Option<Carried>);
+/// How many others a delivery carries, and the first of their events.
+type Carried = (u32, Vec<(DeliveryId, Arc<Envelope>)>);
+
+/// Asks `store` about deliveries to `target`; answers in their order.
+pub(in crate::deliver) async fn decisions(
+    store: &dyn Store,
+    target: &Name,
+    asks: Vec<Ask>,
+    epoch: i64,
+    now: Timestamp,
+) -> store::Result<Vec<Decided>> {
+    let ids: Vec<_> = asks.iter().map(|ask| ask.delivery).collect();
+    let decided = store.decide(target, asks, epoch, now).await?;
+    let mut answers = Vec::with_capacity(ids.len());
+    for (id, decision) in ids.into_iter().zip(decided) {
+        let digest = match decision {
+            Decision::Go(carries @ 1..) => Some((carries, store.carried(id, DIGEST_READ_MAX).await?)),
+            _ => None,
+        };
+        answers.push((decision, digest));
+    }
+    Ok(answers)
+}
+
+impl Handed {
+    /// It was decided that it may go, with what it carries.
+    pub(in crate::deliver) fn goes(&mut self, carried: Option<Carried>) {
+        self.decided = true;
+        self.digest = carried.map(|(carries, events)| Arc::new(digested(self, carries, events)));
+    }
+}
 
 fn digested(carrier: &Handed, carries: u32, mut events: Vec<(DeliveryId, Arc<Envelope>)>) -> Digested {
     events.insert(0, (carrier.due.delivery.id, carrier.due.envelope.clone()));

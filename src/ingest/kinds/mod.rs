@@ -195,6 +195,11 @@ impl Kind {
         }
     }
 
+    /// The facts of a request that nobody sent: for rehearsals. They are no [`Verified`], so that nothing is taken in by them.
+    pub(super) fn facts_of(&self, request: &Raw) -> Result<Facts, Rejection> {
+        self.normalise(Verified::new(request, None))
+    }
+
     /// How it wants its sender proven, for the doctor and the quarantine.
     pub(crate) fn proof(&self) -> Proof<'_> {
         match self {
