@@ -111,6 +111,10 @@ impl Store for Fake {
         Ok(vec![Decision::Over; asks.len()])
     }
 
+    async fn foresee(&self, _: &Name, _: store::Handling, _: Timestamp) -> store::Result<store::Foreseen> {
+        Ok(store::Foreseen::default())
+    }
+
     async fn carried(&self, _: DeliveryId, _: u32) -> store::Result<Vec<(DeliveryId, Arc<Envelope>)>> {
         Ok(vec![])
     }

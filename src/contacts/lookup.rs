@@ -176,6 +176,14 @@ impl Service {
         self.keep(namespace, answered)
     }
 
+    /// What it has lately answered.
+    pub(super) fn known(&self, namespace: &str) -> Result<Found, Unavailable> {
+        if matches!(namespace, "" | "." | "..") {
+            return Ok(Found::default());
+        }
+        self.fresh(namespace).ok_or_else(Unavailable::unasked)?.found.ok_or_else(Unavailable::resting)
+    }
+
     fn fresh(&self, namespace: &str) -> Option<Kept> {
         let now = self.clock.now();
         let kept = self.kept.lock().ok()?.get(namespace).cloned()?;

@@ -73,6 +73,10 @@ impl Unavailable {
     fn resting() -> Self {
         Self("it failed a moment ago and is left alone".to_owned())
     }
+
+    fn unasked() -> Self {
+        Self("it has not been asked about this namespace lately, and is asked only to send".to_owned())
+    }
 }
 
 /// `contacts`, `contacts_file` and `contacts_lookup`.
@@ -172,19 +176,40 @@ impl Contacts {
 
     /// Who stands behind `namespace`. Waits for the look-up service a few seconds at most.
     pub async fn find(&self, namespace: Option<&str>) -> Result<Found, Unavailable> {
-        let book = self.file.as_ref().map(Watched::book);
-        let known = namespace.and_then(|it| self.list.find(it).or_else(|| book.as_ref()?.find(it)).cloned());
-        let known = match (known, namespace, &self.service) {
+        let known = match (self.listed(namespace), namespace, &self.service) {
             (Some(known), ..) => known,
             (None, Some(namespace), Some(Asked::Service(service))) => service.find(namespace).await?,
             (None, Some(_), Some(Asked::StandIn(found))) => found.clone(),
             _ => Found::default(),
         };
-        let fallback = self.list.fallback().or_else(|| book.as_ref()?.fallback());
-        Ok(match fallback {
+        Ok(self.or_fallback(known))
+    }
+
+    /// The same as far as it is known without asking anybody: what the look-up service has lately answered counts.
+    pub fn known(&self, namespace: Option<&str>) -> Result<Found, Unavailable> {
+        let known = match (self.listed(namespace), namespace, &self.service) {
+            (Some(known), ..) => known,
+            (None, Some(namespace), Some(service)) => service.known(namespace)?,
+            _ => Found::default(),
+        };
+        Ok(self.or_fallback(known))
+    }
+
+    /// Whom the list or the file names for `namespace`.
+    fn listed(&self, namespace: Option<&str>) -> Option<Found> {
+        let of_file = |namespace: &str| self.file.as_ref()?.book().find(namespace).cloned();
+        namespace.and_then(|it| self.list.find(it).cloned().or_else(|| of_file(it)))
+    }
+
+    /// `known`, and what it lacks from `*`.
+    fn or_fallback(&self, known: Found) -> Found {
+        if let Some(fallback) = self.list.fallback() {
+            return known.or(fallback);
+        }
+        match self.file.as_ref().map(Watched::book).as_ref().and_then(|book| book.fallback()) {
             Some(fallback) => known.or(fallback),
             None => known,
-        })
+        }
     }
 }
 

@@ -180,16 +180,35 @@ impl<T: Reached> Recipients<T> {
 
     /// The recipients of `event`: at least one, none twice.
     pub async fn of(&self, event: &Envelope, contacts: &Contacts) -> Result<Vec<T>, NoRecipients> {
-        let them = match self {
-            Self::Literal(them) => return Ok(them.clone()),
-            Self::Contact => T::of(contacts.find(event.namespace.as_deref()).await?),
-            Self::Path { path, allowed } => at_path(path, allowed, &to_value(event))?,
-        };
-        match them.len() {
-            0 => Err(NoRecipients::Nobody(T::WHAT)),
-            1..=RECIPIENTS_MAX => Ok(without_repeats(them)),
-            _ => Err(NoRecipients::TooMany),
+        match self {
+            Self::Contact => some(T::of(contacts.find(event.namespace.as_deref()).await?)),
+            named => named.named(event),
         }
+    }
+
+    /// The same as far as it is known without asking anybody.
+    pub fn known(&self, event: &Envelope, contacts: &Contacts) -> Result<Vec<T>, NoRecipients> {
+        match self {
+            Self::Contact => some(T::of(contacts.known(event.namespace.as_deref())?)),
+            named => named.named(event),
+        }
+    }
+
+    /// Those that the file or the event itself names.
+    fn named(&self, event: &Envelope) -> Result<Vec<T>, NoRecipients> {
+        match self {
+            Self::Literal(them) => Ok(them.clone()),
+            Self::Path { path, allowed } => some(at_path(path, allowed, &to_value(event))?),
+            Self::Contact => Ok(Vec::new()),
+        }
+    }
+}
+
+fn some<T: Reached>(them: Vec<T>) -> Result<Vec<T>, NoRecipients> {
+    match them.len() {
+        0 => Err(NoRecipients::Nobody(T::WHAT)),
+        1..=RECIPIENTS_MAX => Ok(without_repeats(them)),
+        _ => Err(NoRecipients::TooMany),
     }
 }
 

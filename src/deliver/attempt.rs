@@ -3,7 +3,7 @@
 //! `error` of an attempt is one of `timeout`, `dns`, `connect`, `tls`, `closed` (the connection ended without an answer),
 //! `address_forbidden`, `http_<status>`, `smtp_<code>`, `no_recipients`, `contacts_unavailable`, or `internal`.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -17,15 +17,15 @@ use super::{
     endpoint::Body,
     inbox::Handed,
     kinds,
+    making::{Making, Purpose},
 };
 use crate::{
     clock::{Clock, Timestamp, later},
     contacts::Contacts,
     envelope::{DeliveryId, Envelope},
-    json,
     reconnect::Reconnecting,
-    render::{DigestItem, Message, MessageScene, Scene, Templates, builtin},
-    store::{Attempt, Cause, Delivery, Digested, Due, Next, Rendered, Store},
+    render::Templates,
+    store::{Attempt, Cause, Delivery, Due, Next, Rendered, Store},
 };
 
 /// Where people reach the relay: what links in messages begin with.
@@ -58,32 +58,24 @@ pub(super) struct Tools {
 
 /// What one attempt is made with.
 pub(super) struct Try<'a> {
-    /// What is delivered.
-    pub(super) event: &'a Envelope,
-    /// Its delivery.
-    pub(super) delivery: &'a Delivery,
-    /// What goes out with it, its own event included; `None`: it goes alone.
-    pub(super) digest: Option<&'a Digested>,
-    /// The how-manieth attempt, from 1.
-    pub(super) number: u32,
-    /// When it began.
-    pub(super) at: Timestamp,
+    /// What its body is made with.
+    pub(super) making: Making<'a>,
     /// When it must be done.
     pub(super) deadline: Instant,
     /// What sends it.
     pub(super) http: &'a Http,
-    /// The templates of the file.
-    pub(super) templates: &'a Templates,
-    /// Who stands behind a namespace.
-    pub(super) contacts: &'a Contacts,
     /// Where kinds keep what belongs to more than one delivery.
     pub(super) store: &'a dyn Store,
-    /// Where people reach the relay.
-    pub(super) site: &'a Site,
     /// The trace context that goes along.
     pub(super) traceparent: String,
-    /// Sent to try the destination out: nothing is kept of it, and it says so.
-    pub(super) test: bool,
+}
+
+impl<'a> Deref for Try<'a> {
+    type Target = Making<'a>;
+
+    fn deref(&self) -> &Making<'a> {
+        &self.making
+    }
 }
 
 /// What one attempt came to. The kind says what happened; [`settle`] decides what follows.
@@ -148,80 +140,6 @@ pub(super) struct Tried {
     pub(super) rendered: Option<Rendered>,
     /// Whether a template of the user's failed.
     pub(super) template_failed: bool,
-}
-
-/// Text for people, from a template or built in.
-pub(super) struct Text {
-    /// The text.
-    pub(super) text: String,
-    /// Why the template that was meant was not used.
-    pub(super) failed: Option<String>,
-}
-
-impl Try<'_> {
-    /// The text of this delivery: by the rule's template, else by `own`, else the built-in line. A template that fails
-    /// falls back to that line, which says so.
-    pub(super) fn text(&self, own: Option<&str>) -> Text {
-        let data = json::lenient(self.event.data());
-        // One that makes no text leaves the built-in one.
-        let named = self.delivery.template.as_deref().or(own).filter(|name| self.templates.makes_text(name));
-        let Some(template) = named else {
-            return Text { text: builtin::line(self.event, &data), failed: None };
-        };
-        self.plain(template, &data)
-    }
-
-    /// The text that `template` makes; see [`Try::text`].
-    pub(super) fn plain(&self, template: &str, data: &serde_json::Value) -> Text {
-        match self.templates.render(template, &Scene::new(self.event, data, &self.delivery.id, self.number)) {
-            Ok(text) => Text { text, failed: None },
-            Err(error) => Text {
-                text: format!("{} (template `{template}` failed; this is the built-in line)", builtin::line(self.event, data)),
-                failed: Some(format!("template `{template}` failed: {error}")),
-            },
-        }
-    }
-
-    /// What people read of this delivery, or of all that goes out with it: by the rule's template, else by `own`, else built in.
-    pub(super) fn message(&self, own: Option<&str>) -> Message {
-        let message = self.made(own);
-        if let Some(stage) = self.http.stage() {
-            stage.reads(&message);
-        }
-        message
-    }
-
-    fn made(&self, own: Option<&str>) -> Message {
-        let data = json::lenient(self.event.data());
-        let reconnect = self.site.reconnecting.as_ref().and_then(|links| {
-            let scene = Scene::new(self.event, &data, &self.delivery.id, self.number);
-            links.link(self.event, &scene, self.templates, self.at)
-        });
-        let scene = MessageScene {
-            event: self.event,
-            data: &data,
-            delivery: self.delivery.id,
-            attempt: self.number,
-            severity: self.delivery.severity,
-            admin_url: self.site.admin_url.as_ref(),
-            reconnect: reconnect.as_deref(),
-        };
-        let template = self.delivery.template.as_deref().or(own);
-        let Some(digest) = self.digest else {
-            let message = self.templates.message(template, &scene);
-            return if self.test { message.marked_as_test() } else { message };
-        };
-        let data: Vec<_> = digest.events.iter().map(|(_, event)| json::lenient(event.data())).collect();
-        let pairs = digest.events.iter().zip(&data);
-        let items: Vec<_> = pairs.map(|((delivery, event), data)| DigestItem { event, data, delivery: *delivery }).collect();
-        self.templates.digest(template, &scene, &items, usize::try_from(digest.omitted).unwrap_or(usize::MAX))
-    }
-
-    /// The body kept from an earlier attempt.
-    pub(super) fn kept(&self) -> Option<Body> {
-        let kept = self.delivery.body.as_ref()?;
-        Some(Body { content_type: kept.content_type.clone(), bytes: kept.body.clone() })
-    }
 }
 
 impl Tried {
@@ -332,20 +250,24 @@ pub(super) async fn make(destination: &Destination, tools: &Tools, handed: &Hand
     let began = Instant::now();
     let at = tools.clock.now();
     let event = envelope(due);
-    let attempt = Try {
+    let making = Making {
         event: &event,
         delivery: &due.delivery,
         digest: handed.digest.as_deref(),
         number: due.delivery.attempts.saturating_add(1),
         at,
-        deadline: began + destination.timeout,
-        http: &tools.http,
         templates: &tools.templates,
         contacts: &tools.contacts,
-        store: &*tools.store,
         site: &tools.site,
+        purpose: Purpose::Delivery,
+        stage: tools.http.stage(),
+    };
+    let attempt = Try {
+        making,
+        deadline: began + destination.timeout,
+        http: &tools.http,
+        store: &*tools.store,
         traceparent: traceparent(due.envelope.traceparent.as_deref(), due.delivery.id),
-        test: false,
     };
     let tried = destination.kind.send(&attempt, &destination.answers).await;
     Made { tried, at, duration: began.elapsed() }

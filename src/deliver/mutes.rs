@@ -241,6 +241,11 @@ impl Ready {
 
 /// Why a delivery of `event` to `target` is held back at `now`; `None` when it is not.
 pub(super) fn held_back(active: &[Ready], event: &Envelope, target: &Name, now: Timestamp) -> Option<String> {
-    let mute = &active.iter().find(|it| it.holds(event, target, now))?.mute;
+    let mute = muting(active, event, target, now)?;
     Some(format!("{} ({}, {} until {})", mute.reason, mute.author, mute.id, crate::clock::rfc3339_s(mute.until)))
+}
+
+/// The mute that holds back a delivery of `event` to `target` at `now`.
+pub(super) fn muting<'m>(active: &'m [Ready], event: &Envelope, target: &Name, now: Timestamp) -> Option<&'m Mute> {
+    Some(&active.iter().find(|it| it.holds(event, target, now))?.mute)
 }

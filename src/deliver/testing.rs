@@ -431,6 +431,10 @@ impl Store for MemoryStore {
     async fn decide(&self, _: &Name, asks: Vec<Ask>, _: i64, _: Timestamp) -> store::Result<Vec<Decision>> {
         Ok(vec![Decision::Go(0); asks.len()])
     }
+    async fn foresee(&self, _: &Name, _: store::Handling, _: Timestamp) -> store::Result<store::Foreseen> {
+        Ok(store::Foreseen::default())
+    }
+
     async fn carried(&self, _: DeliveryId, _: u32) -> store::Result<Vec<(DeliveryId, Arc<Envelope>)>> {
         Ok(Vec::new())
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     Deliver,
     attempt::{self, Outcome, Tools, Try},
+    making::{Making, Purpose},
 };
 use crate::{
     clock::rfc3339_s,
@@ -74,20 +75,24 @@ impl Deliver {
         let destination = &today.destination;
         let id = DeliveryId { event: EventUid { salt: attempt::draw(), seq: 0 }, n: 1 };
         let at = tools.clock.now();
-        let attempt = Try {
+        let making = Making {
             event: &event,
             delivery: &Delivery::new(id, NewDelivery::to(target.clone()), at),
             digest: None,
             number: 1,
             at,
-            deadline: began + destination.timeout,
-            http: &tools.http,
             templates: &tools.templates,
             contacts: &tools.contacts,
-            store: &*tools.store,
             site: &tools.site,
+            purpose: Purpose::Test,
+            stage: tools.http.stage(),
+        };
+        let attempt = Try {
+            making,
+            deadline: began + destination.timeout,
+            http: &tools.http,
+            store: &*tools.store,
             traceparent: attempt::traceparent(None, id),
-            test: true,
         };
         let tried = destination.kind.send(&attempt, &destination.answers).await;
         Ok(Trial {

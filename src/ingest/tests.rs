@@ -59,6 +59,10 @@ impl Store for Memory {
         Ok(Vec::new())
     }
 
+    async fn foresee(&self, _: &Name, _: store::Handling, _: Timestamp) -> Result<store::Foreseen> {
+        Ok(store::Foreseen::default())
+    }
+
     async fn carried(&self, _: DeliveryId, _: u32) -> Result<Vec<(DeliveryId, Arc<Envelope>)>> {
         Ok(Vec::new())
     }

@@ -125,6 +125,14 @@ impl Reconnecting {
         }
     }
 
+    /// `link` as it may be shown to others than the person it is for: what a page of ours signed in it is masked.
+    pub(crate) fn masked(&self, link: String) -> String {
+        match (&self.way, link.rsplit_once('/')) {
+            (Some(Way::Page(_)), Some((before, _))) => format!("{before}/***"),
+            _ => link,
+        }
+    }
+
     /// What `link` stands for now.
     fn open(&self, link: &str) -> Result<Grant, NoGrant> {
         let Some(Way::Page(it)) = &self.way else { return Err(NoGrant::Forged) };

@@ -133,6 +133,33 @@ pub enum Decision {
     Over,
 }
 
+/// What throttles and digests would make of a delivery that is decided about now; see [`super::Store::foresee`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreseen {
+    /// It would be suppressed.
+    pub throttled: Option<Full>,
+    /// It would be gathered.
+    pub gathered: Option<Gathered>,
+}
+
+/// A throttle that lets nothing more go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Full {
+    /// How many went within how long, for a person.
+    pub reason: String,
+    /// When the next one of its key may go.
+    pub until: Timestamp,
+}
+
+/// What a delivery would be gathered into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gathered {
+    /// When that goes out.
+    pub until: Timestamp,
+    /// How many are in it already; 0: it begins with this one.
+    pub others: u32,
+}
+
 /// What goes out in one digest.
 #[derive(Debug, Clone)]
 pub struct Digested {

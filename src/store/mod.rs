@@ -36,7 +36,8 @@ pub use delivery::{
 };
 pub use event::{Accepted, Committed, DedupeKey, EventRow, NewEvent, Remember};
 pub use handling::{
-    Ask, DIGEST_MAX, DIGEST_READ_MAX, Decision, Digest, Digested, Endings, Handling, Hush, Key, Stage, Throttle, Wish,
+    Ask, DIGEST_MAX, DIGEST_READ_MAX, Decision, Digest, Digested, Endings, Foreseen, Full, Gathered, Handling, Hush, Key, Stage,
+    Throttle, Wish,
 };
 pub use page::{Filter, N_MAX, Page, SEQ_MAX, Targets};
 pub use rejection::{NewRejection, Rejection, Retried};
@@ -132,6 +133,9 @@ pub trait Store: Send + Sync {
     /// digested. A digest is carried by the first delivery it gathers, which falls due when it ends; who leaves it is followed by the
     /// next. Once the carrier may go, the others are [`State::Digested`].
     async fn decide(&self, target: &Name, asks: Vec<Ask>, epoch: i64, now: Timestamp) -> Result<Vec<Decision>>;
+
+    /// What [`Store::decide`] would make of a new delivery to `target` with `handling` if it were asked now. Nothing is written.
+    async fn foresee(&self, target: &Name, handling: Handling, now: Timestamp) -> Result<Foreseen>;
 
     /// The deliveries that `carrier` carries and their events, itself left out, in the order of acceptance, at most `limit`.
     async fn carried(&self, carrier: DeliveryId, limit: u32) -> Result<Vec<(DeliveryId, Arc<Envelope>)>>;

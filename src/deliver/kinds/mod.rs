@@ -4,6 +4,7 @@ use super::{
     answers::Reading,
     attempt::{Tried, Try},
     endpoint::Endpoint,
+    making::{Draft, Making},
 };
 use crate::{
     config::{
@@ -183,6 +184,17 @@ impl Kind {
             Self::Slack(it) => it.template().into_iter().collect(),
             Self::Whatsapp(it) => it.templates(),
             Self::Email(it) => it.template().into_iter().collect(),
+        }
+    }
+
+    /// What it would send, and to whom. Nothing is asked of anybody.
+    pub(super) fn draft(&self, making: &Making<'_>) -> Draft {
+        match self {
+            Self::Webhook(it) => it.draft(making),
+            Self::N8n(it) => it.draft(making),
+            Self::Slack(it) => it.draft(making),
+            Self::Whatsapp(it) => it.draft(making),
+            Self::Email(it) => it.draft(making),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::{
         answers::{Meaning, Reading},
         attempt::{Tried, Try},
         endpoint::{self, Body, Endpoint, own_header_name, read_value},
+        making::{Draft, Making},
     },
     envelope::JSON,
     secret::Secret,
@@ -88,9 +89,13 @@ impl N8n {
         if let Some(kept) = attempt.kept() {
             return self.post(attempt, &kept, answers).await;
         }
-        let text = attempt.text(self.template.as_ref().map(|template| template.name.as_str()));
-        let body = Body { content_type: JSON.to_owned(), bytes: self.body(attempt, &text.text).into() };
-        self.post(attempt, &body, answers).await.rendered(body, text.failed)
+        let (body, failed) = self.body(attempt);
+        self.post(attempt, &body, answers).await.rendered(body, failed)
+    }
+
+    /// What would be sent.
+    pub(super) fn draft(&self, making: &Making<'_>) -> Draft {
+        Draft::plain(self.body(making))
     }
 
     async fn post(&self, attempt: &Try<'_>, body: &Body, answers: &Reading) -> Tried {
@@ -101,17 +106,19 @@ impl N8n {
         })
     }
 
-    fn body(&self, attempt: &Try<'_>, message: &str) -> Vec<u8> {
+    /// The body, and why a template was not used.
+    fn body(&self, making: &Making<'_>) -> (Body, Option<String>) {
+        let text = making.text(self.template.as_ref().map(|template| template.name.as_str()));
         let mut out = br#"{"message":"#.to_vec();
         // Writing a string into memory cannot fail.
-        let _ = serde_json::to_writer(&mut out, message);
+        let _ = serde_json::to_writer(&mut out, &text.text);
         out.extend_from_slice(br#","metadata":"#);
         match self.metadata {
-            Metadata::Envelope => out.extend_from_slice(&attempt.event.to_json()),
-            Metadata::Data => out.extend_from_slice(attempt.event.data()),
+            Metadata::Envelope => out.extend_from_slice(&making.event.to_json()),
+            Metadata::Data => out.extend_from_slice(making.event.data()),
         }
         out.push(b'}');
-        out
+        (Body { content_type: JSON.to_owned(), bytes: out.into() }, text.failed)
     }
 }
 

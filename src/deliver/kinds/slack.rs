@@ -21,8 +21,10 @@ use crate::{
         attempt::{Tried, Try},
         client::{Answer, Failure, FailureKind},
         endpoint::{Body, Endpoint, read_url, url},
+        making::{Draft, Making},
     },
-    envelope::JSON,
+    contacts::{Contacts, NoRecipients},
+    envelope::{Envelope, JSON},
     render::SlackMessage,
     route::{self, handling::Audience, path::Path},
     secret::Secret,
@@ -132,9 +134,31 @@ impl Slack {
         if let Some(kept) = attempt.kept() {
             return self.post(attempt, &kept, answers).await;
         }
-        let message = attempt.message(self.template.as_ref().map(|template| template.name.as_str()));
-        let body = Body { content_type: JSON.to_owned(), bytes: payload(message.slack).into() };
-        self.post(attempt, &body, answers).await.rendered(body, message.failed)
+        let (body, failed) = self.body(attempt);
+        self.post(attempt, &body, answers).await.rendered(body, failed)
+    }
+
+    /// What would be sent.
+    pub(super) fn draft(&self, making: &Making<'_>) -> Draft {
+        let (mut body, failed) = self.body(making);
+        let Some(bot) = &self.bot else { return Draft::plain((body, failed)) };
+        let channel = bot.channel.known(making.event, making.contacts);
+        if let Ok(channel) = &channel {
+            body.bytes = addressed(channel, &body.bytes, None).into();
+        }
+        let to = (bot.channel == Channel::Contact).then(|| channel.map(|member| vec![member]));
+        Draft { body, failed, to }
+    }
+
+    /// Why nobody could be written to, as far as that is known without asking.
+    pub(super) fn unaddressed(&self, event: &Envelope, contacts: &Contacts) -> Option<NoRecipients> {
+        self.bot.as_ref()?.channel.known(event, contacts).err()
+    }
+
+    /// The message, and why a template was not used.
+    fn body(&self, making: &Making<'_>) -> (Body, Option<String>) {
+        let message = making.message(self.template.as_ref().map(|template| template.name.as_str()));
+        (Body { content_type: JSON.to_owned(), bytes: payload(message.slack).into() }, message.failed)
     }
 
     async fn post(&self, attempt: &Try<'_>, message: &Body, answers: &Reading) -> Tried {
@@ -157,7 +181,7 @@ impl Slack {
     /// Posts as an answer to the first message of its thread, or as that first message. Others of a thread that has not begun
     /// wait for the first.
     async fn threaded(&self, bot: &Bot, channel: &str, attempt: &Try<'_>, message: &Body) -> Result<(Answer, Said), Failure> {
-        let threads = bot.threads.as_ref().filter(|_| !attempt.test);
+        let threads = bot.threads.as_ref().filter(|_| !attempt.is_test());
         let thread = threads.and_then(|threads| Some((threads, threads.key(attempt, channel)?)));
         let Some((threads, key)) = thread else { return self.chat(channel, attempt, message, None).await };
         let mut root = attempt.store.thread(key).await.map_err(unkept)?;

@@ -7,6 +7,7 @@ use crate::{
         answers::Reading,
         attempt::{Tried, Try},
         endpoint::{self, Body, Endpoint},
+        making::{Draft, Making},
     },
     envelope::{CLOUDEVENTS_JSON, JSON},
 };
@@ -98,13 +99,23 @@ impl Webhook {
         if let Some(kept) = attempt.kept() {
             return self.post(attempt, &kept, answers).await;
         }
-        if let Some(body) = batch(attempt).or_else(|| self.plain(attempt)) {
-            // Kept too, should it have to be sent again: by then the file may name another payload.
-            return self.post(attempt, &body, answers).await.rendered(body, None);
+        // Kept whatever it is, should it have to be sent again: by then the file may name another payload.
+        let (body, failed) = self.body(attempt);
+        self.post(attempt, &body, answers).await.rendered(body, failed)
+    }
+
+    /// What would be sent.
+    pub(super) fn draft(&self, making: &Making<'_>) -> Draft {
+        Draft::plain(self.body(making))
+    }
+
+    /// The body, and why a template was not used.
+    fn body(&self, making: &Making<'_>) -> (Body, Option<String>) {
+        if let Some(body) = batch(making).or_else(|| self.plain(making)) {
+            return (body, None);
         }
-        let text = attempt.text(self.template().map(|template| template.name.as_str()));
-        let body = Body { content_type: media_type(&text.text).to_owned(), bytes: text.text.into() };
-        self.post(attempt, &body, answers).await.rendered(body, text.failed)
+        let text = making.text(self.template().map(|template| template.name.as_str()));
+        (Body { content_type: media_type(&text.text).to_owned(), bytes: text.text.into() }, text.failed)
     }
 
     async fn post(&self, attempt: &Try<'_>, body: &Body, answers: &Reading) -> Tried {
@@ -113,10 +124,10 @@ impl Webhook {
     }
 
     /// The body, unless a template has to make it now: a rule that names one wants its text, whatever the payload.
-    fn plain(&self, attempt: &Try<'_>) -> Option<Body> {
-        let event = attempt.event;
+    fn plain(&self, making: &Making<'_>) -> Option<Body> {
+        let event = making.event;
         match &self.payload {
-            _ if attempt.delivery.template.is_some() => None,
+            _ if making.delivery.template.is_some() => None,
             Payload::Template(_) => None,
             Payload::Envelope(media_type) => Some(Body { content_type: (*media_type).to_owned(), bytes: event.to_json().into() }),
             Payload::Original => {
@@ -154,8 +165,8 @@ impl Payload {
 const BATCH: &str = "application/cloudevents-batch+json; charset=utf-8";
 
 /// What gathered while the destination was of a kind that people read, and is sent now that it is not: all of it.
-fn batch(attempt: &Try<'_>) -> Option<Body> {
-    let digest = attempt.digest?;
+fn batch(making: &Making<'_>) -> Option<Body> {
+    let digest = making.digest?;
     let mut bytes = vec![b'['];
     for (n, (_, event)) in digest.events.iter().enumerate() {
         if 0 < n {

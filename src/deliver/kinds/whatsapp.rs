@@ -18,6 +18,7 @@ use crate::{
         attempt::{Outcome, Tried, Try},
         client::{Failure, FailureKind},
         endpoint::{Body, Endpoint, read_url, url},
+        making::{Draft, Making},
     },
     envelope::Name,
     json,
@@ -170,13 +171,22 @@ impl Whatsapp {
         if attempt.kept().is_some() { tried } else { tried.rendered(body, failed) }
     }
 
+    /// What would be sent.
+    pub(super) fn draft(&self, making: &Making<'_>) -> Draft {
+        let (form, failed) = self.text.make(making);
+        let pairs = url::form_urlencoded::parse(form.as_bytes());
+        let text: Vec<_> = pairs.map(|(name, value)| format!("{name}: {value}")).collect();
+        let to = self.to.known(making.event, making.contacts);
+        Draft::for_people(text.join("\n"), failed, to.map(|to| to.iter().map(ToString::to_string).collect()))
+    }
+
     /// Whom this delivery is for. One that is for several becomes one for each.
     async fn recipient(&self, attempt: &Try<'_>, body: &Body) -> Result<Number, Box<Tried>> {
         if let Some(known) = attempt.delivery.recipient.as_deref().and_then(Number::parse) {
             return Ok(known);
         }
         let mut numbers = self.to.of(attempt.event, attempt.contacts).await.map_err(|why| Box::new(nobody(&why)))?;
-        if numbers.len() < 2 || attempt.test {
+        if numbers.len() < 2 || attempt.is_test() {
             return numbers.drain(..).next().ok_or_else(|| Box::new(nobody(&NoRecipients::Nobody("a number"))));
         }
         let texts = numbers.iter().map(ToString::to_string).collect();
@@ -195,7 +205,7 @@ impl Whatsapp {
     }
 
     async fn post(&self, attempt: &Try<'_>, to: &Number, text: &Body, answers: &Reading) -> Tried {
-        let report_to = self.reports.as_ref().filter(|_| !attempt.test);
+        let report_to = self.reports.as_ref().filter(|_| !attempt.is_test());
         let report_to = report_to.map(|base| report::url(base, &attempt.delivery.target, attempt.delivery.id, attempt.number));
         let bytes = self.addressed(to, report_to.as_deref(), &text.bytes);
         let body = Body { content_type: text.content_type.clone(), bytes: bytes.into() };
@@ -327,20 +337,20 @@ impl Text {
     }
 
     /// The part of the form that is the message, and why a template was not used.
-    fn make(&self, attempt: &Try<'_>) -> (String, Option<String>) {
+    fn make(&self, making: &Making<'_>) -> (String, Option<String>) {
         let mut form = Serializer::new(String::new());
         match self {
             Self::Free(template) => {
-                let message = attempt.message(template.as_ref().map(|template| template.name.as_str()));
+                let message = making.message(template.as_ref().map(|template| template.name.as_str()));
                 form.append_pair("Body", &cut(&message.short, SHORT_MAX));
                 (form.finish(), message.failed)
             }
             Self::Content { sid, variables } => {
                 let mut failed = None;
                 let mut values = serde_json::Map::new();
-                let data = json::lenient(attempt.event.data());
+                let data = json::lenient(making.event.data());
                 for (name, template) in variables {
-                    let text = attempt.plain(&template.name, &data);
+                    let text = making.plain(&template.name, &data);
                     failed = failed.or(text.failed);
                     values.insert(name.clone(), one_line(&text.text).into());
                 }

@@ -518,3 +518,40 @@ pub(crate) async fn a_window_outlives_the_events_it_counts(bench: Bench) {
     let second = bench.handled("evt_2", throttled(KEY)).await;
     assert_eq!(bench.decided(second).await, Decision::Over);
 }
+
+pub(crate) async fn what_is_foreseen_is_what_would_be_decided_and_changes_nothing(bench: Bench) {
+    let crm: Name = "crm".into();
+    let foreseen = async |handling: Handling| bench.store.foresee(&crm, handling, bench.clock.now()).await.unwrap();
+    let twice = || Handling { throttles: vec![throttle(KEY, 2)], ..Handling::default() };
+    // Nobody has heard of the target yet.
+    assert_eq!(foreseen(twice()).await, Foreseen::default());
+    let began = bench.clock.now();
+    for n in 0..2 {
+        let id = bench.handled(&format!("evt_{n}"), twice()).await;
+        assert_eq!(foreseen(twice()).await.throttled, None, "so many went: {n}");
+        assert_eq!(bench.decided(id).await, Decision::Go(0));
+        bench.clock.advance(seconds(60));
+    }
+    for _ in 0..3 {
+        let full = foreseen(twice()).await.throttled.unwrap();
+        assert_eq!((full.until, full.reason.as_str()), (crate::clock::later(began, days(1)), "2 of the same key went within 1d"));
+    }
+    // Two rules: it is suppressed while both are full, and the first of them that opens lets it go.
+    let both = Handling { throttles: vec![throttle(KEY, 2), throttle(OTHER, 1)], ..Handling::default() };
+    assert_eq!(foreseen(both).await, Foreseen::default());
+    let id = bench.handled("evt_full", twice()).await;
+    assert_eq!(bench.decided(id).await, Decision::Over);
+    bench.ends("evt_reset", &[KEY], &[]).await;
+    assert_eq!(foreseen(twice()).await, Foreseen::default(), "its window was ended");
+
+    let now = bench.clock.now();
+    let ends_at = crate::clock::later(now, seconds(600));
+    assert_eq!(foreseen(digested(KEY)).await.gathered, Some(Gathered { until: ends_at, others: 0 }));
+    for n in 0..4 {
+        let id = bench.handled(&format!("evt_d{n}"), digested(KEY)).await;
+        assert_eq!(bench.decided(id).await, Decision::Waits(ends_at));
+        bench.clock.advance(seconds(10));
+        let until = if n < 3 { ends_at } else { bench.clock.now() };
+        assert_eq!(foreseen(digested(KEY)).await.gathered, Some(Gathered { until, others: n + 1 }));
+    }
+}

@@ -117,6 +117,7 @@ macro_rules! contract {
             a_digest_held_for_too_long_is_one_dead_letter
             events_inside_a_delivery_stay_as_long_as_it_does
             a_window_outlives_the_events_it_counts
+            what_is_foreseen_is_what_would_be_decided_and_changes_nothing
         );
         contract!(@ $open, people:
             a_retried_dead_letter_starts_anew

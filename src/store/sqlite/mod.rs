@@ -4,7 +4,7 @@
 //! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`], [`lanes`] (who goes before
 //! whom), [`give_up`], [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`keys`] (of events), [`checkpoint`]. The
 //! readers' side:
-//! [`query`] (due work, events, deliveries) and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
+//! [`query`] (due work, events, deliveries), [`foresee`] and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
 
 use std::{
     path::{Path, PathBuf},
@@ -24,9 +24,9 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Accepted, Ask, Attempt, Backlog, Decision, DeliveryRow, Due, Error, EventRow, Filter, GaveUp, GivenUp, NewDelivery, NewEvent,
-    NewRejection, OnCommit, Owned, OwnerId, Pruned, Rejection, Rendered, Resolution, Result, Retention, Retried, Store,
-    Unreported,
+    Accepted, Ask, Attempt, Backlog, Decision, DeliveryRow, Due, Error, EventRow, Filter, Foreseen, GaveUp, GivenUp, Handling,
+    NewDelivery, NewEvent, NewRejection, OnCommit, Owned, OwnerId, Pruned, Rejection, Rendered, Resolution, Result, Retention,
+    Retried, Store, Unreported,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -39,6 +39,7 @@ mod connect;
 mod decide;
 mod digest;
 mod ending;
+mod foresee;
 mod give_up;
 mod keys;
 mod lanes;
@@ -127,6 +128,11 @@ impl Store for Sqlite {
     async fn decide(&self, target: &Name, asks: Vec<Ask>, epoch: i64, now: Timestamp) -> Result<Vec<Decision>> {
         let target = target.clone();
         self.writer.run(move |session| decide::decide(session, &target, &asks, epoch, to_ms(now))).await
+    }
+
+    async fn foresee(&self, target: &Name, handling: Handling, now: Timestamp) -> Result<Foreseen> {
+        let target = target.clone();
+        self.lists.ask(move |conn, _| foresee::foresee(conn, &target, &handling, to_ms(now))).await
     }
 
     async fn carried(&self, carrier: DeliveryId, limit: u32) -> Result<Vec<(DeliveryId, Arc<Envelope>)>> {

@@ -52,7 +52,7 @@ pub(super) fn full(
 }
 
 /// Why one of this throttle was suppressed.
-fn reason(throttle: &Throttle) -> String {
+pub(super) fn reason(throttle: &Throttle) -> String {
     let per = crate::clock::short(throttle.per);
     match throttle.limit {
         1 => format!("one of the same key went within {per}"),
@@ -82,12 +82,12 @@ fn note(conn: &Connection, target: i64, place: i64, throttle: &Throttle, full: b
     conn.prepare_cached(sql)?.execute((target, throttle.key, full, now, place, keep_until)).map(|_| ())
 }
 
-fn ms(throttle: &Throttle) -> i64 {
+pub(super) fn ms(throttle: &Throttle) -> i64 {
     i64::try_from(throttle.per.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The first place that comes after the last event which ended the window of `key`; that event's own deliveries do.
-fn reset(conn: &Connection, key: &Key) -> rusqlite::Result<Option<i64>> {
+pub(super) fn reset(conn: &Connection, key: &Key) -> rusqlite::Result<Option<i64>> {
     let mut look = conn.prepare_cached("SELECT seq FROM resets WHERE key = ?")?;
     let seq: Option<i64> = look.query_row([key], |row| row.get(0)).optional()?;
     Ok(seq.map(|seq| seq << 16))

@@ -25,6 +25,7 @@ use crate::{
         client::FailureKind,
         connect::Forbidden,
         stage::Stage,
+        making::{Draft, Making},
         tls::TlsProfile,
     },
     route::{self, handling::Audience, path::Path},
@@ -128,6 +129,14 @@ impl Email {
         let (reached, progress) = (progress.reached(), Some(Bytes::from(progress.bytes())));
         tried.rendered = Some(Rendered { content_type: MAIL.to_owned(), body: mail, progress, reached });
         tried
+    }
+
+    /// What would be sent: what its reader sees.
+    pub(in crate::deliver) fn draft(&self, making: &Making<'_>) -> Draft {
+        let message = making.message(self.template.as_ref().map(|template| template.name.as_str()));
+        let text = format!("Subject: {}\n\n{}", message.subject, message.text);
+        let to = self.to.known(making.event, making.contacts);
+        Draft::for_people(text, message.failed, to.map(|to| to.iter().map(Mailbox::address).collect()))
     }
 
     /// The mail, and who waits for it: as kept, or made now. Also why a template was not used.

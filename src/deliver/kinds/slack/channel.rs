@@ -6,8 +6,9 @@ use crate::{
         decode::{Context, Decode, Definitions, Schema, Shape},
         tree::Node,
     },
-    contacts::NoRecipients,
+    contacts::{Contacts, NoRecipients},
     deliver::attempt::{Tried, Try},
+    envelope::Envelope,
 };
 
 /// Longest name or id of a channel, in characters.
@@ -51,6 +52,17 @@ impl Decode for Channel {
 }
 
 impl Channel {
+    /// Where it goes, as far as that is known without asking anybody.
+    pub(super) fn known(&self, event: &Envelope, contacts: &Contacts) -> Result<String, NoRecipients> {
+        match self {
+            Self::Named(channel) => Ok(channel.clone()),
+            Self::Contact => {
+                let found = contacts.known(event.namespace.as_deref())?;
+                found.slack.map(|member| member.as_str().to_owned()).ok_or(NoRecipients::Nobody("a Slack user"))
+            }
+        }
+    }
+
     /// Where this message goes; the attempt that has nobody to go to.
     pub(super) async fn of(&self, attempt: &Try<'_>) -> Result<String, Tried> {
         match self {
