@@ -13,6 +13,7 @@
 //! - [`render`]: templates and their escapes.
 //! - [`reconnect`]: signed links that mend an expired credential, and their page.
 //! - [`rehearsal`]: `tests:` of the file, run by the same code as events and without a network.
+//! - [`explain`]: what would become of an event, and why.
 //! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
 //! - [`announce`]: what the relay tells of itself.
 //! - [`api`]: the HTTP API over the store.
@@ -28,6 +29,7 @@ pub mod config;
 pub mod contacts;
 pub mod deliver;
 pub mod envelope;
+pub mod explain;
 pub mod housekeeping;
 pub mod ingest;
 pub mod jobs;

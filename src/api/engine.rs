@@ -10,6 +10,7 @@ use crate::{
         mutes::{Mute, Refused, Wanted},
     },
     envelope::{DeliveryId, Envelope, Name},
+    explain::{self, Explanation},
     ingest::SourceStatistics,
     jobs::{BeginError, Job, Kind},
     store::{self, Attempt, Delivery, Filter},
@@ -29,6 +30,12 @@ pub(super) trait Engine: Send + Sync {
 
     /// The headers of the request that `attempt` made, as far as they can be known, secrets as `***`.
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)>;
+
+    /// What would become of an event if it came in now; nothing changes by that.
+    async fn foretell(&self, event: &Envelope) -> store::Result<Explanation>;
+
+    /// The event that somebody writes down, or sends as its sender does by the source of that name.
+    fn written(&self, text: &[u8], source: Option<&str>) -> Result<Envelope, String>;
 
     /// Pauses, resumes or closes a lane; false when there is none of this name.
     async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool>;
@@ -100,6 +107,14 @@ impl Engine for Handles {
             Some(destination) => destination.request_headers(event, delivery, attempt.number, attempt.started_at),
             None => deliver::relay_headers(event, delivery, attempt.number),
         }
+    }
+
+    async fn foretell(&self, event: &Envelope) -> store::Result<Explanation> {
+        explain::by_relay(&self.router, &self.deliver, &self.config.hash, event, self.clock.now()).await
+    }
+
+    fn written(&self, text: &[u8], source: Option<&str>) -> Result<Envelope, String> {
+        explain::event::read(text, source, &self.config.sources, self.clock.now())
     }
 
     async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool> {

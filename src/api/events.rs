@@ -124,7 +124,7 @@ impl EventItem {
 }
 
 /// The envelope as targets receive it, the sender's bytes of `data` included.
-fn raw(envelope: &Envelope) -> Box<RawValue> {
+pub(super) fn raw(envelope: &Envelope) -> Box<RawValue> {
     let bytes = envelope.to_json();
     let exact = std::str::from_utf8(&bytes).ok().and_then(|text| RawValue::from_string(text.to_owned()).ok());
     exact.or_else(|| serde_json::value::to_raw_value(&json::lenient(&bytes)).ok()).unwrap_or_else(|| RawValue::NULL.to_owned())

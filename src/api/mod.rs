@@ -19,6 +19,7 @@ use crate::{
     app::Handles,
     clock::Timestamp,
     envelope::{DeliveryId, Envelope},
+    explain::backtest::Summary,
     ingest::RetryReport,
     reconnect,
     route::Why,
@@ -28,6 +29,7 @@ use crate::{
 };
 
 mod auth;
+mod backtest;
 mod body;
 mod callbacks;
 mod config;
@@ -36,6 +38,7 @@ mod deliveries;
 mod engine;
 mod error;
 mod events;
+mod explain;
 mod health;
 mod jobs;
 mod list;
@@ -96,6 +99,9 @@ trait Running: Send + Sync {
     /// For every rule of today, whether it fires for `event`, and if not, why not.
     fn explain(&self, event: &Envelope) -> Vec<Why>;
 
+    /// What the rules of today plan for `event`.
+    fn summary(&self, event: &Envelope) -> Summary;
+
     /// Verifies quarantined requests again: [`crate::ingest::Ingest::retry_rejections`].
     async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport>;
 }
@@ -114,6 +120,10 @@ impl Running for Handles {
 
     fn explain(&self, event: &Envelope) -> Vec<Why> {
         self.router().explain(event)
+    }
+
+    fn summary(&self, event: &Envelope) -> Summary {
+        Summary::of(&self.router, event)
     }
 
     async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport> {
@@ -163,7 +173,9 @@ impl Api {
             .route("/api/v1/sources", get(sources::list))
             .route("/api/v1/rejections", get(rejections::list))
             .route("/api/v1/rejections/retry", post(rejections::retry))
+            .route("/api/v1/explain", post(explain::explain))
             .route("/api/v1/config", get(config::show))
+            .route("/api/v1/config/backtest", get(backtest::page))
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready_in_detail))
             .route("/metrics", get(metrics::export))

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     deliver::{self, Heard, NoTrial, TargetState, TargetStatus, Trial},
     envelope::{Envelope, Name, tests::sample},
+    explain::Explanation,
     ingest::SourceStatistics,
     jobs::{BeginError, Job, Kind},
     store::{Attempt, Cause, Delivery, Resolution, State},
@@ -88,6 +89,14 @@ impl Engine for Fake {
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {
         deliver::relay_headers(event, delivery, attempt.number)
+    }
+
+    async fn foretell(&self, _: &Envelope) -> store::Result<Explanation> {
+        Err(store::Error::Closed)
+    }
+
+    fn written(&self, _: &[u8], _: Option<&str>) -> Result<Envelope, String> {
+        Err("nothing is read here".to_owned())
     }
 
     async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool> {

@@ -305,6 +305,10 @@ impl Running for Fake {
         vec![all, Why { rule: "workflows".into(), index: 1, place: Default::default(), matched: false, reason: Some(reason) }]
     }
 
+    fn summary(&self, _: &Envelope) -> Summary {
+        Summary::default()
+    }
+
     async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport> {
         self.retried.lock().unwrap().push((filter, clock_offset));
         Ok(RetryReport { tried: 3, accepted: 2, duplicates: 0, failed: 1 })

@@ -10,7 +10,7 @@ use super::{
     Failure,
     http::{Asked, Client},
 };
-use crate::{config, secret::Secret};
+use crate::{config, envelope::JSON, secret::Secret};
 
 /// Where the API is when neither flag nor file says so.
 const URL: &str = "http://127.0.0.1:9080";
@@ -26,7 +26,7 @@ pub(super) struct Access {
     token_file: Option<PathBuf>,
     /// The configuration, for the address of the admin listener
     #[arg(long, env = "HOOKYARD_CONFIG", default_value = "routes.yaml", value_name = "FILE")]
-    config: PathBuf,
+    pub(super) config: PathBuf,
     /// Print the API's JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -99,6 +99,11 @@ impl Relay {
         self.ask(Method::POST, self.at(path, query)?).await
     }
 
+    /// `POST path` with this JSON.
+    pub(super) async fn post_json(&self, path: &str, body: String) -> Result<Answer, Failure> {
+        self.ask_with(Method::POST, self.at(path, &[])?, Some(body)).await
+    }
+
     /// `DELETE path`.
     pub(super) async fn delete(&self, path: &str) -> Result<Answer, Failure> {
         self.ask(Method::DELETE, self.at(path, &[])?).await
@@ -115,8 +120,14 @@ impl Relay {
     }
 
     async fn ask(&self, method: Method, url: Url) -> Result<Answer, Failure> {
+        self.ask_with(method, url, None).await
+    }
+
+    async fn ask_with(&self, method: Method, url: Url, body: Option<String>) -> Result<Answer, Failure> {
         let token = self.token.as_ref().map(|token| ("authorization".to_owned(), format!("Bearer {}", token.reveal())));
-        let asked = Asked { method, url: &url, headers: token.into_iter().collect(), body: Vec::new() };
+        let content_type = body.as_ref().map(|_| ("content-type".to_owned(), JSON.to_owned()));
+        let body = body.map(String::into_bytes).unwrap_or_default();
+        let asked = Asked { method, url: &url, headers: token.into_iter().chain(content_type).collect(), body };
         let (status, text) = self.client.ask(asked).await?;
         let json: Value = serde_json::from_str(&text).unwrap_or_default();
         match status {

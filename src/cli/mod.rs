@@ -16,6 +16,7 @@ mod dead_letters;
 mod deliveries;
 mod demo;
 mod events;
+mod explain;
 mod http;
 mod jobs;
 mod last_good;
@@ -51,6 +52,7 @@ enum Verb {
     Serve(serve::Args),
     Check(check::Args),
     Test(test::Args),
+    Explain(explain::Args),
     /// Prints the JSON Schema of routes.yaml, for editors.
     Schema(schema::Args),
     /// Prints the headers that sign a body, or a curl command that sends it.
@@ -137,6 +139,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
         }
         Verb::Test(args) => relay(test::run(args)),
+        Verb::Explain(args) => tool(explain::run(args)),
         Verb::Schema(args) => schema::run(&args),
         Verb::Sign(args) => sign::run(&args),
         Verb::Send(args) => tool(send::run(args)),
@@ -182,7 +185,7 @@ mod tests {
         let verbs: Vec<String> = Args::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
         let asking =
             ["tail", "events", "deliveries", "dead-letters", "rejections", "replay", "target", "sources", "mute", "jobs"];
-        assert_eq!(verbs, [&["serve", "check", "test", "schema", "sign", "send", "demo"][..], &asking].concat());
+        assert_eq!(verbs, [&["serve", "check", "test", "explain", "schema", "sign", "send", "demo"][..], &asking].concat());
         for verb in &verbs {
             let help = Args::try_parse_from(["hookyard", verb, "--help"]).unwrap_err();
             assert_eq!(help.kind(), ErrorKind::DisplayHelp, "{verb}");

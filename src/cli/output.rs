@@ -1,7 +1,7 @@
 //! What people and machines read: the one place that writes to stdout and stderr. Untrusted text is escaped, so that no event
 //! can act upon the terminal of whoever looks at it.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table, presets};
 use serde_json::Value;
@@ -11,6 +11,11 @@ use crate::telemetry::logs::plain;
 /// Prints one line of data. A reader that has gone away needs none.
 pub(super) fn line(text: &str) {
     let _ = writeln!(io::stdout(), "{}", plain(text));
+}
+
+/// Whether what is printed may be coloured: on a terminal, unless `NO_COLOR` says otherwise.
+pub(super) fn coloured() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Prints text as it is, with its newline: for JSON, which escapes by itself.

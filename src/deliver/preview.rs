@@ -3,11 +3,13 @@
 //! The order of the answers is the lane's (`lane/deciding.rs`): `ttl`, mute, throttle, digest, quiet hours; and before all of them the
 //! lane itself, while it lets nothing go.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use crate::{
     clock::{Timestamp, later, rfc3339_s, short, until as span},
     contacts::Contacts,
     envelope::{DeliveryId, Envelope, EventUid, Name},
-    render::Templates,
+    render::{Source, Strictness, Templates},
     store::{self, DIGEST_MAX, Delivery, Digest, Foreseen, Handling, NewDelivery},
 };
 
@@ -81,12 +83,9 @@ pub struct Request {
 /// What bodies are made with where no relay runs.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Workshop {
-    /// The file's templates.
-    pub templates: Templates,
-    /// Its contacts.
-    pub contacts: std::sync::Arc<Contacts>,
-    /// Where people reach the relay.
-    pub site: Site,
+    templates: Templates,
+    contacts: Arc<Contacts>,
+    site: Site,
 }
 
 impl Fate {
@@ -138,6 +137,17 @@ impl Deliver {
 }
 
 impl Workshop {
+    /// What `named` templates, those that `destinations` bring along, `contacts` and `site` make.
+    pub fn new(named: BTreeMap<String, Source>, destinations: &[Destination], contacts: Arc<Contacts>, site: Site) -> Self {
+        let templates = Templates::new(&super::all_templates(named, destinations), Strictness::Lenient);
+        Self { templates, contacts, site }
+    }
+
+    /// Who stands behind a namespace.
+    pub fn contacts(&self) -> &Contacts {
+        &self.contacts
+    }
+
     /// What would become of `planned` at `now` as far as the file alone tells: nothing is known of pauses, breakers, mutes, of what
     /// throttles have let go, and of what digests have gathered.
     pub fn preview(&self, destination: &Destination, event: &Envelope, planned: &NewDelivery, now: Timestamp) -> Preview {

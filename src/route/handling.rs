@@ -307,6 +307,16 @@ impl EndIndex {
         found
     }
 
+    /// The rules of which `event` ends something: a throttle's window (true), or deliveries that wait (false).
+    pub(super) fn ended(&self, rules: &[Rule], event: &Envelope, view: &Value) -> Vec<(Name, bool)> {
+        let found = self.rules(&event.r#type).into_iter().filter_map(|at| rules.get(at));
+        let of_rule = |rule: &Rule| {
+            let (reset, cancel) = ended_of(rule, event, view);
+            [reset.map(|_| (rule.name.clone(), true)), cancel.map(|_| (rule.name.clone(), false))]
+        };
+        found.flat_map(of_rule).flatten().collect()
+    }
+
     /// What `event` ends of what `rules` planned before; `view` is only called when there is something.
     pub(super) fn endings<'v>(&self, rules: &[Rule], event: &Envelope, view: impl FnOnce() -> &'v Value) -> Endings {
         let mut endings = Endings::default();
@@ -318,15 +328,19 @@ impl EndIndex {
             return endings;
         }
         let view = view();
-        let fits = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(&event.r#type));
         for rule in found.into_iter().filter_map(|at| rules.get(at)) {
-            if let Some(it) = rule.wanted.throttle.as_ref().filter(|it| fits(&it.reset_on)) {
-                endings.resets.extend(it.key(&rule.name, view));
-            }
-            if let Some(it) = rule.wanted.cancel_on.as_ref().filter(|it| fits(&it.r#type)) {
-                endings.cancels.extend(it.key(&rule.name, view));
-            }
+            let (reset, cancel) = ended_of(rule, event, view);
+            endings.resets.extend(reset);
+            endings.cancels.extend(cancel);
         }
         endings
     }
+}
+
+/// What `event` ends of what `rule` planned before: the throttle under this key, the deliveries that wait for this one.
+fn ended_of(rule: &Rule, event: &Envelope, view: &Value) -> (Option<Key>, Option<Key>) {
+    let fits = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(&event.r#type));
+    let throttle = rule.wanted.throttle.as_ref().filter(|it| fits(&it.reset_on));
+    let cancel = rule.wanted.cancel_on.as_ref().filter(|it| fits(&it.r#type));
+    (throttle.and_then(|it| it.key(&rule.name, view)), cancel.and_then(|it| it.key(&rule.name, view)))
 }

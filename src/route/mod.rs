@@ -120,6 +120,21 @@ impl Router {
         order_key(self.orders.get(target)?, View::new(event).value())
     }
 
+    /// The rules, top to bottom.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// What deliveries to `target` are ordered by.
+    pub fn order_path(&self, target: &Name) -> Option<&Path> {
+        self.orders.get(target)
+    }
+
+    /// The rules of which `event` ends something that they planned before: a throttle's window (true), or deliveries that wait (false).
+    pub fn ended_by(&self, event: &Envelope) -> Vec<(Name, bool)> {
+        self.ends.ended(&self.rules, event, &to_value(event))
+    }
+
     fn order(&self, plan: &mut Plan, view: &mut View<'_>) {
         if self.orders.is_empty() {
             return;

@@ -13,6 +13,7 @@ mod crash;
 mod delivery;
 mod email;
 mod envelope;
+mod explain;
 mod inbound_agent;
 mod inbound_common;
 mod inbound_dedupe;

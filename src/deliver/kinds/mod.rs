@@ -11,6 +11,8 @@ use crate::{
         decode::{Context, Decode, Definitions, Field, Fields, Keys, Rate, Schema, Shape, Words, nearest},
         tree::{Node, Value},
     },
+    contacts::{Contacts, NoRecipients},
+    envelope::Envelope,
     render,
     route::{handling::Audience, path::Path},
 };
@@ -196,6 +198,16 @@ impl Kind {
             Self::Whatsapp(it) => it.draft(making),
             Self::Email(it) => it.draft(making),
         }
+    }
+
+    /// Why nobody could be written to about `event`, as far as that is known without asking; `None`: somebody could.
+    pub fn unaddressed(&self, event: &Envelope, contacts: &Contacts) -> Option<String> {
+        let why = match self {
+            Self::Webhook(_) | Self::N8n(_) | Self::Slack(_) => None,
+            Self::Whatsapp(it) => it.unaddressed(event, contacts),
+            Self::Email(it) => it.unaddressed(event, contacts),
+        };
+        why.filter(|why| !matches!(why, NoRecipients::Unavailable(_))).map(|why| why.to_string())
     }
 
     /// Makes one attempt. No transaction is open and no lock is held while it runs.

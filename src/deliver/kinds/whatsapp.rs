@@ -12,7 +12,7 @@ use crate::{
         decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape},
         tree::{Node, Value},
     },
-    contacts::{NoRecipients, Number, Recipients},
+    contacts::{Contacts, NoRecipients, Number, Recipients},
     deliver::{
         answers::Reading,
         attempt::{Outcome, Tried, Try},
@@ -20,7 +20,7 @@ use crate::{
         endpoint::{Body, Endpoint, read_url, url},
         making::{Draft, Making},
     },
-    envelope::Name,
+    envelope::{Envelope, Name},
     json,
     render::{self, SHORT_MAX},
     route::handling::Audience,
@@ -169,6 +169,11 @@ impl Whatsapp {
             Err(tried) => *tried,
         };
         if attempt.kept().is_some() { tried } else { tried.rendered(body, failed) }
+    }
+
+    /// Why nobody could be written to, as far as that is known without asking.
+    pub(in crate::deliver) fn unaddressed(&self, event: &Envelope, contacts: &Contacts) -> Option<NoRecipients> {
+        self.to.known(event, contacts).err()
     }
 
     /// What would be sent.

@@ -195,7 +195,7 @@ impl Kind {
         }
     }
 
-    /// The facts of a request that nobody sent: for rehearsals. They are no [`Verified`], so that nothing is taken in by them.
+    /// The facts of a request that nobody sent: for rehearsals, and to be shown. They are no [`Verified`], so that nothing is taken in by them.
     pub(super) fn facts_of(&self, request: &Raw) -> Result<Facts, Rejection> {
         self.normalise(Verified::new(request, None))
     }

@@ -19,7 +19,7 @@ use crate::{
         decode::{Context, Field, Fields, Keys},
         tree::Place,
     },
-    contacts::{Mailbox, NoRecipients, Recipients},
+    contacts::{Contacts, Mailbox, NoRecipients, Recipients},
     deliver::{
         attempt::{Outcome, Tried, Try},
         client::FailureKind,
@@ -28,6 +28,7 @@ use crate::{
         making::{Draft, Making},
         tls::TlsProfile,
     },
+    envelope::Envelope,
     route::{self, handling::Audience, path::Path},
     store::{Cause, Rendered},
 };
@@ -129,6 +130,11 @@ impl Email {
         let (reached, progress) = (progress.reached(), Some(Bytes::from(progress.bytes())));
         tried.rendered = Some(Rendered { content_type: MAIL.to_owned(), body: mail, progress, reached });
         tried
+    }
+
+    /// Why nobody could be written to, as far as that is known without asking.
+    pub(in crate::deliver) fn unaddressed(&self, event: &Envelope, contacts: &Contacts) -> Option<NoRecipients> {
+        self.to.known(event, contacts).err()
     }
 
     /// What would be sent: what its reader sees.
