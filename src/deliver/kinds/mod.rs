@@ -203,7 +203,8 @@ impl Kind {
     /// Why nobody could be written to about `event`, as far as that is known without asking; `None`: somebody could.
     pub fn unaddressed(&self, event: &Envelope, contacts: &Contacts) -> Option<String> {
         let why = match self {
-            Self::Webhook(_) | Self::N8n(_) | Self::Slack(_) => None,
+            Self::Webhook(_) | Self::N8n(_) => None,
+            Self::Slack(it) => it.unaddressed(event, contacts),
             Self::Whatsapp(it) => it.unaddressed(event, contacts),
             Self::Email(it) => it.unaddressed(event, contacts),
         };

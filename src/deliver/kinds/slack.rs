@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 use super::{TEMPLATE, THREAD_BY, TemplateRef};
 use crate::{
     config::decode::{Context, Field, Fields, Keys, Located},
+    contacts::{Contacts, NoRecipients},
     deliver::{
         answers::Reading,
         attempt::{Tried, Try},
@@ -23,7 +24,6 @@ use crate::{
         endpoint::{Body, Endpoint, read_url, url},
         making::{Draft, Making},
     },
-    contacts::{Contacts, NoRecipients},
     envelope::{Envelope, JSON},
     render::SlackMessage,
     route::{self, handling::Audience, path::Path},

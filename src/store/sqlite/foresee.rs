@@ -9,11 +9,6 @@ use crate::{
     store::{Digest, Foreseen, Full, Gathered, Handling, Throttle},
 };
 
-/// When those of a key went that its throttle counts, newest first: as [`throttle::WENT`] does for one that comes after all of them.
-pub(super) const WENT_AT: &str = "SELECT t.at FROM throttled t LEFT JOIN deliveries d ON d.place = t.place
-    WHERE t.target_id = ?1 AND t.key = ?2 AND t.suppressed = 0 AND t.at > ?3 AND t.place >= ?4
-        AND coalesce(d.state, 1) IN (0, 1, 5) AND t.at < ?5 ORDER BY t.at DESC LIMIT ?6";
-
 /// See [`crate::store::Store::foresee`].
 pub(super) fn foresee(conn: &Connection, target: &Name, handling: &Handling, now: i64) -> rusqlite::Result<Foreseen> {
     let mut look = conn.prepare_cached("SELECT id FROM targets WHERE name = ?")?;
@@ -45,7 +40,7 @@ fn full_until(conn: &Connection, target: i64, throttle: &Throttle, now: i64) -> 
     let window = throttle::ms(throttle);
     let floor = throttle::reset(conn, &throttle.key)?.unwrap_or(i64::MIN);
     let row = (target, throttle.key, now.saturating_sub(window), floor, now.saturating_add(window), throttle.limit);
-    let mut went = conn.prepare_cached(WENT_AT)?;
+    let mut went = conn.prepare_cached(throttle::WENT_AT)?;
     let went: Vec<i64> = went.query_map(row, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let full = usize::try_from(throttle.limit).is_ok_and(|limit| limit <= went.len());
     Ok(went.last().filter(|_| full).map(|oldest| oldest.saturating_add(window)))

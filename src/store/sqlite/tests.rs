@@ -336,7 +336,7 @@ async fn no_hot_query_walks_a_table() {
         decide::SET_ASIDE,
         throttle::WENT,
         throttle::GAVE_UP_ITS_PLACE,
-        foresee::WENT_AT,
+        throttle::WENT_AT,
         throttle::SUPPRESSED,
         digest::OPEN,
         digest::FOLLOWER,

@@ -29,6 +29,15 @@ pub(super) const WENT: &str = concat!(
     ") AND t.at < ?7 LIMIT ?6"
 );
 
+/// When those went that [`WENT`] counts for one that comes after all of them, newest first.
+pub(super) const WENT_AT: &str = concat!(
+    "SELECT t.at FROM throttled t LEFT JOIN deliveries d ON d.place = t.place
+    WHERE t.target_id = ?1 AND t.key = ?2 AND t.suppressed = 0 AND t.at > ?3 AND t.place >= ?4
+        AND (coalesce(d.state, 1) IN (0, 1, 5) OR ",
+    reached!(),
+    ") AND t.at < ?5 ORDER BY t.at DESC LIMIT ?6"
+);
+
 /// Who was counted and died, unless somebody was told.
 pub(super) const GAVE_UP_ITS_PLACE: &str =
     concat!("SELECT d.target_id FROM deliveries d WHERE d.place = ? AND d.stage <> 0 AND NOT (", reached!(), ")");
