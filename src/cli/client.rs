@@ -1,6 +1,6 @@
 //! Asks a running relay: where it is, with which token, and what its answers mean for the exit status.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hyper::Method;
 use serde_json::Value;
@@ -18,18 +18,25 @@ const URL: &str = "http://127.0.0.1:9080";
 /// How to reach the relay's API.
 #[derive(Debug, clap::Args)]
 pub(super) struct Access {
-    /// Base URL of the admin listener [default: server.admin_listen of the configuration, else http://127.0.0.1:9080]
-    #[arg(long, env = "HOOKYARD_URL", value_name = "URL")]
-    url: Option<Url>,
-    /// File with the token [default: $HOOKYARD_ADMIN_TOKEN]
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
     /// The configuration, for the address of the admin listener
     #[arg(long, env = "HOOKYARD_CONFIG", default_value = "routes.yaml", value_name = "FILE")]
     pub(super) config: PathBuf,
     /// Print the API's JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Where the relay is, and with which token to ask it.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Reach {
+    /// Base URL of the admin listener [default: server.admin_listen of the configuration, else http://127.0.0.1:9080]
+    #[arg(long, env = "HOOKYARD_URL", value_name = "URL")]
+    url: Option<Url>,
+    /// File with the token [default: $HOOKYARD_ADMIN_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 /// A relay to ask.
@@ -42,15 +49,20 @@ pub(super) struct Relay {
 impl Access {
     /// The relay that the flags name.
     pub(super) fn relay(&self) -> Result<Relay, Failure> {
-        let url = self.url.clone().map_or_else(|| self.configured(), Ok)?;
+        self.reach.relay(&self.config)
+    }
+}
+
+impl Reach {
+    /// The relay that the flags name, else the configuration at `config`.
+    pub(super) fn relay(&self, config: &Path) -> Result<Relay, Failure> {
+        let url = self.url.clone().map_or_else(|| configured(config), Ok)?;
         Ok(Relay { url, token: self.token()?, client: Client::new()? })
     }
 
-    fn configured(&self) -> Result<Url, Failure> {
-        // Only this one line counts: the rest of the file may be bad, or name variables that this shell does not have.
-        let files = config::main_file(&self.config);
-        let url = config::admin_listen(&files, &config::System).map_or(URL.to_owned(), |address| local(&address));
-        url.parse().map_err(|error| Failure::Usage(format!("the relay's URL cannot be made of {url}: {error}")))
+    /// Whether a flag says where it is.
+    pub(super) fn is_named(&self) -> bool {
+        self.url.is_some()
     }
 
     fn token(&self) -> Result<Option<Secret>, Failure> {
@@ -62,6 +74,13 @@ impl Access {
         let text = text.map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", file.display())))?;
         Ok(Some(Secret::new(text.trim())))
     }
+}
+
+fn configured(config: &Path) -> Result<Url, Failure> {
+    // Only this one line counts: the rest of the file may be bad, or name variables that this shell does not have.
+    let files = config::main_file(config);
+    let url = config::admin_listen(&files, &config::System).map_or(URL.to_owned(), |address| local(&address));
+    url.parse().map_err(|error| Failure::Usage(format!("the relay's URL cannot be made of {url}: {error}")))
 }
 
 /// The URL under which this machine reaches a listener at `address`.

@@ -66,6 +66,13 @@ struct Several {
     hookyard_files: Vec<(PathBuf, String)>,
 }
 
+/// The last good file that `store`, which the good file `loaded` names at `url`, holds.
+pub(super) async fn of_store(loaded: &Loaded, url: &Secret, store: &dyn Store) -> Option<Config> {
+    let text = open(&read(store).await?, &sealers(&loaded.files, url))?;
+    let (main, fragments) = read_back(text, loaded.files.path());
+    config::parse_kept(main, fragments, &System).config
+}
+
 /// What the store that a bad file names keeps. A store is not made for that, nor a key.
 async fn kept(bad: &Files) -> Option<String> {
     let url = config::store_url(bad, &System)?;

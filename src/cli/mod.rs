@@ -133,7 +133,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Verb::Serve(args) => relay(serve::run(args)),
         Verb::Check(args) => {
             if check::run(&args) == 0 {
-                Ok(())
+                tool(check::against::run(&args))
             } else {
                 Err(Failure::BadAndSaid)
             }

@@ -43,6 +43,7 @@ mod intake;
 pub(crate) mod kinds;
 pub(crate) mod limits;
 mod mapping;
+pub mod propose;
 mod quarantine;
 mod rehearsing;
 mod request;

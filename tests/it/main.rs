@@ -8,6 +8,7 @@
 mod support;
 
 mod api;
+mod backtest;
 mod cli;
 mod crash;
 mod delivery;
@@ -31,6 +32,7 @@ mod own_events;
 mod partial;
 mod pictures;
 mod policy;
+mod propose;
 mod quarantine;
 mod reconnect;
 mod reload;

@@ -1,5 +1,6 @@
-//! `hookyard sources`: what came in by each source, and which of its secrets are in use.
+//! `hookyard sources`: what came in by each source, and which of its secrets are in use; cases for what none of them takes.
 
+use clap::Subcommand;
 use serde_json::Value;
 
 use super::{
@@ -8,8 +9,26 @@ use super::{
     output::{self, cell},
 };
 
+mod propose;
+
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Lists them, in the order of the file
+    List(List),
+    Propose(propose::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
     #[command(flatten)]
     access: Access,
 }
@@ -18,8 +37,15 @@ const COLUMNS: [&str; 6] = ["name", "kind", "path", "last_received_at", "counts"
 
 /// Asks the relay and prints what it says.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let answer = args.access.relay()?.get("/api/v1/sources", &[]).await?;
-    if args.access.json {
+    match args.what.unwrap_or(What::List(List { access: args.access })) {
+        What::List(List { access }) => list(&access).await,
+        What::Propose(args) => propose::run(args).await,
+    }
+}
+
+async fn list(access: &Access) -> Result<(), Failure> {
+    let answer = access.relay()?.get("/api/v1/sources", &[]).await?;
+    if access.json {
         output::raw(&answer.text);
         return Ok(());
     }
