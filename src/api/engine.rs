@@ -110,11 +110,13 @@ impl Engine for Handles {
     }
 
     async fn foretell(&self, event: &Envelope) -> store::Result<Explanation> {
-        explain::by_relay(&self.router, &self.deliver, &self.config.hash, event, self.clock.now()).await
+        // Rules and hash of one file.
+        let generation = self.generation.now();
+        explain::by_relay(&generation.router, &self.deliver, &generation.config.hash, event, self.clock.now()).await
     }
 
     fn written(&self, text: &[u8], source: Option<&str>) -> Result<Envelope, String> {
-        explain::event::read(text, source, &self.config.sources, self.clock.now())
+        explain::event::read(text, source, &self.config().sources, self.clock.now())
     }
 
     async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool> {

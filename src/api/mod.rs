@@ -123,7 +123,7 @@ impl Running for Handles {
     }
 
     fn summary(&self, event: &Envelope) -> Summary {
-        Summary::of(&self.router, event)
+        Summary::of(&self.router(), event)
     }
 
     async fn retry_rejections(&self, filter: Filter, clock_offset: SignedDuration) -> store::Result<RetryReport> {

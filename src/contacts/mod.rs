@@ -189,7 +189,8 @@ impl Contacts {
     pub fn known(&self, namespace: Option<&str>) -> Result<Found, Unavailable> {
         let known = match (self.listed(namespace), namespace, &self.service) {
             (Some(known), ..) => known,
-            (None, Some(namespace), Some(service)) => service.known(namespace)?,
+            (None, Some(namespace), Some(Asked::Service(service))) => service.known(namespace)?,
+            (None, Some(_), Some(Asked::StandIn(found))) => found.clone(),
             _ => Found::default(),
         };
         Ok(self.or_fallback(known))

@@ -20,6 +20,7 @@ use super::{
     making::{Making, Purpose},
     mutes::{Active, muting},
     quiet::Then,
+    roster::all_templates,
 };
 
 /// Most of a body that is shown, in characters.
@@ -109,15 +110,22 @@ struct Live {
 impl Deliver {
     /// What would become of `planned` if `event` came in now. Nothing changes by that.
     pub async fn preview(&self, event: &Envelope, planned: &NewDelivery) -> store::Result<Option<Preview>> {
-        let at = self.desks.iter().position(|desk| *desk.name() == planned.target);
-        let Some((desk, tools)) = at.and_then(|at| Some((self.desks.get(at)?, self.tools.get(at)?))) else { return Ok(None) };
-        let (destination, now) = (&*desk.destination, self.clock.now());
-        let live = self.live(desk, event, planned, now).await?;
+        let Some(desk) = self.desk(&planned.target) else { return Ok(None) };
+        let (today, now) = (desk.today(), self.clock.now());
+        let (destination, tools) = (&*today.destination, &today.tools);
+        let live = self.live(&desk, destination, event, planned, now).await?;
         let request = request(destination, event, planned, now, (&tools.templates, &tools.contacts, &tools.site));
-        Ok(Some(Preview { held: held(desk, now), ..preview(destination, event, planned, now, Some(&live), request) }))
+        Ok(Some(Preview { held: held(&desk, now), ..preview(destination, event, planned, now, Some(&live), request) }))
     }
 
-    async fn live(&self, desk: &Desk, event: &Envelope, planned: &NewDelivery, now: Timestamp) -> store::Result<Live> {
+    async fn live(
+        &self,
+        desk: &Desk,
+        destination: &Destination,
+        event: &Envelope,
+        planned: &NewDelivery,
+        now: Timestamp,
+    ) -> store::Result<Live> {
         self.mutes.load().await?;
         let mutes = self.mutes.watch().borrow().clone();
         let handling = planned.handling.as_deref().filter(|it| !it.throttles.is_empty() || it.digest.is_some());
@@ -125,7 +133,7 @@ impl Deliver {
             Some(handling) => desk.store.foresee(desk.name(), handling.clone(), now).await?,
             None => Foreseen::default(),
         };
-        let gathering = match quiet_digest(&desk.destination, event, planned, now) {
+        let gathering = match quiet_digest(destination, event, planned, now) {
             Some(digest) => {
                 let handling = Handling { digest: Some(digest), ..Handling::default() };
                 desk.store.foresee(desk.name(), handling, now).await?.gathered.map_or(0, |it| it.others)
@@ -139,7 +147,7 @@ impl Deliver {
 impl Workshop {
     /// What `named` templates, those that `destinations` bring along, `contacts` and `site` make.
     pub fn new(named: BTreeMap<String, Source>, destinations: &[Destination], contacts: Arc<Contacts>, site: Site) -> Self {
-        let templates = Templates::new(&super::all_templates(named, destinations), Strictness::Lenient);
+        let templates = Templates::new(&all_templates(named, destinations), Strictness::Lenient);
         Self { templates, contacts, site }
     }
 

@@ -34,7 +34,7 @@ impl ByFile {
     pub fn new(config: Config) -> Result<Self, String> {
         let clock = Clock::system();
         let (announcer, _) = Announcer::new();
-        let contacts = Contacts::start(config.contacts.clone(), &config.security.allow_targets, &clock, announcer)
+        let contacts = Contacts::start(config.contacts.clone(), &config.security.allow_targets, &clock, announcer, None)
             .map_err(|reason| format!("contacts_lookup: {reason}"))?;
         // Its links are masked: any key will do.
         let sealer = Sealer::new(&Secret::new(BASE64.encode(&[0; 32]))).map_err(|error| error.to_string())?;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 use crate::{
     clock::{Timestamp, rfc3339_s},
     envelope::{Envelope, JSON, Name},
-    ingest::{Source, kind_word, suppose},
+    ingest::{Source, kind_word, rehearse},
     json,
     route::OWN_SOURCE,
     samples,
@@ -63,7 +63,7 @@ pub fn read(text: &[u8], source: Option<&str>, sources: &[Source], now: Timestam
     }
     let parsed: Map<String, Value> = serde_json::from_slice(text).map_err(|error| format!("it is no JSON object: {error}"))?;
     match source {
-        Some(name) if !parsed.contains_key("specversion") => suppose(declared(name, sources)?, Bytes::copy_from_slice(text), now),
+        Some(name) if !parsed.contains_key("specversion") => sent(declared(name, sources)?, text, now),
         None if !parsed.contains_key("source") => Err(format!(
             "it names no `source`: this is an event such as {{\"source\": …, \"type\": …, \"data\": …}}, or an envelope; of a body as its \
              sender sends it, say by which source it comes ({})",
@@ -75,6 +75,14 @@ pub fn read(text: &[u8], source: Option<&str>, sources: &[Source], now: Timestam
             written.event(sources, now)
         }
     }
+}
+
+/// The event of the body `text`, as the sender of `source` sends it.
+fn sent(source: &Source, text: &[u8], now: Timestamp) -> Result<Envelope, String> {
+    let event = rehearse(source, Bytes::copy_from_slice(text), now);
+    let event = event.map_err(|why| format!("source `{}` would refuse this body: {why}", source.name))?;
+    // A trace is begun for what is taken in only.
+    Ok(Envelope { traceparent: None, ..event })
 }
 
 impl Written {

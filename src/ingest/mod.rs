@@ -51,15 +51,13 @@ mod retry;
 mod sealed;
 mod source;
 mod statistics;
-mod supposed;
 mod time;
 mod told;
 
 pub(crate) use rehearsing::rehearse;
 pub use retry::RetryReport;
-pub use source::Source;
+pub use source::{Source, kind_word};
 pub use statistics::SourceStatistics;
-pub use supposed::{kind_word, suppose};
 
 /// What ingest works with, whatever the file says.
 #[expect(missing_debug_implementations, reason = "handles")]

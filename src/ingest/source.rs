@@ -185,6 +185,11 @@ fn is_plain(path: &str) -> bool {
     path.len() <= PATH_MAX && path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment))
 }
 
+/// The word of the kind of sources that is called `text`.
+pub fn kind_word(text: &str) -> Option<&'static str> {
+    Word::WORDS.iter().map(|(word, _)| *word).find(|word| *word == text)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

@@ -144,7 +144,7 @@ mod tests {
             tree::{Key, Place},
             yaml,
         },
-        ingest::{Source, suppose},
+        ingest::{Source, rehearse},
         route::when::tests::any_json,
     };
 
@@ -232,7 +232,7 @@ mod tests {
                 prop_assert!(source.is_some() && !cx.failed(), "{file}\n{:?}", cx.problems);
                 for at in &proposal.bodies {
                     let body = bodies[*at].to_string();
-                    let event = suppose(source.as_ref().unwrap(), body.clone().into(), Default::default()).unwrap();
+                    let event = rehearse(source.as_ref().unwrap(), body.clone().into(), Default::default()).unwrap();
                     prop_assert_eq!(&event.r#type, &proposal.r#type, "{}\n{}", &file, &body);
                 }
             }
