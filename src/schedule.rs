@@ -207,7 +207,12 @@ impl Decode for Zone {
             if node.referenced {
                 return cx.expected(ZONE, node);
             }
-            cx.error("bad-value", node.place, format!("expected {ZONE}, found `{text}`"));
+            let near = nearest(
+                &text,
+                jiff::tz::db().available().map(|zone| zone.as_str().to_owned()).collect::<Vec<_>>().iter().map(String::as_str),
+            )
+            .map(str::to_owned);
+            cx.error("bad-value", node.place, format!("expected {ZONE}, found `{text}`")).did_you_mean(near.as_deref());
             None
         })
     }
@@ -313,7 +318,8 @@ impl Decode for Days {
         cx.expected::<Self>(SOME_DAYS, node);
         let wrong = if day(first).is_none() { first } else { last };
         if let (Some(near), Some(problem)) = (nearest(wrong, DAYS), cx.problems.last_mut()) {
-            problem.help(format!("did you mean `{near}`?"));
+            let fix = text.replacen(wrong, near, 1);
+            problem.did_you_mean(Some(&fix));
         }
         None
     }
@@ -439,8 +445,8 @@ mod tests {
             r#"{tz: Europe/Berln, windows: [{days: mon-fre, from: "22:00", to: "23:00"}, {from: "22:00", to: "22:00"}, {from: 22:00, to: "25:00"}, {form: "1", from: "24:00", to: "07:00", days: []}], x: 1}"#,
         );
         insta::assert_snapshot!(bad.unwrap_err().join("\n"), @r#"
-        expected a time zone of the IANA database such as Europe/Berlin or UTC, found `Europe/Berln`
-        expected days such as mon-fri, or a list such as [sat, sun], found `mon-fre` (did you mean `fri`?)
+        expected a time zone of the IANA database such as Europe/Berlin or UTC, found `Europe/Berln` (did you mean `Europe/Berlin`?)
+        expected days such as mon-fri, or a list such as [sat, sun], found `mon-fre` (did you mean `mon-fri`?)
         this window is empty (a whole day is {from: "00:00", to: "24:00"}; one that crosses midnight ends earlier than it begins)
         expected a time such as "22:00", from "00:00" to "24:00", found `25:00`
         a window without days never opens (leave `days` out for every day)

@@ -21,6 +21,20 @@ use crate::{
     store::{Cause, DedupeKey, Error, NewEvent, Remember, Store},
 };
 
+/// The types of the relay's own events.
+pub(crate) const TYPES: [&str; 10] = [
+    "relay.delivery.dead",
+    "relay.target.broken",
+    "relay.target.disabled",
+    "relay.target.paused",
+    "relay.target.recovered",
+    "relay.source.rejecting",
+    "relay.source.silent",
+    "relay.store.filling",
+    "relay.config.rejected",
+    "relay.config.loaded",
+];
+
 mod batch;
 mod event;
 #[cfg(test)]

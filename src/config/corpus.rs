@@ -120,3 +120,8 @@ fn what_is_right_is_taken_without_a_word() {
         assert!(case.good() && case.loaded.problems.is_empty(), "{}", case.said());
     }
 }
+
+#[test]
+fn what_is_probably_not_meant_is_told_and_taken_all_the_same() {
+    hold("warned", true);
+}

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::{
     files::{File, Files},
+    meant,
     schema::written,
     tree::{self, Node, Place, Value},
 };
@@ -42,6 +43,8 @@ pub struct Problem {
     pub message: String,
     /// Where.
     pub place: Place,
+    /// What stands beside the caret: `the path ends before this`.
+    pub label: Option<String>,
     /// What to do, where there is something to say: `did you mean `throttle`?`.
     pub help: Option<String>,
     /// Context: which rule, which keys are legal.
@@ -65,6 +68,12 @@ impl Problem {
             self.fix = Some(near.to_owned());
             self.help = Some(format!("did you mean `{near}`?"));
         }
+        self
+    }
+
+    /// Adds what stands beside the caret.
+    pub fn label(&mut self, text: impl Into<String>) -> &mut Self {
+        self.label = Some(text.into());
         self
     }
 
@@ -128,7 +137,17 @@ impl Context {
 
     #[expect(clippy::indexing_slicing, reason = "the element was pushed on the line before")]
     fn push(&mut self, severity: Severity, code: &'static str, place: Place, message: String) -> &mut Problem {
-        self.problems.push(Problem { severity, code, message, place, help: None, note: None, fix: None, path: None });
+        self.problems.push(Problem {
+            severity,
+            code,
+            message,
+            place,
+            label: None,
+            help: None,
+            note: None,
+            fix: None,
+            path: None,
+        });
         let last = self.problems.len() - 1;
         &mut self.problems[last]
     }
@@ -144,7 +163,15 @@ impl Context {
             Value::String(text) if !node.referenced => format!("`{text}`"),
             _ => node.kind().to_owned(),
         };
-        self.error("bad-type", node.place, format!("expected {wanted}, found {got}"));
+        if let Some((place, comment)) = meant::comment(self.files.text(), node) {
+            meant::say_comment(self, Severity::Error, place, &comment, &format!("expected {wanted}, found a comment"));
+            return None;
+        }
+        let hint = meant::hint(node);
+        let problem = self.error("bad-type", node.place, format!("expected {wanted}, found {got}"));
+        if let Some((help, fix)) = hint {
+            problem.help(help).fix = fix;
+        }
         None
     }
 
@@ -152,6 +179,12 @@ impl Context {
     pub fn written(&self, place: Place) -> Option<&str> {
         let text = self.files.text().get(place.start..place.end)?;
         (!text.is_empty() && text.len() <= WRITTEN_MAX && !text.contains(['\n', '"', '\\'])).then_some(text)
+    }
+
+    /// Where `needle` first stands within `place`.
+    pub fn find_in(&self, place: Place, needle: &str) -> Option<Place> {
+        let at = self.files.text().get(place.start..place.end)?.find(needle)?;
+        Some(Place { start: place.start + at, end: place.start + at + needle.len() })
     }
 
     /// `path`, which stands at `place`, read against the folder of the file that says it.
@@ -255,13 +288,31 @@ impl<'n> Fields<'n> {
 
     /// Notes that `name` is absent, or has no value.
     pub fn missing(&self, name: &str, cx: &mut Context) {
-        let place = self.key_place(name);
-        let comment = rest_of_line(cx.files.text(), place).trim_start_matches([':', ' ']).starts_with('#');
-        let problem = cx.error("missing-key", place, self.needs(name));
-        // `channel: #ops` loads as a key without a value. What follows is not repeated: it may be a secret.
-        if comment && place != self.place {
-            problem.help("`#` begins a comment: put the value in quotes");
+        let given = self.map.iter().find(|(key, _)| key.name == name).map(|(_, node)| node);
+        if let Some((place, comment)) = given.and_then(|node| meant::comment(cx.files.text(), node)) {
+            meant::say_comment(
+                cx,
+                Severity::Error,
+                place,
+                &comment,
+                &format!("`{name}` has no value: `#` after a space begins a comment"),
+            );
+            return;
         }
+        let place = self.key_place(name);
+        cx.error("missing-key", place, self.needs(name));
+    }
+
+    /// Notes that `name` is there under the name `other`; false where it is not.
+    pub fn called_otherwise(&self, name: &str, other: &str, cx: &mut Context) -> bool {
+        let Some((key, _)) = self.map.iter().find(|(key, _)| key.name == other) else { return false };
+        cx.error("unknown-key", key.place, format!("{} has no key `{other}`", self.what)).did_you_mean(Some(name));
+        true
+    }
+
+    /// Whether it has keys that its table does not have.
+    pub fn has_others(&self) -> bool {
+        self.map.iter().any(|(key, _)| self.key(&key.name).is_none())
     }
 
     /// The value of `name`, or `None` where it is absent (or wrong, which is noted).
@@ -284,13 +335,17 @@ impl<'n> Fields<'n> {
         // A mistake may keep the keys beside it from being looked at.
         debug_assert!(self.problems < cx.problems.len() || unread().is_none(), "{}: nobody reads {:?}", self.what, unread());
         for (key, node) in self.map.iter().filter(|(key, _)| !legal.contains(&key.name.as_str())) {
-            let near = nearest(&key.name, legal.iter().copied());
+            let free = legal.iter().copied().filter(|name| !self.map.iter().any(|(key, _)| key.name == *name));
+            let near = meant::key(&key.name, free).or_else(|| nearest(&key.name, legal.iter().copied()));
             match near {
                 Some(near) => self.meant(near, cx),
                 None => ignore(node, &mut cx.ignored),
             }
             let problem = cx.error("unknown-key", key.place, format!("{} has no key `{}`", self.what, key.name));
             problem.did_you_mean(near).note(format!("keys here: {}", legal.join(" ")));
+            if let Some((help, fix)) = meant::key_hint(&key.name, &legal) {
+                problem.help(help).fix = fix;
+            }
         }
     }
 
@@ -326,11 +381,6 @@ pub(super) fn ignore(node: &Node, ignored: &mut Vec<Place>) {
         Value::List(items) => items.iter().for_each(|item| ignore(item, ignored)),
         _ => ignored.push(node.place),
     }
-}
-
-/// What follows `place` on its line.
-fn rest_of_line(text: &str, place: Place) -> &str {
-    text.get(place.end..).and_then(|rest| rest.lines().next()).unwrap_or_default()
 }
 
 /// How alike two words must be for one to be suggested for the other (Jaro-Winkler).
@@ -570,7 +620,7 @@ mod tests {
         let mut fields = Fields::open(&node, "a destination", KEYS, &mut cx).unwrap();
         assert_eq!(fields.required::<String>("channel", &mut cx), None);
         assert_eq!(fields.required::<String>("url", &mut cx), None);
-        assert_eq!(cx.problems[0].help.as_deref(), Some("`#` begins a comment: put the value in quotes"));
+        assert_eq!(cx.problems[0].fix.as_deref(), Some("\"#ops\""));
         assert_eq!((cx.problems[1].message.as_str(), &cx.problems[1].help), ("a destination needs `url`", &None));
     }
 

@@ -79,7 +79,7 @@ pub(super) fn censor(problem: &mut Problem, mask: &Mask, text: &str, outside: &[
     if !literal.is_empty() {
         problem.fix = None;
     }
-    let texts = [Some(&mut problem.message), problem.help.as_mut(), problem.note.as_mut()];
+    let texts = [Some(&mut problem.message), problem.label.as_mut(), problem.help.as_mut(), problem.note.as_mut()];
     for said in texts.into_iter().flatten() {
         cut(said);
         for secret in &literal {

@@ -9,7 +9,11 @@ use std::{
 use super::*;
 
 fn env(name: &str) -> Option<String> {
-    (name == "WORD").then(|| "swordfish".into())
+    match name {
+        "WORD" => Some("swordfish".into()),
+        "CRM_SECRET" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into()),
+        _ => None,
+    }
 }
 
 /// A folder with these files in it, the first of them `routes.yaml`.
@@ -61,7 +65,7 @@ rules:
 #[test]
 fn several_files_are_one_configuration() {
     let sales = "version: 1
-sources: {shop: {kind: standard, path: /shop, secrets: [whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw]}}
+sources: {shop: {kind: standard, path: /shop, secrets: ['${CRM_SECRET}']}}
 destinations:
   crm: {kind: n8n, url: https://n8n.example.com/webhook/crm}
 contacts: [{namespace: acme, email: acme@x.example}]
@@ -69,7 +73,7 @@ schedules: {nights: {tz: Europe/Berlin, windows: [{days: mon-sun, from: '22:00',
 templates: {line: '{{ event.type }}'}
 rules: [{name: sales, to: [{destination: crm, template: line}]}]
 ";
-    let billing = "rules: [{name: billing, to: [crm, ops]}]";
+    let billing = "rules: [{name: billing, to: [ops]}]";
     let loaded = loaded(
         MAIN,
         &[("routes.d/20-sales.yaml", sales), ("routes.d/10-billing.yaml", billing), ("routes.d/30.yaml", "# later")],
@@ -120,7 +124,7 @@ templates: {t: '{{ x'}
     routes.d/a.yaml:7:5 [rules[1].throtle] unknown-key: rule "fine" has no key `throtle` | did you mean `throttle`? = keys here: cancel_on digest match name severity stop throttle to when
     routes.d/a.yaml:8:10 [rules[1].to[0]] unknown-destination: rule "fine" sends to `crn`, which is not declared | did you mean `crm` (routes.d/b.yaml:3:16)? = declared: crm, ops
     routes.d/b.yaml:2:30 [sources.other.path] repeated-path: sources "agents" and "other" have the same path = first at routes.yaml:4:39
-    routes.d/b.yaml:3:16 [destinations.crm] unused-destination: no rule sends to `crm`
+    routes.d/b.yaml:2:44 [sources.other.secrets[0]] literal-secret: this secret stands in the file itself, for whoever reads it | put it in the environment and write ${OTHER_SECRET}, or in a file and write ${file:/run/secrets/other_secret}
     routes.d/b.yaml:3:87 [destinations.crm.renamed_from] bad-rename: `ops` is still declared: only what is gone can be adopted = declared at routes.d/a.yaml:2:3
     routes.d/b.yaml:4:16 [templates.t] bad-template: this template cannot be used: syntax error: unexpected end of input, expected end of variable block
     "##);

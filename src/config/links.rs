@@ -14,7 +14,7 @@ use super::{
     files::Files,
     tree::{Key, Node, Place, Value},
 };
-use crate::{contacts, deliver::kinds::Word, reconnect};
+use crate::{contacts, deliver::kinds::Word, reconnect, route::glob::Glob};
 
 mod expected;
 
@@ -53,7 +53,6 @@ pub(super) fn check(root: &Node, contacts: &contacts::Settings, cx: &mut Context
     declared.unused(&used, cx);
     expected::check(root, &declared, cx);
     unreached(root, contacts, cx);
-    untold(root, cx);
 }
 
 /// Says where messages to contacts would reach nobody.
@@ -83,28 +82,6 @@ fn digests(root: &Node, rule: &Node, cx: &mut Context) {
             cx.error("bad-digest", digest.place, message).help("leave `digest` out, or send to it by a rule of its own");
         }
     }
-}
-
-/// Warns when no rule sends the relay's own events anywhere: nobody would be told of dead letters. A file in which anything is wrong has
-/// other worries.
-fn untold(root: &Node, cx: &mut Context) {
-    let sends = |rule: &&Node| rule.get("to").is_some_and(|to| !one_or_more(to).iter().all(|target| is_empty_list(target)));
-    let is_own = |source: &Node| source.text() == Some(RESERVED);
-    let of_own = |rule: &&Node| {
-        let sources = rule.get("match").and_then(|matches| matches.get("source")).map(one_or_more);
-        sources.is_some_and(|sources| sources.into_iter().any(is_own))
-    };
-    let mut sending = items(root, "rules").iter().filter(sends).peekable();
-    let rules = root.entries().iter().map(|(key, _)| key).find(|key| key.name == "rules");
-    let Some(rules) = rules.filter(|_| sending.peek().is_some() && !cx.failed()) else { return };
-    if !sending.any(|rule| of_own(&rule)) {
-        cx.warning("untold", rules.place, "nobody is told when a delivery is given up or a target breaks")
-            .help("add a rule such as {name: tell-ops, match: {source: hookyard}, to: [ops]}");
-    }
-}
-
-fn is_empty_list(node: &Node) -> bool {
-    matches!(&node.value, Value::List(items) if items.is_empty())
 }
 
 fn items<'n>(root: &'n Node, section: &str) -> &'n [Node] {
@@ -143,13 +120,21 @@ impl<'n> Declared<'n> {
             return;
         }
         let message = format!("{who} sends to {}, which is not declared", quoted(node));
-        self.unknown(Severity::Error, "unknown-destination", node, message, &self.destinations, cx);
+        let near = self.unknown(Severity::Error, "unknown-destination", node, message, &self.destinations, cx);
+        // It is used by whoever meant it.
+        used.extend(near.map(str::to_owned));
     }
 
     /// A rule that matches a source which does not exist never fires. It may be declared later, so this is no error.
     fn source(&self, node: &Node, cx: &mut Context) {
-        let Some(name) = node.text().filter(|name| !name.contains('*')) else { return };
-        if name != RESERVED && !self.sources.contains_key(name) {
+        let Some(name) = node.text().filter(|name| *name != RESERVED) else { return };
+        let Ok(glob) = Glob::parse(name) else { return };
+        if glob.exact().is_none() {
+            if !self.sources.is_empty() && !self.sources.keys().any(|declared| glob.matches(declared)) {
+                let message = format!("no source has a name that fits {}", quoted(node));
+                cx.warning("unknown-source", node.place, message).note(list(&self.sources));
+            }
+        } else if !self.sources.contains_key(name) {
             let message = format!("no source is named {}", quoted(node));
             self.unknown(Severity::Warning, "unknown-source", node, message, &self.sources, cx);
         }
@@ -169,17 +154,21 @@ impl<'n> Declared<'n> {
         code: &'static str,
         node: &Node,
         message: String,
-        declared: &HashMap<&str, Place>,
+        declared: &HashMap<&'n str, Place>,
         cx: &mut Context,
-    ) {
+    ) -> Option<&'n str> {
         // Beyond what is shown, looking for the nearest name would only cost time.
         let shown = cx.problems.len() < PROBLEMS_MAX;
+        // What cannot be a name has been told of.
+        if shown && cx.problems.iter().any(|problem| problem.place == node.place && problem.severity == Severity::Error) {
+            return None;
+        }
         let problem = match severity {
             Severity::Error => cx.error(code, node.place, message),
             Severity::Warning => cx.warning(code, node.place, message),
         };
         if !shown {
-            return;
+            return None;
         }
         let near = nearest(node.text().unwrap_or_default(), declared.keys().copied()).filter(|_| !node.referenced);
         problem.did_you_mean(near).note(list(declared));
@@ -187,6 +176,7 @@ impl<'n> Declared<'n> {
             let there = self.files.mention(*place, node.place);
             problem.help = near.map(|near| format!("did you mean `{near}` ({there})?"));
         }
+        near
     }
 
     /// `renamed_from` names a destination that is gone, and each only once.
@@ -212,6 +202,9 @@ impl<'n> Declared<'n> {
 
     fn unused(&self, used: &HashSet<String>, cx: &mut Context) {
         for (name, place) in self.destinations.iter().filter(|(name, _)| !used.contains(**name)) {
+            if cx.problems.len() < PROBLEMS_MAX && cx.problems.iter().any(|problem| problem.place == *place) {
+                continue; // Its name is wrong, and nothing can send to it.
+            }
             cx.warning("unused-destination", *place, format!("no rule sends to `{name}`"));
         }
     }
@@ -268,8 +261,16 @@ fn names(root: &Node, section: &str, cx: &mut Context) {
         let Some(name) = node.text() else { continue };
         if let Some(first) = names.get(name) {
             let there = cx.files.whereabouts(*first, node.place);
-            cx.error("repeated-name", node.place, format!("two {section} have the name \"{name}\""))
-                .note(format!("first {there}"));
+            let message = format!("two {section} have the name \"{name}\"");
+            // Nothing breaks of two rules of one name, but what is told of them is hard to tell apart. Whose name it is among several
+            // files is not for either of them to say.
+            let problem = match section {
+                "rules" if cx.files.index(*first) == cx.files.index(node.place) => {
+                    cx.warning("repeated-name", node.place, message)
+                }
+                _ => cx.error("repeated-name", node.place, message),
+            };
+            problem.note(format!("first {there}"));
             continue;
         }
         names.insert(name, node.place);

@@ -11,7 +11,7 @@ pub(super) struct Mask {
 }
 
 /// True for a key whose values are secrets.
-fn is_secret(key: &str) -> bool {
+pub(super) fn is_secret(key: &str) -> bool {
     matches!(key, "secret" | "secrets" | "password" | "token" | "api_key" | "encryption_key" | "path_secret" | "bearer")
         || key.ends_with("_token")
         || key.ends_with("_secret")

@@ -27,7 +27,9 @@ mod fitting;
 mod include;
 pub mod keys;
 mod links;
+mod lint;
 mod mask;
+mod meant;
 mod merge;
 mod read;
 mod reading;
@@ -46,6 +48,7 @@ pub use files::{File, Files};
 use reading::{Fragments, Reading};
 pub use references::{Environment, Spot, System};
 use schema::Named;
+pub(crate) use sections::bad_template;
 use tree::{Node, Value};
 
 /// What one `routes.yaml` and the files it includes say, checked.
@@ -267,6 +270,8 @@ fn decode(root: &Node, env: &dyn Environment, cx: &mut Context) -> Option<Config
     fields.finish(cx);
     links::check(root, &contacts, cx);
     fitting::check(root, cx);
+    let said = lint::Said { sources: &sources, destinations: &destinations, rules: &rules, templates: &templates };
+    lint::check(root, &said, cx);
     let hash = cx.files.hash();
     Some(Config { hash, server, store, security, sources, destinations, rules, contacts, reconnect, templates, unmatched, tests })
 }

@@ -118,7 +118,7 @@ fn diagnostic(loaded: &Loaded, problem: &Problem) -> Diagnostic {
         path: problem.path.clone(),
         message: problem.message.clone(),
         help: problem.help.clone(),
-        note: problem.note.clone(),
+        note: problem.label.iter().chain(&problem.note).cloned().reduce(|label, note| format!("{label}; {note}")),
         fix: problem.fix.clone(),
     }
 }
@@ -156,8 +156,9 @@ fn group<'a>(problem: &'a Problem, spot: &Spot<'a>, file: &'a str) -> Group<'a> 
     let title = level.primary_title(problem.message.as_str()).id(problem.code);
     let help = problem.help.as_deref();
     // A word to put there stands beside the caret; advice stands below.
-    let label = help.filter(|help| help.starts_with("did you mean")).map(|help| format!("help: {help}"));
-    let below = help.filter(|_| label.is_none());
+    let word = help.filter(|help| help.starts_with("did you mean")).map(|help| format!("help: {help}"));
+    let below = help.filter(|_| word.is_none());
+    let label = problem.label.clone().or(word);
     let group = if spot.text.is_empty() {
         title.element(Origin::path(file).line(spot.number))
     } else {

@@ -12,7 +12,7 @@ use url::Url;
 
 use super::{
     AllowTarget, Security, Server, StoreSettings,
-    decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape, Size},
+    decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape, Size, nearest},
     references::Environment,
     tree::{Node, Value},
 };
@@ -409,10 +409,13 @@ fn template(name: &str, node: &Node, cx: &mut Context) -> Option<render::Source>
 }
 
 /// Notes what Jinja does not understand. What a template does with an event shows when it is rendered.
-fn bad_template(error: &TemplateError, node: &Node, cx: &mut Context) {
+pub(crate) fn bad_template(error: &TemplateError, node: &Node, cx: &mut Context) {
     let reason = if node.referenced { "it does not parse" } else { &error.reason };
     let line = error.line.filter(|line| 1 < *line).map(|line| format!(" (its line {line})")).unwrap_or_default();
-    cx.error("bad-template", node.place, format!("this template cannot be used: {reason}{line}"));
+    let word = error.unknown().filter(|_| !node.referenced);
+    let at = word.and_then(|word| cx.find_in(node.place, word)).unwrap_or(node.place);
+    let near = word.and_then(|word| nearest(word, render::FILTERS.iter().copied()));
+    cx.error("bad-template", at, format!("this template cannot be used: {reason}{line}")).did_you_mean(near);
 }
 
 /// Notes that `name` cannot be the name of `what`.
@@ -436,8 +439,12 @@ pub(super) fn unmatched(node: Option<&Node>, cx: &mut Context) -> Vec<Name> {
         None => Vec::new(),
         Some((Value::String(word), _)) if word == "keep" => Vec::new(),
         Some((Value::List(items), _)) => items.iter().filter_map(|item| name(item, cx)).collect(),
-        Some((_, node)) => {
+        Some((value, node)) => {
             cx.expected::<()>("`keep` or a list of destinations", node);
+            if let (Value::String(word), Some(problem)) = (value, cx.problems.last_mut().filter(|_| !node.referenced)) {
+                let list = format!("[{word}]");
+                problem.did_you_mean(Some(nearest(word, ["keep"]).unwrap_or(&list)));
+            }
             Vec::new()
         }
     }

@@ -486,6 +486,6 @@ fn mail_that_would_reach_nobody_or_go_unprotected_is_told_of() {
     insta::assert_snapshot!(said("", "smtp: {host: smtp.example.com, tls: none}, to: u@x.example"), @"mail goes without TLS only to hosts in `allow_targets`");
     insta::assert_snapshot!(said("", "smtp: {host: smtp.example.com, port: 0}, to: u@x.example"), @"a port is between 1 and 65535");
     insta::assert_snapshot!(said("", "smtp: {host: 'smtp.example.com:25', username: u}, to: u@x.example, answers: default"), @"`username` and `password` go together; expected the name of a mail server such as smtp.example.com, without a port; `answers` says how answers over HTTP are read; mail has its own");
-    insta::assert_snapshot!(said("reconnect: {connector_api: 'https://c.example.com', api_key: k, connectors: {a: b}}", &format!("{smtp}, to: u@x.example")), @"links need `server.public_url`");
+    insta::assert_snapshot!(said("reconnect: {connector_api: 'https://c.example.com', api_key: k, connectors: {a: b}}", &format!("{smtp}, to: u@x.example")), @"links need `server.public_url`; this secret stands in the file itself, for whoever reads it");
     insta::assert_snapshot!(said("reconnect_url: nonsense", &format!("{smtp}, to: u@x.example")), @"expected a template of a URL such as https://app.example.com/connect?account={{ event.namespace | urlencode }}, found `nonsense`");
 }

@@ -146,6 +146,14 @@ impl<'t> Reader<'t> {
             Raw::Float(number) => Value::Float(number),
             Raw::String(text) => Value::String(text),
             Raw::List(items) => Value::List(items.into_iter().map(|item| self.node(item, cx)).collect::<Option<_>>()?),
+            Raw::Map(_) if self.is_template(place) => {
+                let text = self.whole_template(&mut place);
+                let help = format!("put it in quotes: {}", traps::quoted(&text));
+                let message = "a value that begins with `{` is a map: a template stands in quotes";
+                cx.error("bad-yaml", place, message).help(help).fix = Some(traps::quoted(&text));
+                // Whoever reads it finds what was meant.
+                Value::String(text)
+            }
             Raw::Map(entries) => {
                 let map = self.map(entries, cx)?;
                 // A block map begins where its first key does, so that key is what one points at; a flow map at its brace.
@@ -156,6 +164,25 @@ impl<'t> Reader<'t> {
             }
         };
         Some(Node { value, place, referenced: false })
+    }
+
+    /// `{{ event.type }}` without quotes is a map whose one key is a map.
+    fn is_template(&self, place: Place) -> bool {
+        self.file(place.start).is_some_and(|rest| rest.starts_with("{{"))
+    }
+
+    /// All of it, and its place: the crate tells where a map begins.
+    fn whole_template(&self, place: &mut Place) -> String {
+        let rest = self.file(place.start).unwrap_or_default();
+        let line = rest.lines().next().unwrap_or_default();
+        let end = line.find("}}").map_or(line.len(), |at| at + 2);
+        place.end = place.start + end;
+        line.get(..end).unwrap_or_default().to_owned()
+    }
+
+    /// The text from byte `at` of the file on.
+    fn file(&self, at: usize) -> Option<&'t str> {
+        self.text.get(at.checked_sub(self.skipped)?..)
     }
 
     fn map(&self, entries: Vec<(Spanned<Raw>, Spanned<Raw>)>, cx: &mut Context) -> Option<Vec<(Key, Node)>> {
@@ -203,11 +230,15 @@ impl<'t> Reader<'t> {
         let error = innermost(error);
         let place = error.location().map_or_else(|| self.within(0, 0), |at| self.place(at));
         let (code, message) = describe(error);
-        let trap = traps::syntax(self.text, place.start.saturating_sub(self.skipped));
+        let trap = match code {
+            "bad-yaml" => traps::syntax(self.text, place.start.saturating_sub(self.skipped), &message),
+            _ => None,
+        };
         let problem = cx.error(code, place, message);
         if let Some(trap) = trap {
             problem.place = Place { start: trap.place.start + self.skipped, end: trap.place.end + self.skipped };
-            problem.message = trap.message.unwrap_or(std::mem::take(&mut problem.message));
+            problem.message = trap.message;
+            problem.fix = trap.fix;
             problem.help(trap.help);
         }
         None

@@ -432,7 +432,7 @@ fn what_a_destination_cannot_be_is_an_error() {
     `payload: template` needs `template`
     `content_type` is chosen for `payload: envelope` only; `template` is used with `payload: template` only
     there is no template `lin`
-    this template cannot be used: unknown filter: filter shout is unknown (line 1 of the template)
+    this template cannot be used: unknown filter: filter shout is unknown
     `auth` needs either `header` or `basic`
     header `x-key` is set elsewhere too
     `/no/such/file` cannot be used: No such file or directory (os error 2)

@@ -132,6 +132,15 @@ impl Mapping {
         map
     }
 
+    /// The one type that its events are of, `unnamed` where it names none; `None` where the event says.
+    pub(crate) fn settled_type<'s>(&'s self, unnamed: &'s str) -> Option<&'s str> {
+        match self.r#type.first() {
+            None => Some(unnamed),
+            Some(Expression::Literal(text)) => Some(text),
+            Some(Expression::Path(_) | Expression::Header(_)) => None,
+        }
+    }
+
     /// True when it names nothing, so that no body need be read for it.
     pub(crate) fn is_empty(&self) -> bool {
         [&self.id, &self.r#type, &self.time, &self.namespace, &self.subject].iter().all(|list| list.is_empty())

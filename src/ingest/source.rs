@@ -96,6 +96,9 @@ impl Source {
             problem.help("a letter or digit, then letters, digits, `.`, `_` and `-`; at most 64");
         }
         let mut fields = Fields::open(node, format!("source `{}`", key.name), KEYS, cx)?;
+        if fields.node("kind").is_none() && fields.called_otherwise("kind", "type", cx) {
+            return None;
+        }
         let kind = fields.required::<Word>("kind", cx)?; // Which keys are legal depends on it.
         fields.also(kind.keys());
         let path: Option<Located<SourcePath>> = fields.required("path", cx);

@@ -66,7 +66,7 @@ fn date(state: &mut State, value: &Value, options: Kwargs) -> Result<Value, Erro
         Some(at) => write(at).map(Value::from),
         None => {
             write(Timestamp::UNIX_EPOCH)?;
-            if state.undefined_behavior() == UndefinedBehavior::Strict {
+            if state.undefined_behavior() == UndefinedBehavior::SemiStrict {
                 return Err(refused("date: this is no time"));
             }
             Ok(value.clone())

@@ -19,11 +19,15 @@ mod slack;
 mod source;
 mod stories;
 mod story;
+mod strict;
 mod templates;
 
 pub use message::{DigestItem, Message, MessageScene, SHORT_MAX, SUBJECT_MAX, SlackMessage, TEXT_MAX};
 pub use scene::Scene;
 pub use source::{Part, Source};
+pub use strict::Absent;
+pub(crate) use strict::absent;
+pub(crate) use templates::FILTERS;
 pub use templates::{OUTPUT_MAX, Strictness, TemplateError, Templates, check, check_text};
 
 /// `text` as people are shown it in one line: without what shows nothing or turns what follows around, at most `max` characters long and

@@ -37,14 +37,17 @@ impl Scene {
     /// A scene for every event of the seeds, and one of a type nobody knows.
     pub(super) fn samples() -> impl Iterator<Item = Self> {
         let unknown = Sample { kind: "trigger", r#type: "sample.event", body: "{}" };
-        samples::ALL.into_iter().chain([unknown]).map(|sample| {
-            let event = sample.envelope();
-            let delivery = DeliveryId { event: EventUid { salt: 0, seq: 1 }, n: 1 };
-            let mut scene = scene(&event, &json::lenient(event.data()), &delivery, 1);
-            scene["severity"] = "info".into();
-            scene["links"] = json!({"event": "https://relay.example.com/events/sample", "reconnect": "https://relay.example.com/reconnect/sample"});
-            Self(Value::from(Serde(scene)))
-        })
+        samples::ALL.into_iter().chain([unknown]).map(|sample| Self(Value::from(Serde(Self::sample_json(sample)))))
+    }
+
+    /// The scene of `sample`, with all that any scene has.
+    pub(super) fn sample_json(sample: Sample) -> Json {
+        let event = sample.envelope();
+        let delivery = DeliveryId { event: EventUid { salt: 0, seq: 1 }, n: 1 };
+        let mut scene = scene(&event, &json::lenient(event.data()), &delivery, 1);
+        scene["severity"] = "info".into();
+        scene["links"] = json!({"event": "https://relay.example.com/events/sample", "reconnect": "https://relay.example.com/reconnect/sample"});
+        scene
     }
 }
 

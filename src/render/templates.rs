@@ -24,7 +24,7 @@ const NOWHERE: &str = "\0";
 pub enum Strictness {
     /// As while the relay runs.
     Lenient,
-    /// Every missing field is an error.
+    /// Every missing field is an error, but where a template asks whether it is there.
     Strict,
 }
 
@@ -37,6 +37,66 @@ pub struct TemplateError {
     /// The line within the template, from 1, where it is known.
     pub line: Option<usize>,
 }
+
+impl TemplateError {
+    /// The filter that is not known, where that is what is wrong.
+    pub(crate) fn unknown(&self) -> Option<&str> {
+        self.reason.strip_prefix("unknown filter: filter ")?.strip_suffix(" is unknown")
+    }
+}
+
+/// The filters that templates may use: Jinja's and ours.
+pub(crate) const FILTERS: [&str; 49] = [
+    "abs",
+    "attr",
+    "batch",
+    "bool",
+    "capitalize",
+    "chain",
+    "count",
+    "d",
+    "date",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "format",
+    "fromjson",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "lines",
+    "list",
+    "lower",
+    "map",
+    "mask",
+    "max",
+    "min",
+    "pprint",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "split",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "unique",
+    "upper",
+];
 
 impl From<Error> for TemplateError {
     fn from(error: Error) -> Self {
@@ -52,7 +112,7 @@ impl From<Error> for TemplateError {
 
 /// What becomes of the values a template writes. What it says itself stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Form {
+pub(super) enum Form {
     /// Nothing: a body for machines.
     Raw,
     /// Cleaned.
@@ -66,6 +126,11 @@ enum Form {
 const FORMS: [Form; 4] = [Form::Raw, Form::Text, Form::Html, Form::Slack];
 
 impl Part {
+    /// The form it is rendered in for people.
+    pub(super) fn form(self) -> Form {
+        self.forms().last().copied().unwrap_or(Form::Text)
+    }
+
     /// The forms this part is rendered in.
     fn forms(self) -> &'static [Form] {
         match self {
@@ -116,10 +181,7 @@ impl Templates {
     /// Renders the parts of template `name` for people.
     pub(super) fn parts(&self, name: &str, scene: &Scene) -> Result<BTreeMap<Part, String>, TemplateError> {
         let Some(source) = self.sources.get(name) else { return Err(missing()) };
-        let make = |part: Part| {
-            let form = part.forms().last().copied().unwrap_or(Form::Text);
-            self.make(name, part, form, scene).map(|text| (part, text))
-        };
+        let make = |part: Part| self.make(name, part, part.form(), scene).map(|text| (part, text));
         source.0.keys().map(|part| make(*part)).collect()
     }
 
@@ -176,7 +238,7 @@ fn check_form(text: &str, form: Form) -> Result<(), TemplateError> {
     Ok(())
 }
 
-fn environment(form: Form, strictness: Strictness) -> Environment<'static> {
+pub(super) fn environment(form: Form, strictness: Strictness) -> Environment<'static> {
     let mut env = Environment::new();
     env.set_auto_escape_callback(move |_| match form {
         Form::Raw => AutoEscape::None,
@@ -193,7 +255,7 @@ fn environment(form: Form, strictness: Strictness) -> Environment<'static> {
     env.set_recursion_limit(RECURSION_MAX);
     env.set_undefined_behavior(match strictness {
         Strictness::Lenient => UndefinedBehavior::Lenient,
-        Strictness::Strict => UndefinedBehavior::Strict,
+        Strictness::Strict => UndefinedBehavior::SemiStrict,
     });
     filters::add(&mut env);
     env
@@ -221,7 +283,8 @@ fn write(out: &mut Output<'_>, form: Form, value: &Value) -> Result<(), Error> {
 }
 
 /// Collects at most [`OUTPUT_MAX`] bytes.
-struct Bounded(Vec<u8>);
+#[derive(Default)]
+pub(super) struct Bounded(Vec<u8>);
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -18,6 +18,7 @@ use crate::{
 pub mod glob;
 pub mod handling;
 mod index;
+pub mod overlap;
 pub mod path;
 mod rule;
 pub mod when;

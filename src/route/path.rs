@@ -8,8 +8,9 @@ use jsonpath_rust::{
 use serde_json::{Number, Value};
 
 use crate::config::{
+    PROBLEMS_MAX,
     decode::{Context, Decode, Definitions, Schema, Shape},
-    tree::{self, Node},
+    tree::{self, Node, Place},
 };
 
 /// Longest path, in bytes.
@@ -197,14 +198,60 @@ impl Decode for Path {
         match Self::parse(text) {
             Ok(path) => Some(path),
             Err(error) => {
-                let problem = cx.error("bad-jsonpath", node.place, format!("`{text}` is not a path: {error}"));
-                if text.contains([' ', '>', '<', '=']) && error == BadPath::Syntax {
-                    problem.help("put the comparison beside it: {path: $.data.workflow_data.amount, gt: 1000}");
-                }
+                refuse(text, &error, node, cx);
                 None
             }
         }
     }
+}
+
+/// Says where `text` stops being a path, and how it was probably meant.
+fn refuse(text: &str, error: &BadPath, node: &Node, cx: &mut Context) {
+    // Looking for the place takes time, which a file with many mistakes would only waste.
+    let stop = (*error == BadPath::Syntax && cx.problems.len() < PROBLEMS_MAX && !node.referenced).then(|| stops_at(text));
+    let stop_place = stop.and_then(|at| {
+        let whole = cx.find_in(node.place, text)?;
+        let length = text.get(at..)?.chars().next()?.len_utf8();
+        Some(Place { start: whole.start + at, end: whole.start + at + length })
+    });
+    let what = if node.referenced { "this".to_owned() } else { format!("`{text}`") };
+    let message = match error {
+        BadPath::Syntax => format!("{what} is not a path (RFC 9535)"),
+        other => format!("{what} is not a path: {other}"),
+    };
+    let problem = cx.error("bad-jsonpath", stop_place.unwrap_or(node.place), message);
+    if stop_place.is_some() {
+        problem.label("the path ends before this");
+    }
+    match stop.map(|at| text.split_at(at)) {
+        Some((path, rest)) => {
+            if let Some((operator, value)) = comparison(rest) {
+                problem.help(format!("put the comparison beside it: {{path: {}, {operator}: {value}}}", path.trim_end()));
+            }
+        }
+        None if *error == BadPath::NoRoot && !node.referenced => {
+            let rooted = format!("$.{}", text.trim_start_matches('.'));
+            problem.did_you_mean(Path::parse(&rooted).is_ok().then_some(rooted.as_str()));
+        }
+        None => {}
+    }
+}
+
+/// Where the longest beginning of `text` that is a path ends, white space behind it passed over.
+fn stops_at(text: &str) -> usize {
+    let ends = text.char_indices().map(|(at, _)| at).rev().filter(|at| 0 < *at);
+    let end = ends.filter_map(|at| text.get(..at)).find(|path| Path::parse(path).is_ok()).map_or(0, str::len);
+    let rest = text.get(end..).unwrap_or_default();
+    end + rest.len() - rest.trim_start().len()
+}
+
+/// The operator and the value of `> 1000`, as `when` writes them.
+fn comparison(rest: &str) -> Option<(&'static str, &str)> {
+    let operators =
+        [("==", "eq"), ("!=", "ne"), (">=", "gte"), ("<=", "lte"), (">", "gt"), ("<", "lt"), ("=~", "matches"), ("=", "eq")];
+    let (sign, operator) = operators.into_iter().find(|(sign, _)| rest.starts_with(sign))?;
+    let value = rest.get(sign.len()..)?.trim();
+    (!value.is_empty()).then_some((operator, value))
 }
 
 #[cfg(test)]

@@ -209,7 +209,13 @@ impl Match {
         (!any_fits(&self.namespace, namespace)).then_some(("namespace", namespace, &self.namespace))
     }
 
-    fn takes_source(&self, source: &str) -> bool {
+    /// Whether events of this type fit, as far as their type goes.
+    pub(crate) fn takes_type(&self, r#type: &str) -> bool {
+        any_fits(&self.r#type, Some(r#type))
+    }
+
+    /// Whether events of the source called `source` fit, as far as that goes.
+    pub(crate) fn takes_source(&self, source: &str) -> bool {
         if source == OWN_SOURCE {
             return self.source.iter().any(|glob| glob.exact() == Some(OWN_SOURCE));
         }

@@ -14,6 +14,10 @@ use crate::config::{
     tree::{self, Node},
 };
 
+mod never;
+
+pub use never::never;
+
 /// How deep `any` and `not` may nest.
 const DEPTH_MAX: usize = 8;
 /// Memory a compiled regular expression may take, in bytes.
@@ -200,7 +204,9 @@ fn condition(node: &Node, depth: usize, cx: &mut Context) -> Option<Condition> {
         (None, None) => {
             fields.also(TESTS);
             let path = fields.required::<Path>("path", cx);
-            let tests = tests(&mut fields, node, cx);
+            // Where the comparison stands in the path, one mistake is enough.
+            let bad_path = path.is_none() && fields.node("path").is_some();
+            let tests = tests(&mut fields, node, bad_path, cx);
             path.zip(tests).map(|(path, tests)| Form::Tests(path, tests))
         }
     };
@@ -219,8 +225,11 @@ fn any_of(node: &Node, depth: usize, cx: &mut Context) -> Option<Vec<Condition>>
 const OPERATORS: [&str; 13] =
     ["eq", "ne", "gt", "gte", "lt", "lte", "in", "not_in", "exists", "contains", "starts_with", "ends_with", "matches"];
 
-fn tests<'n>(fields: &mut Fields<'n>, node: &'n Node, cx: &mut Context) -> Option<Vec<Test>> {
+fn tests<'n>(fields: &mut Fields<'n>, node: &'n Node, bad_path: bool, cx: &mut Context) -> Option<Vec<Test>> {
     let named: Vec<_> = OPERATORS.into_iter().filter_map(|name| Some((name, operand(fields, node, name)?))).collect();
+    if named.is_empty() && (bad_path || fields.has_others()) {
+        return None;
+    }
     if named.is_empty() {
         let note = format!("operators: {}", OPERATORS.join(" "));
         cx.error("missing-key", node.place, "a condition needs an operator beside `path`").note(note);

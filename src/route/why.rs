@@ -147,7 +147,7 @@ fn why_tests(path: &Path, tests: &[Test], root: &Value, wanted: bool) -> Option<
 
 impl Test {
     /// What it wants: `> 1000`, `one of ["approved","escalated"]`.
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         let operator = |sign: &str, wanted: &Value| format!("{sign} {}", json(wanted, WANTED_MAX));
         let text = |word: &str, wanted: &str| format!("{word} {}", json(&Value::from(wanted), WANTED_MAX));
         match self {

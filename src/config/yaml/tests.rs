@@ -122,25 +122,25 @@ fn what_is_no_yaml_says_where_and_traps_are_named() {
     a:\n\tb: 1
       3..4 bad-yaml: a tab indents this line, and YAML allows spaces only | indent with spaces
     a: b: c
-      4..5 bad-yaml: this is not YAML: mapping values are not allowed in this context | put a value that holds `: ` in quotes
+      3..7 bad-yaml: a value that holds `: ` must stand in quotes | put it in quotes: "b: c"
     key\nother: 1
-      9..10 bad-yaml: this is not YAML: mapping values are not allowed in this context | check the indentation of this line, and that the key above it ends with `:`
+      0..3 bad-yaml: `key` needs a `:` behind it | write: key:
     a: 1\n b: 2
-      7..8 bad-yaml: this is not YAML: mapping values are not allowed in this context | check the indentation of this line, and that the key above it ends with `:`
+      6..7 bad-yaml: this line is indented by 1 space, and what stands above it by 0 | begin it where the line begins, as `a` does
     a: \'x
-      3..3 bad-yaml: this is not YAML: unclosed quote | -
+      3..5 bad-yaml: this quotation mark is never closed | close it: 'x'
     a: [
-      3..3 bad-yaml: this is not YAML: unclosed bracket '[' | -
+      3..4 bad-yaml: this `[` is never closed | close it: []
     a: 1\n---\nb: 2
       5..8 bad-yaml: one file is one YAML document: a second one begins here | -
     a: {<<: {}}
       4..6 bad-yaml: `<<` is not used here: there is no inheritance | -
     a: !x 1
-      6..7 bad-yaml: a tag (`!name`) means nothing here | -
+      3..7 bad-yaml: `!` at the beginning of a value means a YAML tag | put it in quotes: "!x 1"
     ? [a]\n: b
       2..3 bad-key: a key must be text | put it in quotes
     a: \"\\q\"
-      3..3 bad-yaml: this is not YAML: while parsing a quoted scalar, found unknown escape character | -
+      3..7 bad-yaml: in double quotes `\` begins an escape such as \n, and this is none | in single quotes it is a plain character: '\q'
     a: - b
       3..3 bad-yaml: this is not YAML: block sequence entries are not allowed in this context | -
     password: @hunter2

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     config::{
+        bad_template,
         decode::{Context, Decode, Definitions, Field, Fields, Keys, Rate, Schema, Shape, Words, nearest},
         tree::{Node, Value},
     },
@@ -111,8 +112,10 @@ impl Word {
     /// Reads `kind`.
     pub(super) fn read(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let Some(node) = fields.node("kind") else {
-            let message = format!("{} needs `kind`", fields.what());
-            cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n slack whatsapp email");
+            if !fields.called_otherwise("kind", "type", cx) {
+                let message = format!("{} needs `kind`", fields.what());
+                cx.error("missing-key", fields.place(), message).note("kinds: webhook n8n slack whatsapp email");
+            }
             return None;
         };
         Self::decode(node, cx)
@@ -248,8 +251,9 @@ impl TemplateRef {
             return Self::inline(destination, text, node, cx);
         }
         if !cx.templates.contains_key(text) {
-            let near = nearest(text, cx.templates.keys().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
-            cx.error("unknown-template", node.place, format!("there is no template `{text}`")).help = near;
+            let near = nearest(text, cx.templates.keys().map(String::as_str)).filter(|_| !node.referenced).map(str::to_owned);
+            let what = if node.referenced { "of a name from the environment".to_owned() } else { format!("`{text}`") };
+            cx.error("unknown-template", node.place, format!("there is no template {what}")).did_you_mean(near.as_deref());
             return None;
         }
         Some(Self { name: text.clone(), inline: None })
@@ -265,8 +269,7 @@ impl TemplateRef {
 
     fn inline(destination: &str, text: &str, node: &Node, cx: &mut Context) -> Option<Self> {
         if let Err(error) = render::check_text(text) {
-            let line = error.line.map_or_else(String::new, |line| format!(" (line {line} of the template)"));
-            cx.error("bad-template", node.place, format!("this template cannot be used: {error}{line}"));
+            bad_template(&error, node, cx);
             return None;
         }
         // No entry of `templates` has a space in its name.

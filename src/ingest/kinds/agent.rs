@@ -79,6 +79,11 @@ impl Agent {
         Ok(mapped(facts, &self.map, verified.request))
     }
 
+    /// The types of its events; `None`: what their sender says.
+    pub(super) fn types(&self) -> Option<Vec<&str>> {
+        self.map.settled_type("").filter(|settled| !settled.is_empty()).map(|settled| vec![settled])
+    }
+
     /// How it wants its sender proven.
     pub(super) fn proof(&self) -> Proof<'_> {
         Proof::Hmac(HmacProof {

@@ -156,6 +156,11 @@ impl Hmac {
         Ok(all_mapped(&self.map, verified.request, &value, 0..verified.request.body.len(), &self.fallback))
     }
 
+    /// The types of its events; `None`: what their sender says.
+    pub(super) fn types(&self) -> Option<Vec<&str>> {
+        self.map.settled_type(&self.fallback).map(|settled| vec![settled])
+    }
+
     /// How it wants its sender proven.
     pub(super) fn proof(&self) -> Proof<'_> {
         let written = match &self.form.layout {

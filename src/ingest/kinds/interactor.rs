@@ -145,6 +145,11 @@ impl Interactor {
         (first_text(&owners), first_text(&[credential, instance, room]))
     }
 
+    /// The types of its events; `None`: what their sender says.
+    pub(super) fn types(&self) -> Option<Vec<&str>> {
+        self.map.settled_type("").filter(|settled| !settled.is_empty()).map(|settled| vec![settled])
+    }
+
     /// How it wants its sender proven.
     pub(super) fn proof(&self) -> Proof<'_> {
         let seed = self.dialect == Dialect::Seed;

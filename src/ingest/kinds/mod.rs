@@ -173,6 +173,17 @@ impl Kind {
         }
     }
 
+    /// The types its events can be of; `None` where their sender says.
+    pub(crate) fn types(&self) -> Option<Vec<&str>> {
+        match self {
+            Self::Interactor(it) => it.types(),
+            Self::Agent(it) => it.types(),
+            Self::Trigger(it) => it.types(),
+            Self::Hmac(it) => it.types(),
+            Self::Standard(it) => it.types(),
+        }
+    }
+
     /// Checks who sent `request`. Timestamps are held to `now`.
     pub(crate) fn verify<'r>(&self, request: &'r Raw, now: Timestamp) -> Result<Verified<'r>, Rejection> {
         match self {

@@ -106,6 +106,15 @@ impl Trigger {
         Ok(facts)
     }
 
+    /// The types of its events; `None`: what their sender says.
+    pub(super) fn types(&self) -> Option<Vec<&str>> {
+        if self.cases.is_empty() {
+            return self.map.settled_type(UNMAPPED).map(|settled| vec![settled]);
+        }
+        let types = self.cases.iter().map(|case| case.map.settled_type(UNMAPPED)).chain([Some(UNMAPPED)]);
+        types.collect()
+    }
+
     /// How it wants its sender proven.
     pub(super) fn proof(&self) -> Proof<'_> {
         match &self.header {
