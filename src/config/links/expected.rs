@@ -43,7 +43,8 @@ fn source(root: &Node, event: &Node, declared: &Declared<'_>, cx: &mut Context) 
     let Some(name) = node.text() else { return };
     if name != RESERVED && !declared.sources.contains_key(name) {
         let message = format!("no source is named {}", quoted(node));
-        return declared.unknown(Severity::Error, "unknown-source", node, message, &declared.sources, cx);
+        declared.unknown(Severity::Error, "unknown-source", node, message, &declared.sources, cx);
+        return;
     }
     let kind = root.get("sources").and_then(|sources| sources.get(name)?.get("kind")?.text());
     typed(event, node, kind.unwrap_or(RESERVED), cx);
