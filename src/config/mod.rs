@@ -40,6 +40,7 @@ mod sections;
 mod traps;
 pub mod tree;
 mod units;
+mod watch;
 pub mod yaml;
 
 pub use decode::{AllowTarget, Problem, Severity};
@@ -50,6 +51,7 @@ pub use references::{Environment, Spot, System};
 use schema::Named;
 pub(crate) use sections::bad_template;
 use tree::{Node, Value};
+pub use watch::Watched;
 
 /// What one `routes.yaml` and the files it includes say, checked.
 #[derive(Debug, Clone)]
