@@ -59,15 +59,12 @@ impl Glob {
         (!self.text.contains('*')).then_some(self.text.as_str())
     }
 
-    /// The parts in front of the first wildcard, which every match begins with: `workflow.instance` of `workflow.instance.*`.
-    /// `None` when a wildcard stands in the first part.
-    pub fn literal_prefix(&self) -> Option<&str> {
-        let literals = self.parts.iter().map_while(|part| match part {
-            Part::Literal(text) => Some(text.len() + 1),
+    /// The parts that are written out, each of which every match has among its own: `instance` of `*.instance.**`.
+    pub fn literals(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Literal(text) => Some(text.as_str()),
             _ => None,
-        });
-        let length: usize = literals.sum();
-        self.text.get(..length.checked_sub(1)?)
+        })
     }
 
     /// Whether `text` fits.
@@ -222,13 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn literal_prefixes_feed_the_index() {
-        let prefix = |glob: &str| Glob::parse(glob).unwrap().literal_prefix().map(str::to_owned);
-        assert_eq!(prefix("workflow.instance.*").as_deref(), Some("workflow.instance"));
-        assert_eq!(prefix("a.b*.c").as_deref(), Some("a"));
-        assert_eq!(prefix("a.b").as_deref(), Some("a.b"));
-        assert_eq!(prefix("**"), None);
-        assert_eq!(prefix("a*"), None);
+    fn literal_parts_feed_the_index() {
+        let parts = |glob: &str| Glob::parse(glob).unwrap().literals().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        assert_eq!(parts("workflow.*.failed"), "workflow failed");
+        assert_eq!(parts("**.b*.c.**"), "c");
+        assert_eq!(parts("a.b"), "a b");
+        assert_eq!(parts("**"), "");
     }
 
     #[test]
@@ -256,15 +252,15 @@ mod tests {
             let glob = Glob::parse(&glob).unwrap();
             let names: Vec<_> = text.split('.').collect();
             prop_assert_eq!(glob.matches(&text), plainly(&glob.parts, &names));
-            if let (true, Some(prefix)) = (glob.matches(&text), glob.literal_prefix()) {
-                prop_assert!(text.starts_with(prefix));
+            if glob.matches(&text) {
+                prop_assert!(glob.literals().all(|part| names.contains(&part)));
             }
         }
 
         #[test]
         fn no_text_breaks_it(glob: String, text: String) {
             if let Ok(glob) = Glob::parse(&glob) {
-                let _ = (glob.matches(&text), glob.literal_prefix());
+                let _ = (glob.matches(&text), glob.literals().count());
             }
         }
     }

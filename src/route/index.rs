@@ -1,77 +1,254 @@
 //! Finds the few rules that can match an event without looking at the others.
 //!
-//! Each rule is filed once, under the narrowest thing it says: exact namespaces, else exact types and literal beginnings of type
-//! globs, else exact sources. Rules that say none of these are looked at for every event.
+//! Every glob says something of a text that can be looked up: all of it, how it begins or ends, one of its parts. Each rule is filed once,
+//! under what the fewest others say of source, type or namespace; those that say nothing are looked at for every event. Where many rules
+//! say the same there, they are told apart by the texts that their `when` asks for.
 
-use std::collections::HashMap;
+use std::{cmp::Reverse, collections::HashMap};
 
-use super::{glob::Glob, rule::Rule};
+use super::{
+    View,
+    glob::Glob,
+    rule::Rule,
+    when::{Condition, Form, Test},
+};
 use crate::envelope::Envelope;
+
+/// How many rules are looked at one by one rather than told apart by their `when`.
+const TOLD_APART: usize = 16;
+/// Most paths by which the rules of one bucket are told apart: each is looked up for every event that comes there.
+const PATHS_MAX: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    by_namespace: HashMap<String, Vec<usize>>,
-    by_type: HashMap<String, Vec<usize>>,
-    by_type_prefix: HashMap<String, Vec<usize>>,
-    by_source: HashMap<String, Vec<usize>>,
-    others: Vec<usize>,
+    source: Texts,
+    r#type: Texts,
+    namespace: Texts,
+    others: Bucket,
 }
 
 impl Index {
     pub(super) fn new(rules: &[Rule]) -> Self {
+        let mut shared: HashMap<Key<'_>, usize> = HashMap::new();
+        for key in rules.iter().flat_map(|rule| Field::ALL.into_iter().flat_map(|field| field.keys(rule))).flatten() {
+            *shared.entry(key).or_default() += 1;
+        }
         let mut index = Self::default();
         for (at, rule) in rules.iter().enumerate() {
-            index.file(at, rule);
+            match narrowest(rule, &shared) {
+                Some(keys) => keys.into_iter().for_each(|key| index.texts(key.field).file(key, at)),
+                None => index.others.rules.push(at),
+            }
         }
+        index.buckets().for_each(|bucket| bucket.tell_apart(rules));
         index
     }
 
-    /// The places of the rules that can match `event`, in order, each once.
-    pub(super) fn candidates(&self, event: &Envelope) -> impl Iterator<Item = usize> {
-        let mut found = self.others.clone();
-        let mut take = |map: &HashMap<String, Vec<usize>>, key: &str| found.extend(map.get(key).into_iter().flatten());
-        take(&self.by_source, event.source.as_str());
-        take(&self.by_type, &event.r#type);
-        if let Some(namespace) = &event.namespace {
-            take(&self.by_namespace, namespace);
-        }
-        if !self.by_type_prefix.is_empty() {
-            for (dot, _) in event.r#type.match_indices('.') {
-                take(&self.by_type_prefix, event.r#type.get(..dot).unwrap_or_default());
-            }
-        }
+    /// The places of the rules that can match the event of `view`, in order, each once.
+    pub(super) fn candidates(&self, event: &Envelope, view: &mut View<'_>) -> Vec<usize> {
+        let mut buckets = vec![&self.others];
+        self.source.buckets(event.source.as_str(), &mut buckets);
+        self.r#type.buckets(&event.r#type, &mut buckets);
+        event.namespace.iter().for_each(|namespace| self.namespace.buckets(namespace, &mut buckets));
+        let mut found = Vec::new();
+        buckets.into_iter().for_each(|bucket| bucket.candidates(view, &mut found));
         found.sort_unstable();
         found.dedup();
-        found.into_iter()
+        found
     }
 
-    fn file(&mut self, at: usize, rule: &Rule) {
-        let matches = &rule.matches;
-        if all(&matches.namespace, |glob| glob.exact().is_some()) {
-            return file_exact(&mut self.by_namespace, &matches.namespace, at);
+    fn texts(&mut self, field: Field) -> &mut Texts {
+        match field {
+            Field::Source => &mut self.source,
+            Field::Type => &mut self.r#type,
+            Field::Namespace => &mut self.namespace,
         }
-        if all(&matches.r#type, |glob| glob.literal_prefix().is_some()) {
-            for glob in &matches.r#type {
-                match glob.exact() {
-                    Some(exact) => self.by_type.entry(exact.to_owned()).or_default().push(at),
-                    None => self.by_type_prefix.entry(glob.literal_prefix().unwrap_or_default().to_owned()).or_default().push(at),
-                }
-            }
+    }
+
+    fn buckets(&mut self) -> impl Iterator<Item = &mut Bucket> {
+        let fields = [&mut self.source, &mut self.r#type, &mut self.namespace];
+        let filed = fields.into_iter().flat_map(|texts| {
+            let Texts { exact, begins, ends, parts } = texts;
+            [exact, &mut begins.by_text, &mut ends.by_text, parts].into_iter().flat_map(HashMap::values_mut)
+        });
+        filed.chain([&mut self.others])
+    }
+}
+
+/// What of an event a glob is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Field {
+    Source,
+    Type,
+    Namespace,
+}
+
+impl Field {
+    const ALL: [Self; 3] = [Self::Namespace, Self::Type, Self::Source];
+
+    /// For each glob that `rule` holds against this, what it says of a text.
+    fn keys(self, rule: &Rule) -> impl Iterator<Item = Vec<Key<'_>>> {
+        let globs = match self {
+            Self::Source => &rule.matches.source,
+            Self::Type => &rule.matches.r#type,
+            Self::Namespace => &rule.matches.namespace,
+        };
+        globs.iter().map(move |glob| keys(self, glob))
+    }
+}
+
+/// Something that every text which a glob fits has in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key<'g> {
+    field: Field,
+    place: Place,
+    text: &'g str,
+}
+
+/// Where it has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    /// It is nothing else.
+    All,
+    Beginning,
+    End,
+    /// As one of the parts between dots.
+    Part,
+}
+
+fn keys(field: Field, glob: &Glob) -> Vec<Key<'_>> {
+    let key = |place, text| Key { field, place, text };
+    if let Some(exact) = glob.exact() {
+        return vec![key(Place::All, exact)];
+    }
+    let ends = glob.text().split_once('*').zip(glob.text().rsplit_once('*'));
+    let ends = ends.map(|((beginning, _), (_, end))| [key(Place::Beginning, beginning), key(Place::End, end)]);
+    let parts = glob.literals().map(|part| key(Place::Part, part));
+    ends.into_iter().flatten().chain(parts).filter(|key| !key.text.is_empty()).collect()
+}
+
+/// The keys under which `rule` meets the fewest others: one for each glob of one field. `None` where no field tells it apart.
+fn narrowest<'r>(rule: &'r Rule, shared: &HashMap<Key<'_>, usize>) -> Option<Vec<Key<'r>>> {
+    let others = |key: &Key<'_>| shared.get(key).copied().unwrap_or_default();
+    let rarest = |keys: Vec<Key<'r>>| keys.into_iter().min_by_key(others);
+    let of_field = |field: Field| {
+        let keys = field.keys(rule).map(rarest).collect::<Option<Vec<_>>>()?;
+        (!keys.is_empty()).then_some(keys)
+    };
+    Field::ALL.into_iter().filter_map(of_field).min_by_key(|keys| keys.iter().map(others).sum::<usize>())
+}
+
+/// Rules by what they say of one text.
+#[derive(Debug, Default)]
+struct Texts {
+    exact: HashMap<String, Bucket>,
+    begins: Ends,
+    ends: Ends,
+    parts: HashMap<String, Bucket>,
+}
+
+/// Rules by how a text begins, or ends.
+#[derive(Debug, Default)]
+struct Ends {
+    by_text: HashMap<String, Bucket>,
+    /// The lengths, in bytes, that occur.
+    lengths: Vec<usize>,
+}
+
+impl Texts {
+    fn file(&mut self, key: Key<'_>, at: usize) {
+        let by_text = match key.place {
+            Place::All => &mut self.exact,
+            Place::Beginning => self.begins.of_length(key.text.len()),
+            Place::End => self.ends.of_length(key.text.len()),
+            Place::Part => &mut self.parts,
+        };
+        by_text.entry(key.text.to_owned()).or_default().rules.push(at);
+    }
+
+    /// Adds the buckets of rules that can fit `text`.
+    fn buckets<'i>(&'i self, text: &str, found: &mut Vec<&'i Bucket>) {
+        found.extend(self.exact.get(text));
+        let beginnings = self.begins.lengths.iter().filter_map(|length| text.get(..*length));
+        found.extend(beginnings.filter_map(|beginning| self.begins.by_text.get(beginning)));
+        let ends = self.ends.lengths.iter().filter_map(|length| text.get(text.len().checked_sub(*length)?..));
+        found.extend(ends.filter_map(|end| self.ends.by_text.get(end)));
+        if !self.parts.is_empty() {
+            found.extend(text.split('.').filter_map(|part| self.parts.get(part)));
+        }
+    }
+}
+
+impl Ends {
+    fn of_length(&mut self, length: usize) -> &mut HashMap<String, Bucket> {
+        if let Err(at) = self.lengths.binary_search(&length) {
+            self.lengths.insert(at, length);
+        }
+        &mut self.by_text
+    }
+}
+
+/// Rules that are looked at together.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Those that are looked at for every event that comes here.
+    rules: Vec<usize>,
+    /// Those that want a certain text at the path of this condition.
+    wanting: Vec<(Condition, HashMap<String, Vec<usize>>)>,
+}
+
+impl Bucket {
+    fn candidates(&self, view: &mut View<'_>, found: &mut Vec<usize>) {
+        found.extend(&self.rules);
+        for (condition, by_text) in &self.wanting {
+            let Form::Tests(path, _) = &condition.0 else { continue };
+            let texts = path.find(view.value()).into_iter().filter_map(|value| value.as_str());
+            found.extend(texts.filter_map(|text| by_text.get(text)).flatten());
+        }
+    }
+
+    /// Puts rules that want certain texts under these, where there are many.
+    fn tell_apart(&mut self, rules: &[Rule]) {
+        if self.rules.len() <= TOLD_APART {
             return;
         }
-        if all(&matches.source, |glob| glob.exact().is_some()) {
-            return file_exact(&mut self.by_source, &matches.source, at);
+        let mut by_path: HashMap<&str, Vec<Wanted<'_>>> = HashMap::new();
+        let mut left = Vec::new();
+        for at in std::mem::take(&mut self.rules) {
+            match rules.get(at).and_then(|rule| rule.when.iter().find_map(|condition| wanted(at, condition))) {
+                Some(wanted) => by_path.entry(wanted.path).or_default().push(wanted),
+                None => left.push(at),
+            }
         }
-        self.others.push(at);
+        let mut paths: Vec<_> = by_path.into_values().collect();
+        paths.sort_by_key(|wanting| Reverse(wanting.len()));
+        let beyond = paths.split_off(PATHS_MAX.min(paths.len()));
+        left.extend(beyond.into_iter().flatten().map(|wanted| wanted.at));
+        for wanting in paths {
+            let mut by_text: HashMap<String, Vec<usize>> = HashMap::new();
+            for (wanted, text) in wanting.iter().flat_map(|wanted| wanted.texts.iter().map(move |text| (wanted, text))) {
+                by_text.entry((*text).to_owned()).or_default().push(wanted.at);
+            }
+            self.wanting.extend(wanting.first().map(|wanted| (wanted.condition.clone(), by_text)));
+        }
+        self.rules = left;
     }
 }
 
-fn all(globs: &[Glob], test: impl Fn(&Glob) -> bool) -> bool {
-    !globs.is_empty() && globs.iter().all(test)
+/// A condition that holds only for certain texts, and the place of its rule.
+struct Wanted<'r> {
+    at: usize,
+    condition: &'r Condition,
+    path: &'r str,
+    texts: Vec<&'r str>,
 }
 
-fn file_exact(map: &mut HashMap<String, Vec<usize>>, globs: &[Glob], at: usize) {
-    for exact in globs.iter().filter_map(Glob::exact) {
-        map.entry(exact.to_owned()).or_default().push(at);
-    }
+fn wanted(at: usize, condition: &Condition) -> Option<Wanted<'_>> {
+    let Form::Tests(path, tests) = &condition.0 else { return None };
+    let texts = tests.iter().find_map(|test| match test {
+        Test::Eq(value) => Some(vec![value.as_str()?]),
+        Test::In(values) => values.iter().map(|value| value.as_str()).collect(),
+        _ => None,
+    });
+    Some(Wanted { at, condition, path: path.text(), texts: texts? })
 }
