@@ -1,13 +1,17 @@
 //! `hookyard check`: is this file good, and if not, where and why?
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal, Write},
     path::PathBuf,
 };
 
 use serde_json::json;
 
-use crate::config::{self, Config, Loaded, System, report};
+use crate::{
+    config::{self, Config, Environment, Loaded, System, report},
+    rehearsal::StandIns,
+};
 
 pub(super) mod against;
 
@@ -22,6 +26,13 @@ pub struct Args {
     /// Print the problems as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Print the configuration as it works, as YAML: included files and defaults in their places, secrets by name.
+    /// With --json it is `effective` of the answer.
+    #[arg(long)]
+    pub print: bool,
+    /// Let variables be unset and files of `${file:…}` be missing, as where no secret is at hand.
+    #[arg(long)]
+    pub no_secrets: bool,
     #[command(flatten)]
     pub(super) against: Against,
 }
@@ -34,7 +45,10 @@ const BAD: u8 = 1;
 /// Checks the file and says what is wrong with it. Answers the exit status: 0 for a good file, 1 for a bad one.
 pub fn run(args: &Args) -> u8 {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let loaded = config::load(&args.config, &System);
+    let options = config::Options { no_secrets: args.no_secrets, effective: args.print };
+    let stand_ins = StandIns::new(BTreeMap::new(), &System);
+    let env: &dyn Environment = if args.no_secrets { &stand_ins } else { &System };
+    let loaded = config::load_as(&args.config, env, options);
     let (data, diagnostics) = if args.json { (as_json(&loaded), String::new()) } else { as_text(&loaded, colour) };
     // A reader that has gone away needs no answer.
     let _ = io::stderr().write_all(diagnostics.as_bytes());
@@ -47,13 +61,27 @@ pub fn run(args: &Args) -> u8 {
 
 /// What goes to stdout, and what to stderr.
 fn as_text(loaded: &Loaded, colour: bool) -> (String, String) {
-    let data = loaded.config.as_ref().map(|config| format!("{}: good: {}\n", loaded.files.path().display(), contents(config)));
-    (data.unwrap_or_default(), report::text(loaded, colour))
+    let diagnostics = report::text(loaded, colour);
+    let Some(config) = &loaded.config else { return (String::new(), diagnostics) };
+    let good = format!("{}: good: {}{}\n", loaded.files.path().display(), contents(config), unseen(loaded));
+    match &loaded.effective {
+        Some(effective) => (config::effective_yaml(effective), format!("{diagnostics}{good}")),
+        None => (good, diagnostics),
+    }
+}
+
+/// `; 3 references were not looked at`.
+fn unseen(loaded: &Loaded) -> String {
+    match loaded.unseen {
+        0 => String::new(),
+        1 => "; 1 reference was not looked at".to_owned(),
+        more => format!("; {more} references were not looked at"),
+    }
 }
 
 fn as_json(loaded: &Loaded) -> String {
     let config = loaded.config.as_ref();
-    let answer = json!({
+    let mut answer = json!({
         "ok": config.is_some(),
         "file": loaded.files.path().display().to_string(),
         "hash": config.map(|config| &config.hash),
@@ -62,7 +90,11 @@ fn as_json(loaded: &Loaded) -> String {
         "rules": config.map(|config| config.rules.len()),
         "problems": report::diagnostics(loaded),
         "left_off": loaded.left_off,
+        "not_looked_at": loaded.unseen,
     });
+    if let (Some(_), Some(effective), Some(answer)) = (config, &loaded.effective, answer.as_object_mut()) {
+        answer.insert("effective".to_owned(), effective.clone());
+    }
     format!("{answer:#}\n")
 }
 
@@ -82,7 +114,7 @@ mod tests {
     fn args(folder: &Path, text: &str, json: bool) -> Args {
         let config = folder.join("routes.yaml");
         fs::write(&config, text).unwrap();
-        Args { config, json, against: Against::default() }
+        Args { config, json, print: false, no_secrets: false, against: Against::default() }
     }
 
     fn loaded(text: &str) -> Loaded {
@@ -94,7 +126,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(run(&args(folder.path(), "version: 1", false)), GOOD);
         assert_eq!(run(&args(folder.path(), "version: 1\nservr: {}", true)), BAD);
-        assert_eq!(run(&Args { config: folder.path().join("none.yaml"), json: false, against: Against::default() }), BAD);
+        let against = Against::default();
+        let none = Args { config: folder.path().join("none.yaml"), json: false, print: true, no_secrets: true, against };
+        assert_eq!(run(&none), BAD);
     }
 
     #[test]

@@ -75,6 +75,16 @@ impl Mask {
         out
     }
 
+    /// Whether all of `place` is secret.
+    pub(super) fn covers(&self, place: Place) -> bool {
+        self.within(place).any(|secret| secret.start <= place.start && place.end <= secret.end)
+    }
+
+    /// Whether anything in `place` is secret.
+    pub(super) fn touches(&self, place: Place) -> bool {
+        self.within(place).next().is_some()
+    }
+
     /// The secrets that stand at least partly in `place`.
     pub(super) fn within(&self, place: Place) -> impl Iterator<Item = Place> {
         let first = self.places.partition_point(|secret| secret.end <= place.start);
@@ -136,7 +146,7 @@ fn comment_after(text: &str, at: usize) -> Option<Place> {
 }
 
 /// Kinds whose URL is or may be a capability: whoever has its path can send. Hooks of Zapier and Make are called by `webhook`.
-fn has_secret_url(kind: &Node) -> bool {
+pub(super) fn has_secret_url(kind: &Node) -> bool {
     matches!(&kind.value, Value::String(kind) if matches!(kind.as_str(), "n8n" | "slack" | "webhook"))
 }
 

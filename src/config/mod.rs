@@ -21,6 +21,7 @@ use crate::{
 };
 
 pub mod decode;
+mod effective;
 mod files;
 mod finish;
 mod fitting;
@@ -45,6 +46,7 @@ pub mod yaml;
 
 pub use decode::{AllowTarget, Problem, Severity};
 use decode::{Context, Definitions, Field, Fields, Keys, OneOrMore, Schema, Shape};
+pub use effective::yaml as effective_yaml;
 pub use files::{File, Files};
 use reading::{Fragments, Reading};
 pub use references::{Environment, Spot, System};
@@ -136,6 +138,20 @@ pub struct Loaded {
     pub left_off: usize,
     /// The files' texts with literal secrets starred out: what diagnostics quote from.
     pub shown: String,
+    /// The configuration as it works, where it was asked for: defaults and fragments in their places, without secrets.
+    pub effective: Option<serde_json::Value>,
+    /// How many references lead nowhere and have something stand in for them.
+    pub unseen: usize,
+}
+
+/// How a file is read, but for relays.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// What stands in for references that lead nowhere ([`Environment::stand_in`]) need not fit: problems where it stands are not told.
+    /// Nothing can run on what comes of it.
+    pub no_secrets: bool,
+    /// [`Loaded::effective`] is wanted.
+    pub effective: bool,
 }
 
 /// How many problems one run shows.
@@ -145,32 +161,43 @@ const VERSION: i64 = 1;
 
 /// Reads the file at `path`, those it includes, and what they say. A file that cannot be read is a problem like any other.
 pub fn load(path: &Path, env: &dyn Environment) -> Loaded {
+    load_as(path, env, Options::default())
+}
+
+/// The same, otherwise than a relay does.
+pub fn load_as(path: &Path, env: &dyn Environment, options: Options) -> Loaded {
     match read::text(path) {
-        Ok(text) => parse(File { path: path.to_owned(), text }, env),
+        Ok(text) => {
+            let (reading, tree) = Reading::of(File { path: path.to_owned(), text }, Fragments::OnDisk, env, options);
+            conclude(reading, tree, env)
+        }
         Err(fault) => conclude(Reading::refused(path.to_owned(), &fault, env), None, env),
     }
 }
 
 /// Reads what `file`, and those on disk that it includes, say: every problem in one run.
 pub fn parse(file: File, env: &dyn Environment) -> Loaded {
-    let (reading, tree) = Reading::of(file, Fragments::OnDisk, env);
+    let (reading, tree) = Reading::of(file, Fragments::OnDisk, env, Options::default());
     conclude(reading, tree, env)
 }
 
 /// Reads what `file` says with these `fragments` in the place of those it would include from disk: a configuration that was kept.
 pub fn parse_kept(file: File, fragments: Vec<File>, env: &dyn Environment) -> Loaded {
-    let (reading, tree) = Reading::of(file, Fragments::Given(fragments), env);
+    let (reading, tree) = Reading::of(file, Fragments::Given(fragments), env, Options::default());
     conclude(reading, tree, env)
 }
 
-fn conclude(reading: Reading<'_>, tree: Option<(Node, merge::Outline)>, env: &dyn Environment) -> Loaded {
+fn conclude(mut reading: Reading<'_>, tree: Option<(Node, merge::Outline)>, env: &dyn Environment) -> Loaded {
+    let written = reading.written();
     let Reading { mut cx, mask, references, includes, .. } = reading;
     let mask = mask.finish(&cx.hidden);
-    let config = tree.as_ref().and_then(|(root, _)| decode(root, env, &mut cx)).filter(|_| !cx.failed());
+    let effective = written.map(|root| effective::of(&root, &mask));
+    let config = tree.as_ref().and_then(|(root, _)| decode(root, env, &mut cx));
     finish::without_consequences(&mut cx.problems, &references.failed, &cx.ignored);
     if cx.incomplete {
         finish::without_unknown_names(&mut cx.problems);
     }
+    let config = config.filter(|_| !cx.failed());
     let (mut problems, left_off) = finish::select(cx.problems);
     for problem in &mut problems {
         tree.iter().for_each(|(root, outline)| finish::locate(problem, root, outline, &cx.files));
@@ -178,7 +205,7 @@ fn conclude(reading: Reading<'_>, tree: Option<(Node, merge::Outline)>, env: &dy
     }
     let files = std::sync::Arc::unwrap_or_clone(cx.files);
     let shown = mask.apply(files.text());
-    Loaded { files, includes, config, problems, left_off, shown }
+    Loaded { files, includes, config, problems, left_off, shown, effective, unseen: references.unseen }
 }
 
 /// The sections of a file.

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    Environment, File,
+    Environment, File, Options,
     decode::{Context, Decode, Located},
     include::{self, Distinct, FRAGMENTS_MAX, Found, PATTERNS_MAX},
     mask::Mask,
@@ -33,18 +33,26 @@ pub(super) struct Reading<'e> {
     pub(super) includes: Vec<PathBuf>,
     /// How many keys and values further files may hold.
     nodes_left: usize,
+    /// The trees as they are written, where they are wanted so.
+    written: Option<Vec<Node>>,
 }
 
 impl<'e> Reading<'e> {
     /// Reads `main` and its fragments. The tree is `None` where the main file holds none.
-    pub(super) fn of(main: File, fragments: Fragments, env: &'e dyn Environment) -> (Self, Option<(Node, Outline)>) {
+    pub(super) fn of(
+        main: File,
+        fragments: Fragments,
+        env: &'e dyn Environment,
+        options: Options,
+    ) -> (Self, Option<(Node, Outline)>) {
         let mut reading = Self {
             env,
             cx: Context::default(),
             mask: Mask::default(),
-            references: References::default(),
+            references: References { opaque: options.no_secrets, ..References::default() },
             includes: Vec::new(),
             nodes_left: yaml::NODES_MAX,
+            written: options.effective.then(Vec::new),
         };
         let Some(mut root) = reading.tree(main) else { return (reading, None) };
         let found = match fragments {
@@ -55,9 +63,18 @@ impl<'e> Reading<'e> {
         (reading, Some((root, outline)))
     }
 
+    /// All files as one tree, as they are written, where that is wanted. What is wrong with it is told of elsewhere.
+    pub(super) fn written(&mut self) -> Option<Node> {
+        let mut files = self.written.take()?.into_iter();
+        let mut root = files.next()?;
+        merge::merge(&mut root, files.collect(), &mut Context { files: self.cx.files.clone(), ..Context::default() });
+        Some(root)
+    }
+
     /// A main file that cannot be read.
     pub(super) fn refused(path: PathBuf, fault: &Fault, env: &'e dyn Environment) -> Self {
-        let (mut reading, _) = Self::of(File { path: PathBuf::new(), text: String::new() }, Fragments::Given(Vec::new()), env);
+        let empty = File { path: PathBuf::new(), text: String::new() };
+        let (mut reading, _) = Self::of(empty, Fragments::Given(Vec::new()), env, Options::default());
         reading.cx = Context::default();
         reading.refuse(path, fault);
         reading
@@ -75,6 +92,7 @@ impl<'e> Reading<'e> {
         };
         self.nodes_left = self.nodes_left.saturating_sub(root.count());
         self.mask.add_tree(&root, files.text());
+        self.written.iter_mut().for_each(|written| written.push(root.clone()));
         references::resolve(&mut root, self.env, &mut self.references, &mut self.cx);
         Some(root)
     }

@@ -83,11 +83,15 @@ impl<F: Fn(&str) -> Option<String>> Environment for F {
 /// What became of the references of all files.
 #[derive(Debug, Default)]
 pub(super) struct References {
+    /// Whether it matters to nobody what stands for a reference that leads nowhere: it need not even fit.
+    pub(super) opaque: bool,
+    /// How many references something else stands for.
+    pub(super) unseen: usize,
     /// Bytes of all resolved values.
-    total: usize,
+    pub(super) total: usize,
     /// What came from outside. It is never shown.
     pub(super) outside: Vec<Secret>,
-    /// The places of the values that could not be resolved and stand as they are written.
+    /// The places of the values that could not be resolved and stand as they are written, and of opaque ones.
     pub(super) failed: Vec<Place>,
 }
 
@@ -127,16 +131,15 @@ impl Resolver<'_> {
                 }
             }
             Value::List(items) => items.iter_mut().for_each(|item| self.node(item)),
-            Value::String(text) if text.contains('$') => match self.string(text, place) {
-                Some(resolved) => {
-                    node.referenced = resolved.referenced;
-                    *text = resolved.text;
-                }
-                None => {
-                    node.referenced = true;
+            Value::String(text) if text.contains('$') => {
+                let unseen = self.out.unseen;
+                let resolved = self.string(text, place);
+                if resolved.is_none() || self.out.opaque && unseen < self.out.unseen {
                     self.out.failed.push(place);
                 }
-            },
+                node.referenced = resolved.as_ref().is_none_or(|it| it.referenced);
+                *text = resolved.map_or_else(|| std::mem::take(text), |it| it.text);
+            }
             _ => {}
         }
     }
@@ -236,8 +239,11 @@ impl Resolver<'_> {
         }
     }
 
-    fn stand_in(&self, reference: &str) -> Option<String> {
-        self.env.stand_in(reference, &Spot { keys: &self.path, kind: self.kind.as_deref(), whole: self.whole })
+    fn stand_in(&mut self, reference: &str) -> Option<String> {
+        let spot = Spot { keys: &self.path, kind: self.kind.as_deref(), whole: self.whole };
+        let value = self.env.stand_in(reference, &spot)?;
+        self.out.unseen += 1;
+        Some(value)
     }
 
     fn outside(&mut self, value: String) -> String {
@@ -267,7 +273,7 @@ struct Resolved {
 
 /// A stretch of a text.
 #[derive(Debug, PartialEq)]
-enum Part<'t> {
+pub(super) enum Part<'t> {
     /// As it stands.
     Literal(&'t str),
     /// `$$`.
@@ -276,7 +282,8 @@ enum Part<'t> {
     Reference(&'t str),
 }
 
-fn parts(text: &str) -> Vec<Part<'_>> {
+/// The stretches of `text`, which together are it.
+pub(super) fn parts(text: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {

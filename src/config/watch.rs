@@ -58,7 +58,7 @@ fn hash(path: &Path) -> Option<[u8; 32]> {
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
-    use super::*;
+    use super::super::load;
 
     #[test]
     fn every_change_shows_and_nothing_else_does() {
@@ -70,7 +70,7 @@ mod tests {
         fs::write(at("two/a.yaml"), "rules: [] # other").unwrap();
         symlink("one", at("routes.d")).unwrap();
         fs::write(at("routes.yaml"), "version: 1\ninclude: [routes.d/*.yaml, extra.yaml]").unwrap();
-        let watched = super::super::load(&at("routes.yaml"), &|_: &str| None).watched();
+        let watched = load(&at("routes.yaml"), &|_: &str| None).watched();
         let mut seen = vec![watched.fingerprint().unwrap()];
         assert_eq!(watched.fingerprint(), seen.last().copied());
         let mut changed = |what: &str| {

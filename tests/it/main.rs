@@ -15,6 +15,7 @@ mod delivery;
 mod email;
 mod envelope;
 mod explain;
+mod files;
 mod inbound_agent;
 mod inbound_common;
 mod inbound_dedupe;
