@@ -26,6 +26,8 @@ const EARLY: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a lane may take to settle one.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether anything is overdue, though nothing calls for it: the clock may have been set back.
+const OVERDUE_EVERY: Duration = Duration::from_secs(60);
 /// How long a store that failed is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Reports that wait for one lane.
@@ -181,6 +183,7 @@ impl Overdue {
             tokio::select! {
                 () = self.bell.notified() => {}
                 () = wait => {}
+                () = sleep(OVERDUE_EVERY) => {}
             }
         }
     }

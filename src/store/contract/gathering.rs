@@ -555,3 +555,44 @@ pub(crate) async fn what_is_foreseen_is_what_would_be_decided_and_changes_nothin
         assert_eq!(foreseen(digested(KEY)).await.gathered, Some(Gathered { until, others: n + 1 }));
     }
 }
+
+pub(crate) async fn one_that_dies_of_being_held_gives_its_place_to_the_newest(bench: Bench) {
+    let [first, second] = [bench.handled("evt_1", throttled(KEY)).await, bench.handled("evt_2", throttled(KEY)).await];
+    bench.decided(first).await;
+    bench.decided(second).await;
+    let held_since = bench.clock.now();
+    bench.clock.advance(days(31));
+    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let pruned = bench.store.prune(bench.clock.now(), keep, vec![("crm".into(), held_since)]).await.unwrap();
+    assert_eq!(pruned.given_up, 1);
+    assert_eq!((bench.stands(first).await, bench.stands(second).await), ("dead config".into(), "pending".into()));
+}
+
+pub(crate) async fn what_a_clock_that_was_ahead_put_off_is_decided_anew(bench: Bench) {
+    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let [quiet, carrier] = [bench.handled("evt_1", throttled(OTHER)).await, bench.handled("evt_2", digested(KEY)).await];
+    let [gathered, by_hours] = [bench.handled("evt_3", digested(KEY)).await, bench.handled("evt_4", throttled(NAMED)).await];
+    bench.clock.advance(days(400));
+    let morning = until(&bench, 8 * 3600);
+    assert_eq!(bench.hushed(quiet, Hush::Hold(morning)).await, Decision::Waits(morning));
+    assert_eq!(bench.hushed(by_hours, Hush::Gather([9; 16], morning)).await, Decision::Waits(morning));
+    for id in [carrier, gathered] {
+        assert_eq!(bench.decided(id).await, Decision::Waits(until(&bench, 600)));
+    }
+    bench.clock.set_back(days(400));
+    bench.store.prune(bench.clock.now(), keep, Vec::new()).await.unwrap();
+    let mut due = bench.due("crm").await;
+    due.sort_unstable();
+    assert_eq!(due, [quiet, carrier, by_hours]);
+    // It may be quiet still, and a digest takes along what it gathered.
+    let tonight = until(&bench, 3600);
+    assert_eq!(bench.hushed(quiet, Hush::Hold(tonight)).await, Decision::Waits(tonight));
+    assert_eq!(bench.hushed(by_hours, Hush::Gather([9; 16], tonight)).await, Decision::Waits(tonight));
+    assert_eq!(bench.decided(carrier).await, Decision::Go(1));
+    // What waits as it should is left alone.
+    let later = bench.handled("evt_5", digested(OTHER)).await;
+    bench.decided(later).await;
+    bench.clock.set_back(seconds(1));
+    bench.store.prune(bench.clock.now(), keep, Vec::new()).await.unwrap();
+    assert_eq!(bench.delivery(later).await.unwrap().due_at, Some(until(&bench, 601)));
+}

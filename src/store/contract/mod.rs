@@ -115,6 +115,8 @@ macro_rules! contract {
             a_former_owner_decides_nothing
             windows_go_on_under_a_new_name
             a_digest_held_for_too_long_is_one_dead_letter
+            one_that_dies_of_being_held_gives_its_place_to_the_newest
+            what_a_clock_that_was_ahead_put_off_is_decided_anew
             events_inside_a_delivery_stay_as_long_as_it_does
             a_window_outlives_the_events_it_counts
             what_is_foreseen_is_what_would_be_decided_and_changes_nothing
@@ -144,6 +146,7 @@ macro_rules! contract {
         );
         contract!(@ $open, pruning:
             what_a_clock_that_was_ahead_put_off_is_due
+            events_of_a_clock_that_was_ahead_keep_no_others
             finished_events_go_after_their_time
             threads_go_after_the_time_of_events
             what_waits_keeps_its_event
@@ -165,6 +168,7 @@ macro_rules! contract {
             what_nobody_reports_counts_as_delivered_at_its_time
             what_awaits_a_report_holds_its_key
             one_for_several_becomes_one_for_each_and_only_once
+            a_report_is_waited_for_no_less_though_the_clock_was_set_back
         );
         contract!(@ $open, rejecting:
             rejections_are_read_back

@@ -50,6 +50,18 @@ pub(crate) async fn what_a_clock_that_was_ahead_put_off_is_due(bench: Bench) {
     assert_eq!(due().await, [new, tried]);
 }
 
+pub(crate) async fn events_of_a_clock_that_was_ahead_keep_no_others(bench: Bench) {
+    bench.clock.advance(days(400));
+    for n in 0..500 {
+        bench.accept(bench.event(&format!("ahead_{n}"))).await;
+    }
+    bench.clock.set_back(days(400));
+    let late = bench.accept(bench.event("evt_1")).await;
+    bench.clock.advance(days(31));
+    assert_eq!(bench.prune(KEEP, &[]).await.events, 1);
+    assert!(!bench.holds(late).await);
+}
+
 pub(crate) async fn finished_events_go_after_their_time(bench: Bench) {
     let unmatched = bench.accept(bench.event("evt_1")).await;
     let delivered = bench.planned("evt_2", "crm").await;

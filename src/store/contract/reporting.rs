@@ -124,3 +124,16 @@ pub(crate) async fn one_for_several_becomes_one_for_each_and_only_once(bench: Be
     bench.recorded(id, 1, Next::Delivered).await;
     assert_eq!(split(&["+1"]).await, None, "it is final");
 }
+
+pub(crate) async fn a_report_is_waited_for_no_less_though_the_clock_was_set_back(bench: Bench) {
+    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    bench.clock.advance(days(400));
+    let id = bench.awaiting(bench.event("evt_1").to(&["wa"])).await;
+    bench.clock.set_back(days(400));
+    bench.store.prune(bench.clock.now(), keep, Vec::new()).await.unwrap();
+    let until = crate::clock::later(bench.clock.now(), seconds(600));
+    let found = bench.store.unreported(bench.clock.now()).await.unwrap();
+    assert_eq!((found.settled.len(), found.next), (0, Some(until)));
+    bench.clock.advance(seconds(600));
+    assert_eq!(bench.store.unreported(bench.clock.now()).await.unwrap().settled, [("wa".into(), id)]);
+}

@@ -34,7 +34,9 @@ use crate::{
 };
 
 mod accept;
+mod ahead;
 mod checkpoint;
+
 mod connect;
 mod decide;
 mod digest;

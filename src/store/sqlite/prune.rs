@@ -6,11 +6,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    digest, ending,
+    ahead, digest, ending,
     lanes::{self, OrderKey},
     rows::{amount, cause_code, stage},
     session::{Answer, Session},
-    threads,
+    threads, throttle,
 };
 use crate::{
     clock::{Timestamp, earlier, to_ms},
@@ -25,8 +25,6 @@ const SLICE: u32 = 500;
 const EARLY_STEP: u64 = 25;
 /// Hundredths of `max_bytes` that early removal leaves in use: what is above is the room that new events come into.
 const FILL_GOAL: u64 = 90;
-/// How far ahead the due time of a delivery is not wondered at: the longest wait unless a file asks for longer ones.
-const AHEAD_MS: i64 = 60 * 60 * 1000;
 /// How long the key of a hash id is kept further while its event is held.
 const HASH_KEPT_ON_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -68,7 +66,7 @@ struct Sweep {
 pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention, held: &[(Name, Timestamp)]) -> Answer<Pruned> {
     let before = |kept: Duration| to_ms(earlier(now, kept));
     session.room.limit = retention.max_bytes;
-    wake(session, to_ms(now))?;
+    ahead::look(session, to_ms(now))?;
     let given_up = give_up(&session.conn, held, before(retention.events), to_ms(now))?;
     let own_given_up = own(&session.conn, &given_up)?;
     let dead = dead_letters(&session.conn, before(retention.dead_letters))?;
@@ -149,25 +147,6 @@ fn used(conn: &Connection) -> rusqlite::Result<u64> {
     conn.prepare_cached(sql)?.query_row([], |row| amount(row, 0))
 }
 
-/// Deliveries that wait for a time which a clock made that was ahead: they were planned or tried in what is the future now.
-pub(super) const AHEAD: &str = "UPDATE deliveries SET due_at = ?1 WHERE place IN (
-    SELECT d.place FROM targets t CROSS JOIN deliveries d INDEXED BY deliveries_pending
-    ON d.state = 0 AND d.target_id = t.id AND d.turn IN (0, 1, 2, 3, 4) AND d.due_at > ?2
-    WHERE d.created_at > ?2 OR EXISTS (SELECT 1 FROM attempts a WHERE a.place = d.place AND a.started_at > ?2) LIMIT ?3)";
-
-/// Makes due what waits for a time that only a wrong clock has seen, once the clock was set back.
-fn wake(session: &mut Session, now: i64) -> rusqlite::Result<()> {
-    if !session.set_back {
-        return Ok(());
-    }
-    let woken = session.conn.prepare_cached(AHEAD)?.execute((now, now.saturating_add(AHEAD_MS), SLICE))?;
-    session.set_back = SLICE as usize <= woken;
-    if 0 < woken {
-        tracing::warn!(deliveries = woken, "the clock was set back: deliveries that waited for its former time are due now");
-    }
-    Ok(())
-}
-
 /// Deliveries that have been due since before `cutoff`, of a lane that stands still. What a digest has gathered goes with its carrier.
 pub(super) const GIVE_UP: &str = "UPDATE deliveries SET state = 2, cause = ?3, due_at = NULL, settled_at = ?4 WHERE place IN (
     SELECT place FROM deliveries INDEXED BY deliveries_pending
@@ -193,6 +172,7 @@ fn give_up(conn: &Connection, held: &[(Name, Timestamp)], cutoff: i64, now: i64)
             if let Some(key) = key {
                 lanes::move_up(conn, target, key)?;
             }
+            throttle::died(conn, *place, now)?;
         }
     }
     Ok(given_up)
@@ -267,11 +247,12 @@ fn sweep(session: &mut Session, cutoff: i64, goal: Option<u64>) -> rusqlite::Res
     let mut early = over()?;
     let mut walk = session.room.sweep;
     walk.fruitful |= !early;
-    let (mut events, mut old) = (0_u64, false);
+    // What a clock that was ahead took in goes by its own time, and keeps nothing behind it from going.
+    let (now, mut events, mut old) = (session.now, 0_u64, false);
     let slice = slice(conn, walk.at)?;
     for it in &slice {
         walk.at = it.seq;
-        old |= it.received_at < cutoff;
+        old |= it.received_at < cutoff || now < it.received_at;
         if it.finished && (early || it.received_at < cutoff) {
             remove_event(conn, it.seq)?;
             events += 1;

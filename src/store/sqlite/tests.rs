@@ -354,7 +354,7 @@ async fn no_hot_query_walks_a_table() {
     }
     let oldest = plan(&conn, query::OLDEST);
     assert!(oldest.contains("SEARCH deliveries USING COVERING INDEX deliveries_pending"), "{oldest}");
-    for (sql, index) in [(prune::DIED, "deliveries_died"), (prune::AHEAD, "deliveries_pending")] {
+    for (sql, index) in [(prune::DIED, "deliveries_died"), (ahead::AHEAD, "deliveries_pending")] {
         let plan = plan(&conn, sql);
         assert!(plan.contains("SCAN t") && plan.contains(&format!("SEARCH d USING COVERING INDEX {index}")), "{plan}");
     }
