@@ -227,6 +227,11 @@ impl State {
         !(self.critical.is_empty() && self.decided.is_empty() && self.ready.is_empty() && self.fetched.is_empty())
     }
 
+    /// Whether an attempt is under way, or not yet recorded.
+    pub(super) fn is_sending(&self) -> bool {
+        self.claimed.values().any(|sending| *sending)
+    }
+
     /// What is in hand, sent or not, by id.
     pub(super) fn in_hand(&self) -> Vec<DeliveryId> {
         let mut ids: Vec<_> = self.claimed.keys().copied().collect();

@@ -459,9 +459,14 @@ impl Deliver {
         self.roster.now().desks.iter().map(|desk| desk.status(now)).collect()
     }
 
-    /// The targets that are held (paused, broken), and since when.
+    /// The targets that are held (paused, broken), and since when. One where an attempt is under way is not among them: what is just being
+    /// tried may arrive.
     pub fn held(&self) -> Vec<(Name, Timestamp)> {
-        let held = |desk: &Arc<Desk>| Some((desk.name().clone(), desk.inbox.state().condition.held_since()?));
+        let held = |desk: &Arc<Desk>| {
+            let state = desk.inbox.state();
+            let since = state.condition.held_since().filter(|_| !state.is_sending())?;
+            Some((desk.name().clone(), since))
+        };
         self.roster.now().desks.iter().filter_map(held).collect()
     }
 

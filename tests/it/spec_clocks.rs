@@ -1,10 +1,11 @@
 //! delivery.md, "Clocks": from when a delivery ages, and what makes its clock stand still.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
+use tokio::sync::Semaphore;
 
-use crate::support::{Receiver, SOON, app::MINUTELY, hours, minutes, routes, seconds, spawn_app, until};
+use crate::support::{Receiver, Reply, SOON, app::MINUTELY, hours, minutes, routes, seconds, spawn_app, until};
 
 /// Given up an hour after the first attempt, tried every ten minutes.
 const HOUR: &str = "retry: {initial: 10m, factor: 1, max: 10m, jitter: none, give_up_after: 1h}";
@@ -109,6 +110,32 @@ async fn what_is_held_for_longer_than_events_are_kept_is_dead_of_the_config() {
         assert!(hours(48) <= Duration::try_from(app.clock.now().duration_since(began)).unwrap(), "not before");
     }
     assert_eq!(app.all("/api/v1/dead-letters").await.len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_just_being_tried_is_not_given_up_for_being_held() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opens = gate.clone();
+    let crm = Receiver::answering(move |_, place| match place {
+        0 => Reply::from(401),
+        _ => Reply::Gated(opens.clone()),
+    })
+    .await;
+    let paused = Receiver::ok().await;
+    let kept = routes().interactor().store("retention: {events: 2d, dead_letters: 90d, rejections: 7d}");
+    let app = spawn_app(kept.webhook("crm", &crm).webhook("paused", &paused)).await;
+    app.tells("paused", "pause").await;
+    app.takes("evt_1").await;
+    app.target_is("crm", "broken").await;
+    app.clock.advance(seconds(30));
+    crm.wait_for(2).await;
+    until("what is paused to be given up", SOON, async || {
+        app.clock.advance(hours(6));
+        (app.rows("target=paused").await[0]["state"] == "dead").then_some(())
+    })
+    .await;
+    gate.add_permits(1);
+    app.reaches("target=crm", "delivered").await;
 }
 
 #[tokio::test]
