@@ -16,7 +16,7 @@ use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Name},
     live::Live,
-    store::{Committed, Delivery, Digested, Due, Next, OnCommit, Severity, Stage},
+    store::{self, Cause, Committed, Delivery, Digested, Due, Next, OnCommit, Severity, Stage},
     telemetry::Metrics,
 };
 
@@ -337,6 +337,11 @@ impl Inboxes {
         }
     }
 
+    /// Counts deliveries of `target` that have expired.
+    pub(super) fn expired(&self, target: &Name, count: usize) {
+        self.metrics.unsent(target, store::State::Expired, None, count as u64);
+    }
+
     /// The deliveries an attempt of which is under way.
     pub(super) fn in_flight(&self) -> Vec<DeliveryId> {
         let sending = |inbox: &Arc<Inbox>| {
@@ -364,6 +369,7 @@ impl OnCommit for Inboxes {
                 }
             }
             for (target, delivery) in event.cancelled {
+                self.metrics.unsent(&target, store::State::Cancelled, Some(Cause::CancelOn), 1);
                 let Some(inbox) = known.by_target.get(&target) else { continue };
                 inbox.forget(&[delivery]);
                 // Another may have moved up, or carries its digest now.

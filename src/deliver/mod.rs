@@ -441,6 +441,7 @@ impl Deliver {
                     break;
                 }
                 tracing::info!(target.name = %desk.name(), deliveries = expired.len(), "expired: {reason}");
+                self.inboxes.expired(desk.name(), expired.len());
                 desk.inbox.forget(&expired);
                 desk.inbox.wake();
             }

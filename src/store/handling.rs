@@ -10,7 +10,7 @@ use crate::{
     envelope::{DeliveryId, Envelope},
 };
 
-use super::Cause;
+use super::{Cause, State};
 
 /// The first half of SHA-256 over a rule and the value that the path of its throttle, digest or `cancel_on` finds.
 pub type Key = [u8; 16];
@@ -129,7 +129,16 @@ pub enum Decision {
     Go(u32),
     /// It waits, or what carries it does, until then.
     Waits(Timestamp),
-    /// It is final, or no longer this owner's to decide about.
+    /// It is final now, without having been tried.
+    Ended {
+        /// As what.
+        state: State,
+        /// Why, where the state alone does not say.
+        cause: Option<Cause>,
+        /// How many others ended with it: what it had gathered.
+        others: u32,
+    },
+    /// It was final before, or is no longer this owner's to decide about.
     Over,
 }
 

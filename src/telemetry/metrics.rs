@@ -14,7 +14,10 @@ use opentelemetry::{
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use prometheus::{Encoder, Registry, TextEncoder};
 
-use crate::envelope::Name;
+use crate::{
+    envelope::Name,
+    store::{Cause, State},
+};
 
 /// How many event types get a label of their own per relay; further ones count as [`OTHER`].
 const EVENT_TYPES_MAX: usize = 200;
@@ -59,6 +62,7 @@ struct Instruments {
     commit: Histogram<f64>,
     templates: Counter<u64>,
     given_up: Counter<u64>,
+    unsent: Counter<u64>,
     event_types: RwLock<HashSet<Arc<str>>>,
     levels: Arc<Mutex<Levels>>,
 }
@@ -116,6 +120,15 @@ impl Metrics {
     /// `hookyard_given_up_total{target}`: a delivery died at its give-up time without another attempt, its target being broken.
     pub fn given_up(&self, target: &Name) {
         self.0.given_up.add(1, &[label("target", target)]);
+    }
+
+    /// `hookyard_unsent_total{target,state,cause}`: so many deliveries became final without being sent on their own: `suppressed`,
+    /// `digested`, `expired`, or `cancelled` by a later event. (What people cancel they know of.)
+    pub fn unsent(&self, target: &Name, state: State, cause: Option<Cause>, count: u64) {
+        let cause = KeyValue::new("cause", cause.map_or("", Cause::word));
+        if 0 < count {
+            self.0.unsent.add(count, &[label("target", target), KeyValue::new("state", state.word()), cause]);
+        }
     }
 
     /// What waits: per target its name, the number of deliveries not final, the age of the oldest, the number of dead letters.
@@ -199,6 +212,11 @@ impl Default for Instruments {
             commit: seconds(&meter, "hookyard_commit_duration_seconds", "Commits of the store, fsync included", &COMMIT_BUCKETS),
             templates: counter(&meter, "hookyard_template_failures_total", "Templates that failed while an event was rendered"),
             given_up: counter(&meter, "hookyard_given_up_total", "Deliveries given up while their target was broken"),
+            unsent: counter(
+                &meter,
+                "hookyard_unsent_total",
+                "Deliveries that ended without being sent on their own, by how and why",
+            ),
             event_types: RwLock::default(),
             levels,
             _provider: provider,
@@ -294,6 +312,8 @@ mod tests {
         metrics.delivered_after(&target, Duration::from_millis(40));
         metrics.committed(3, Duration::from_micros(700));
         metrics.template_failed(&target);
+        metrics.unsent(&target, State::Suppressed, Some(Cause::Throttle), 39);
+        metrics.unsent(&target, State::Digested, None, 0);
         metrics.backlog(&[(target, 2, Duration::from_secs(7), 1)]);
         metrics.configured("0123456789ab");
         insta::assert_snapshot!(lines(&metrics.export(), |line| !line.contains("_bucket")), @r#"
@@ -309,6 +329,7 @@ mod tests {
         hookyard_delivery_lag_seconds_count{target="crm"} 1
         hookyard_oldest_seconds{target="crm"} 7
         hookyard_template_failures_total{target="crm"} 1
+        hookyard_unsent_total{cause="throttle",state="suppressed",target="crm"} 39
         webhook_dlq_size 1
         webhook_processing_duration_seconds_sum{source="interactor"} 0.003
         webhook_processing_duration_seconds_count{source="interactor"} 1

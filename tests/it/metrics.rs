@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::support::{
     Receiver, Relay, SOON, routes,
     signed::{event, interactor, interactor_by},
-    until,
+    spawn_app, until,
 };
 
 #[tokio::test]
@@ -117,4 +117,49 @@ async fn event_types_from_outside_are_capped_as_labels() {
     assert!(types.len() <= 1001, "{} types", types.len());
     let total = relay.metric("webhook_received_total", &["status=\"success\""]).await;
     assert_eq!(total, 1201.0, "what is beyond the cap is counted all the same");
+}
+
+#[tokio::test]
+async fn what_ends_without_being_sent_on_its_own_is_counted_by_how_and_why() {
+    let (crm, ops, late) = (Receiver::ok().await, Receiver::ok().await, Receiver::ok().await);
+    let file = routes()
+        .interactor()
+        .webhook("crm", &crm)
+        .webhook_with("late", &late, "ttl: 1h")
+        .destination("ops", &format!("kind: slack, url: \"http://{}/services/x\"", ops.addr))
+        .rule("name: once, match: {type: credential.expired}, to: [crm], throttle: {key: $.data.credential_id, per: 24h}")
+        .rule("name: list, match: {type: credential.expired}, to: [ops], digest: {key: $.namespace, window: 10m}")
+        .rule(
+            "name: wait, match: {type: credential.expired}, to: [late], \
+            cancel_on: {type: [credential.refreshed], key: $.data.credential_id}",
+        );
+    let app = spawn_app(file).await;
+    app.tells("late", "pause").await;
+    app.takes_many(3).await;
+    let refreshed = serde_json::json!({"credential_id": "cred_abc", "namespace": "user_123"});
+    app.takes_of("evt_r", "credential.refreshed", refreshed).await;
+    app.counts("state=cancelled", 3).await;
+    app.takes("evt_4").await;
+    app.counts("target=crm&state=suppressed", 3).await;
+    until("all to be gathered", SOON, async || {
+        app.rows("target=ops").await.iter().all(|row| app.due_in(row) == 600.0).then_some(())
+    })
+    .await;
+    app.clock.advance(crate::support::minutes(61));
+    app.counts("state=expired", 1).await;
+    app.counts("state=digested", 3).await;
+    let wanted = [
+        ("crm", "suppressed", "throttle", 3.0),
+        ("ops", "digested", "", 3.0),
+        ("late", "cancelled", "cancel_on", 3.0),
+        ("late", "expired", "", 1.0),
+    ];
+    for (target, state, cause, count) in wanted {
+        let labels = [format!("target=\"{target}\""), format!("state=\"{state}\""), format!("cause=\"{cause}\"")];
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        until(&format!("{count} {state}"), SOON, async || {
+            (app.metric("hookyard_unsent_total", &labels).await == count).then_some(())
+        })
+        .await;
+    }
 }

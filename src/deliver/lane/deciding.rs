@@ -16,7 +16,7 @@ use crate::{
         quiet::{Quiet, Then},
     },
     envelope::{DeliveryId, Envelope, Name},
-    store::{self, Ask, Cause, DIGEST_READ_MAX, Decision, Delivery, Digested, Hush, Severity, Stage, Store, Wish},
+    store::{self, Ask, Cause, DIGEST_READ_MAX, Decision, Delivery, Digested, Hush, Severity, Stage, State, Store, Wish},
 };
 
 impl Lane {
@@ -86,6 +86,7 @@ impl Lane {
     fn follow(&self, mut handed: Handed, (decision, carried): Decided) {
         let it = &handed.due.delivery;
         let (id, ordered) = (it.id, it.order_key.is_some());
+        self.count(it, decision);
         let mut state = self.inbox.state();
         // It was cancelled meanwhile, or the lane was lost.
         if !state.claimed.contains_key(&id) {
@@ -102,6 +103,19 @@ impl Lane {
         if let Decision::Waits(at) = decision {
             state.wake_at(at, it.severity == Severity::Critical);
             tracing::debug!(delivery.id = %id, target.name = %self.name(), until = %at, "waits");
+        }
+    }
+
+    /// Counts what ends without having been sent on its own.
+    fn count(&self, it: &Delivery, decision: Decision) {
+        let metrics = &self.parts.metrics;
+        match decision {
+            // A digest that is tried again was counted when it was closed.
+            Decision::Go(carries) if it.stage == Stage::Gathering => {
+                metrics.unsent(self.name(), State::Digested, None, u64::from(carries));
+            }
+            Decision::Ended { state, cause, others } => metrics.unsent(self.name(), state, cause, u64::from(others) + 1),
+            _ => {}
         }
     }
 

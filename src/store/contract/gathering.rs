@@ -6,6 +6,12 @@ const KEY: Key = [1; 16];
 const OTHER: Key = [2; 16];
 const NAMED: Key = [3; 16];
 
+const THROTTLED: Decision = Decision::Ended { state: State::Suppressed, cause: Some(Cause::Throttle), others: 0 };
+
+fn dropped_by_hours(others: u32) -> Decision {
+    Decision::Ended { state: State::Suppressed, cause: Some(Cause::Quiet), others }
+}
+
 fn throttle(key: Key, limit: u32) -> Throttle {
     Throttle { key, limit, per: days(1) }
 }
@@ -75,7 +81,7 @@ pub(crate) async fn of_a_throttled_key_so_many_go(bench: Bench) {
     // One that waits for its retry counts, over a restart too.
     bench.recorded(first, 1, Next::Retry(until(&bench, 3600))).await;
     let bench = bench.restart().await;
-    assert_eq!((bench.decided(second).await, bench.decided(third).await), (Decision::Over, Decision::Go(0)));
+    assert_eq!((bench.decided(second).await, bench.decided(third).await), (THROTTLED, Decision::Go(0)));
     assert_eq!(bench.stands(second).await, "suppressed throttle");
     let row = bench.delivery(second).await.unwrap();
     assert_eq!((row.due_at, row.reason.as_deref()), (None, Some("one of the same key went within 1d")));
@@ -138,7 +144,7 @@ pub(crate) async fn the_newest_suppressed_one_takes_the_place_of_one_that_died(b
     assert_eq!(bench.due("crm").await, [ids[2]], "and when that dies, the next");
     // Retried, the dead one counts again.
     bench.store.retry(vec![ids[0]], bench.clock.now()).await.unwrap();
-    assert_eq!((bench.decided(ids[2]).await, bench.decided(ids[0]).await), (Decision::Over, Decision::Go(0)));
+    assert_eq!((bench.decided(ids[2]).await, bench.decided(ids[0]).await), (THROTTLED, Decision::Go(0)));
 }
 
 pub(crate) async fn one_that_reached_somebody_gives_up_its_place_to_nobody(bench: Bench) {
@@ -176,18 +182,18 @@ pub(crate) async fn what_a_clock_that_was_ahead_let_go_suppresses_nothing(bench:
     let now = bench.clock.now();
     assert_eq!(decide(first, now + days(400)).await, Decision::Go(0));
     assert_eq!(decide(second, now).await, Decision::Go(0), "the window of the other is 400 days away");
-    assert_eq!(decide(third, now - seconds(60)).await, Decision::Over, "a clock that is set back by a minute ends no window");
+    assert_eq!(decide(third, now - seconds(60)).await, THROTTLED, "a clock that is set back by a minute ends no window");
 }
 
 pub(crate) async fn a_reset_ends_the_window_and_what_was_suppressed_in_it_stays_so(bench: Bench) {
     let [first, second] = [bench.handled("evt_1", throttled(KEY)).await, bench.handled("evt_2", throttled(KEY)).await];
-    assert_eq!((bench.decided(first).await, bench.decided(second).await), (Decision::Go(0), Decision::Over));
+    assert_eq!((bench.decided(first).await, bench.decided(second).await), (Decision::Go(0), THROTTLED));
     let waiting = bench.handled("evt_3", throttled(KEY)).await;
     bench.ends("evt_4", &[KEY], &[]).await;
     let [after, again] = [bench.handled("evt_5", throttled(KEY)).await, bench.handled("evt_6", throttled(KEY)).await];
     let bench = bench.restart().await;
-    assert_eq!(bench.decided(waiting).await, Decision::Over, "it came before");
-    assert_eq!((bench.decided(after).await, bench.decided(again).await), (Decision::Go(0), Decision::Over));
+    assert_eq!(bench.decided(waiting).await, THROTTLED, "it came before");
+    assert_eq!((bench.decided(after).await, bench.decided(again).await), (Decision::Go(0), THROTTLED));
     bench.recorded(first, 1, Next::Dead(Cause::Receiver)).await;
     assert_eq!(bench.due("crm").await, [after], "the old window is over for good");
 }
@@ -380,7 +386,7 @@ pub(crate) async fn what_is_held_is_roused_when_the_hours_change(bench: Bench) {
 pub(crate) async fn quiet_hours_drop_or_gather(bench: Bench) {
     let [dropped, first, second] =
         [bench.planned("evt_1", "crm").await, bench.handled("evt_2", throttled(KEY)).await, bench.planned("evt_3", "crm").await];
-    assert_eq!(bench.hushed(dropped, Hush::Drop("quiet hours `nights`".into())).await, Decision::Over);
+    assert_eq!(bench.hushed(dropped, Hush::Drop("quiet hours `nights`".into())).await, dropped_by_hours(0));
     assert_eq!(bench.stands(dropped).await, "suppressed quiet");
     assert_eq!(bench.delivery(dropped).await.unwrap().reason.as_deref(), Some("quiet hours `nights`"));
     let morning = until(&bench, 3600);
@@ -411,7 +417,7 @@ pub(crate) async fn a_digest_that_ends_in_quiet_hours_waits_and_gathers_on(bench
     bench.decided(ids[2]).await;
     bench.decided(ids[3]).await;
     bench.clock.advance(seconds(600));
-    assert_eq!(bench.hushed(ids[2], Hush::Drop("night".into())).await, Decision::Over);
+    assert_eq!(bench.hushed(ids[2], Hush::Drop("night".into())).await, dropped_by_hours(1));
     assert_eq!((bench.stands(ids[2]).await, bench.stands(ids[3]).await), ("suppressed quiet".into(), "suppressed quiet".into()));
 }
 
@@ -464,7 +470,7 @@ pub(crate) async fn windows_go_on_under_a_new_name(bench: Bench) {
     while bench.store.adopt(&"crm".into(), &"ops".into()).await.unwrap() != 0 {}
     let ask = |delivery| Ask { delivery, wish: Wish::Decide(Hush::None) };
     let decided = bench.store.decide(&"ops".into(), vec![ask(second), ask(joins)], 0, bench.clock.now()).await.unwrap();
-    assert_eq!(decided, [Decision::Over, Decision::Waits(until(&bench, 600))]);
+    assert_eq!(decided, [THROTTLED, Decision::Waits(until(&bench, 600))]);
     bench.clock.advance(seconds(600));
     assert_eq!(bench.store.decide(&"ops".into(), vec![ask(digest)], 0, bench.clock.now()).await.unwrap(), [Decision::Go(1)]);
 }
@@ -516,7 +522,7 @@ pub(crate) async fn a_window_outlives_the_events_it_counts(bench: Bench) {
     bench.store.prune(bench.clock.now(), keep, Vec::new()).await.unwrap();
     assert!(!bench.holds(first.event).await);
     let second = bench.handled("evt_2", throttled(KEY)).await;
-    assert_eq!(bench.decided(second).await, Decision::Over);
+    assert_eq!(bench.decided(second).await, THROTTLED);
 }
 
 pub(crate) async fn what_is_foreseen_is_what_would_be_decided_and_changes_nothing(bench: Bench) {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock::{from_ms, to_ms},
     envelope::Name,
-    store::{Ask, Cause, Decision, Handling, Hush, Stage, Wish},
+    store::{Ask, Cause, Decision, Handling, Hush, Stage, State, Wish},
 };
 
 /// What waits and is asked about.
@@ -58,8 +58,8 @@ impl Desk<'_> {
         let place = ask.delivery.place();
         let Some(it) = self.waiting(place)? else { return Ok(Decision::Over) };
         match &ask.wish {
-            Wish::Expire(reason) => self.set_aside(place, EXPIRED, None, reason),
-            Wish::Suppress(cause, reason) => self.set_aside(place, SUPPRESSED, Some(*cause), reason),
+            Wish::Expire(reason) => self.set_aside(place, State::Expired, None, reason),
+            Wish::Suppress(cause, reason) => self.set_aside(place, State::Suppressed, Some(*cause), reason),
             Wish::Decide(hush) => match it.stage {
                 Stage::Undecided => self.by_rules(place, &it, hush),
                 Stage::Gathering => self.digest(place, &it, hush),
@@ -87,7 +87,7 @@ impl Desk<'_> {
     fn by_rules(&self, place: i64, it: &Waiting, hush: &Hush) -> rusqlite::Result<Decision> {
         let plan = plan(self.conn, place)?;
         if let Some(reason) = throttle::full(self.conn, self.target, place, &plan.throttles, self.now)? {
-            return self.set_aside(place, SUPPRESSED, Some(Cause::Throttle), &reason);
+            return self.set_aside(place, State::Suppressed, Some(Cause::Throttle), &reason);
         }
         if let Some(digest) = plan.digest {
             let window = i64::try_from(digest.window.as_millis()).unwrap_or(i64::MAX);
@@ -103,7 +103,7 @@ impl Desk<'_> {
             Hush::None => self.go(place, it, 0),
             Hush::Hold(until) => self.hold(place, to_ms(*until)),
             Hush::Gather(key, until) => self.gather(place, it, *key, to_ms(*until), crate::store::DIGEST_MAX),
-            Hush::Drop(reason) => self.set_aside(place, SUPPRESSED, Some(Cause::Quiet), reason),
+            Hush::Drop(reason) => self.set_aside(place, State::Suppressed, Some(Cause::Quiet), reason),
         }
     }
 
@@ -119,8 +119,8 @@ impl Desk<'_> {
             }
             Hush::Hold(until) | Hush::Gather(_, until) => self.hold(place, to_ms(*until)),
             Hush::Drop(reason) => {
-                digest::drop_carried(self.conn, place, self.now, reason)?;
-                self.set_aside(place, SUPPRESSED, Some(Cause::Quiet), reason)
+                let dropped = digest::drop_carried(self.conn, place, self.now, reason)?;
+                self.set_aside_with(place, State::Suppressed, Some(Cause::Quiet), reason, dropped)
             }
         }
     }
@@ -165,9 +165,21 @@ impl Desk<'_> {
         self.conn.prepare_cached(sql)?.execute((place, stage_code(stage))).map(|_| ())
     }
 
-    fn set_aside(&self, place: i64, state: i64, cause: Option<Cause>, reason: &str) -> rusqlite::Result<Decision> {
-        set_aside(self.conn, self.target, place, &Aside { state, cause, reason, now: self.now })?;
-        Ok(Decision::Over)
+    fn set_aside(&self, place: i64, state: State, cause: Option<Cause>, reason: &str) -> rusqlite::Result<Decision> {
+        self.set_aside_with(place, state, cause, reason, 0)
+    }
+
+    fn set_aside_with(
+        &self,
+        place: i64,
+        state: State,
+        cause: Option<Cause>,
+        reason: &str,
+        others: u32,
+    ) -> rusqlite::Result<Decision> {
+        let code = if state == State::Expired { EXPIRED } else { SUPPRESSED };
+        let ended = set_aside(self.conn, self.target, place, &Aside { state: code, cause, reason, now: self.now })?;
+        Ok(if ended { Decision::Ended { state, cause, others } } else { Decision::Over })
     }
 }
 

@@ -80,13 +80,13 @@ pub(super) fn carries(conn: &Connection, carrier: i64) -> rusqlite::Result<u32> 
     conn.prepare_cached(sql)?.query_row([carrier], |row| row.get(0))
 }
 
-/// What `carrier` gathered is not sent: quiet hours drop it.
-pub(super) fn drop_carried(conn: &Connection, carrier: i64, now: i64, reason: &str) -> rusqlite::Result<()> {
+/// What `carrier` gathered is not sent: quiet hours drop it. Answers how many that are.
+pub(super) fn drop_carried(conn: &Connection, carrier: i64, now: i64, reason: &str) -> rusqlite::Result<u32> {
     forget(conn, carrier)?;
     let sql = "UPDATE deliveries SET state = ?2, cause = ?3, due_at = NULL, settled_at = ?4, note = ?5, carrier = NULL
         WHERE carrier = ?1 AND state = 0";
-    conn.prepare_cached(sql)?.execute((carrier, SUPPRESSED, cause_code(Cause::Quiet), now, reason))?;
-    Ok(())
+    let dropped = conn.prepare_cached(sql)?.execute((carrier, SUPPRESSED, cause_code(Cause::Quiet), now, reason))?;
+    Ok(u32::try_from(dropped).unwrap_or(u32::MAX))
 }
 
 fn forget(conn: &Connection, carrier: i64) -> rusqlite::Result<()> {
