@@ -133,9 +133,22 @@ impl Condition {
                 self.told
             }
             Some(Change::Closed(_)) => std::mem::take(&mut self.told),
-            None => false,
+            None if own => false,
+            None => return (verdict, self.tell_late()),
         };
         (verdict, verdict.change.filter(|_| tell))
+    }
+
+    /// Whether it is broken and nobody was told: it broke on an event of the relay's own.
+    pub(super) fn is_untold(&self) -> bool {
+        !self.told && self.breaker.open().is_some()
+    }
+
+    /// It keeps an event that is not the relay's own: whoever was not told that it is broken is told now.
+    pub(super) fn tell_late(&mut self) -> Option<Change> {
+        let cause = self.breaker.open().filter(|_| !self.told)?.cause;
+        self.told = true;
+        Some(Change::Opened(cause))
     }
 
     /// Closes the breaker, whatever it thinks; says since when it was open, where somebody was told so.

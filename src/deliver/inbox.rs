@@ -16,6 +16,7 @@ use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Name},
     live::Live,
+    route::OWN_SOURCE,
     store::{self, Cause, Committed, Delivery, Digested, Due, Next, OnCommit, Severity, Stage},
     telemetry::Metrics,
 };
@@ -63,6 +64,8 @@ pub(super) struct State {
     pub(super) retired: bool,
     /// What was reported on deliveries that the target took.
     pub(super) reports: VecDeque<Report>,
+    /// Its target is broken, nobody was told, and somebody's event waits for it.
+    pub(super) keeps_others: bool,
 }
 
 /// A delivery in hand, with its share of the budget where a commit handed it over.
@@ -103,6 +106,7 @@ impl Inbox {
             urgent_at: None,
             retired: false,
             reports: VecDeque::new(),
+            keeps_others: false,
         };
         Self { state: Mutex::new(state), bell: Notify::new() }
     }
@@ -118,6 +122,7 @@ impl Inbox {
         if state.claimed.contains_key(&due.delivery.id) {
             return;
         }
+        state.keeps_others |= !is_own(&due) && state.condition.is_untold();
         // The store knows the order of a key.
         let free = !state.shut && due.delivery.order_key.is_none();
         let critical = due.delivery.severity == Severity::Critical;
@@ -227,6 +232,12 @@ impl State {
         !(self.critical.is_empty() && self.decided.is_empty() && self.ready.is_empty() && self.fetched.is_empty())
     }
 
+    /// Whether anything in hand and not being sent is not an event of the relay's own.
+    pub(super) fn holds_others(&self) -> bool {
+        let mut all = self.critical.iter().chain(&self.ready).chain(&self.decided).chain(&self.fetched);
+        all.any(|handed| !is_own(&handed.due))
+    }
+
     /// Whether an attempt is under way, or not yet recorded.
     pub(super) fn is_sending(&self) -> bool {
         self.claimed.values().any(|sending| *sending)
@@ -275,6 +286,11 @@ impl State {
         self.claimed.insert(next.due.delivery.id, true);
         Some(next)
     }
+}
+
+/// Whether it tells what the relay does itself.
+fn is_own(due: &Due) -> bool {
+    due.envelope.source.as_str() == OWN_SOURCE
 }
 
 fn due_at(due: &Due) -> Timestamp {

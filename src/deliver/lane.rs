@@ -183,6 +183,7 @@ impl Lane {
             self.follow_file();
             self.follow_lease().await;
             self.take_reports();
+            self.tell_late();
             self.give_up().await;
             if self.wants_more() {
                 self.read_back().await;
@@ -430,7 +431,7 @@ impl Lane {
     fn settle(&mut self, it: &UnderWay, made: Made) -> Attempt {
         let now = self.parts.clock.now();
         let (due, error) = (&it.handed.due, made.tried.error.clone());
-        let (verdict, still_now, tell) = self.judge(it, &made, now);
+        let (verdict, still_now, told) = self.judge(it, &made, now);
         let standing = Standing { verdict, still_then: it.still_ms, still_now, epoch: it.epoch, now };
         let settled = attempt::settle(&it.today.destination, &due.delivery, made, standing);
         if let Some(until) = settled.hold {
@@ -438,18 +439,24 @@ impl Lane {
         }
         self.report(due, &settled, now);
         if let Some(change) = verdict.change {
-            self.changed(change, error, tell);
+            self.changed(change, error.as_deref());
         }
-        let keep =
-            it.probe || verdict.change.is_some() || settled.hold.is_some() || self.inbox.state().condition.success_is_new();
+        if let Some(told) = told {
+            self.tell(told, error);
+        }
+        let keep = it.probe
+            || verdict.change.is_some()
+            || told.is_some()
+            || settled.hold.is_some()
+            || self.inbox.state().condition.success_is_new();
         if keep {
             self.keep();
         }
         settled.attempt
     }
 
-    /// What the breaker makes of an attempt; how long the lane has stood still; and whether anybody is told of a change.
-    fn judge(&self, it: &UnderWay, made: &Made, now: Timestamp) -> (Verdict, i64, bool) {
+    /// What the breaker makes of an attempt; how long the lane has stood still; and what is told of that.
+    fn judge(&self, it: &UnderWay, made: &Made, now: Timestamp) -> (Verdict, i64, Option<Change>) {
         let mut state = self.inbox.state();
         let outcome = made.tried.outcome;
         state.minute.count(now, outcome == attempt::Outcome::Delivered);
@@ -462,30 +469,49 @@ impl Lane {
             if it.probe {
                 condition.breaker.probe_lost();
             }
-            return (Verdict::default(), still_now, false);
+            return (Verdict::default(), still_now, None);
         };
         let due = &it.handed.due;
         let own = due.envelope.source.as_str() == OWN_SOURCE;
         let (verdict, told) = condition.answered(signal, due.delivery.id, it.probe, own, now);
-        (verdict, still_now, told.is_some())
+        state.keeps_others |= state.condition.is_untold() && state.holds_others();
+        (verdict, still_now, told)
     }
 
-    fn changed(&self, change: Change, error: Option<String>, tell: bool) {
-        let target = self.name().clone();
-        let notice = match change {
+    fn changed(&self, change: Change, error: Option<&str>) {
+        let target = self.name();
+        match change {
             Change::Opened(cause) => {
                 // A probe is made with the oldest of all that wait, not of what happens to be in hand.
                 self.inbox.put_back(true);
-                tracing::error!(target.name = %target, cause = cause.word(), "the target is broken: {}", error.as_deref().unwrap_or_default());
-                Notice::Broken { target, cause, error }
+                tracing::error!(target.name = %target, cause = cause.word(), "the target is broken: {}", error.unwrap_or_default());
             }
             Change::Closed(broken_since) => {
                 tracing::info!(target.name = %target, since = %broken_since, "the target works again");
-                Notice::Recovered { target, broken_since }
             }
+        }
+    }
+
+    fn tell(&self, change: Change, error: Option<String>) {
+        let target = self.name().clone();
+        self.parts.announcer.tell(match change {
+            Change::Opened(cause) => Notice::Broken { target, cause, error },
+            Change::Closed(broken_since) => Notice::Recovered { target, broken_since },
+        });
+    }
+
+    /// Tells that the target is broken, where that was left out as long as it kept nothing but the relay's own events.
+    fn tell_late(&mut self) {
+        let (late, error) = {
+            let mut state = self.inbox.state();
+            if !std::mem::take(&mut state.keeps_others) {
+                return;
+            }
+            (state.condition.tell_late(), state.condition.last_error.clone())
         };
-        if tell {
-            self.parts.announcer.tell(notice);
+        if let Some(change) = late {
+            self.tell(change, error);
+            self.keep();
         }
     }
 

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    Receiver, Relay, routes,
+    Receiver, Relay, SOON, routes,
     routes::FAST,
     signed::{event, interactor, interactor_by},
+    until,
 };
 
 const TELL_OPS: &str = "name: tell-ops, match: {source: hookyard, type: relay.**}, to: [ops]";
@@ -46,6 +47,25 @@ async fn own_events_are_listed_only_where_they_are_asked_for() {
     assert_eq!(listed.iter().map(|row| row["id"].as_str().unwrap()).collect::<Vec<_>>(), ["evt_1"]);
     let own = relay.all("/api/v1/events?source=hookyard").await;
     assert_eq!(own.iter().map(|row| row["type"].as_str().unwrap()).collect::<Vec<_>>(), ["relay.config.loaded"]);
+}
+
+#[tokio::test]
+async fn a_target_that_broke_on_an_own_event_is_told_of_once_it_keeps_others() {
+    let (ops, shared) = (Receiver::ok().await, Receiver::start([401]).await);
+    let rule = "name: all, match: {source: interactor}, to: [shared]";
+    let both = "name: tell, match: {source: hookyard, type: relay.**}, to: [ops, shared]";
+    let relay = Relay::start(&routes().interactor().webhook("ops", &ops).webhook("shared", &shared).rule(rule).rule(both)).await;
+    told(&ops, "relay.config.loaded").await;
+    shared.wait_for(1).await;
+    until("it to be broken", SOON, async || (relay.data("/api/v1/targets/shared").await["state"] == "broken").then_some(()))
+        .await;
+    // So far only what the relay says of itself waits there: telling of that would make more of it.
+    relay.accepts(&interactor(event("evt_1"))).await;
+    let data = told(&ops, "relay.target.broken").await["data"].clone();
+    assert_eq!((&data["target"], &data["error"]), (&json!("shared"), &json!("http_401")));
+    relay.accepts(&interactor(event("evt_2"))).await;
+    let own = relay.all("/api/v1/events?source=hookyard&type=relay.target.broken").await;
+    assert_eq!(own.len(), 1, "{own:?}");
 }
 
 #[tokio::test]
