@@ -17,13 +17,47 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The parameters of `query` and `body`, all of which must be among `known`, each given once.
 pub(super) async fn params(query: Option<&str>, body: Body, known: &[&str]) -> Result<Params, ApiError> {
+    params_with_lists(query, body, known, &[]).await
+}
+
+/// Likewise, where each of `lists` may be a list of texts too, and may stand below `match`, as in a rule.
+pub(super) async fn params_with_lists(
+    query: Option<&str>,
+    body: Body,
+    known: &[&str],
+    lists: &[&str],
+) -> Result<Params, ApiError> {
     let mut params = Params::from_query(query, known)?;
-    for (name, value) in read(body).await? {
-        if let Some(text) = text(&name, value)? {
+    let mut given = read(body).await?;
+    let matches = if lists.is_empty() { None } else { given.remove("match") };
+    let below = match matches {
+        Some(Value::Object(below)) => below,
+        None | Some(Value::Null) => Map::new(),
+        Some(_) => return Err(invalid("match", "is an object such as {\"type\": \"credential.*\"}")),
+    };
+    if let Some(name) = below.keys().find(|name| !lists.contains(&name.as_str())) {
+        return Err(invalid(&short(name), "is nothing that is matched"));
+    }
+    for (name, value) in given.into_iter().chain(below) {
+        let text = match value {
+            Value::Array(items) if lists.contains(&name.as_str()) => Some(joined(&name, items)?),
+            value => text(&name, value)?,
+        };
+        if let Some(text) = text {
             params.add(&name, text, known)?;
         }
     }
     Ok(params)
+}
+
+/// A list as the query writes it.
+fn joined(name: &str, items: Vec<Value>) -> Result<String, ApiError> {
+    let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
+    texts.map(|texts| texts.join(",")).ok_or_else(|| invalid(&short(name), "is a list of texts"))
+}
+
+fn short(name: &str) -> String {
+    name.chars().take(64).collect()
 }
 
 async fn read(body: Body) -> Result<Map<String, Value>, ApiError> {
@@ -42,6 +76,6 @@ fn text(name: &str, value: Value) -> Result<Option<String>, ApiError> {
         Value::String(text) => Ok(Some(text)),
         Value::Number(number) => Ok(Some(number.to_string())),
         Value::Bool(flag) => Ok(Some(flag.to_string())),
-        Value::Array(_) | Value::Object(_) => Err(invalid(&name.chars().take(64).collect::<String>(), "is not text")),
+        Value::Array(_) | Value::Object(_) => Err(invalid(&short(name), "is not text")),
     }
 }

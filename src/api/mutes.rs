@@ -19,6 +19,8 @@ use crate::{
     deliver::mutes::{Mute, Refused, Wanted},
 };
 
+/// What a mute matches by: as in a rule, and targets.
+const LISTS: [&str; 4] = ["source", "type", "namespace", "target"];
 const PARAMS: [&str; 8] = ["source", "type", "namespace", "target", "reason", "author", "until", "for"];
 
 /// Those that are not over, newest first.
@@ -35,10 +37,11 @@ pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRej
     mutes.iter().find(|mute| mute.id == id).map(|mute| list::one(&MuteItem::new(mute))).ok_or(MISSING)
 }
 
-/// Mutes what is named: `source`, `type`, `namespace` and `target` as globs, one or several with commas between them; `reason`; `author`
+/// Mutes what is named: `source`, `type`, `namespace` and `target` as globs, one or several with commas between them (in JSON also as
+/// lists, and below `match` as in a rule); `reason`; `author`
 /// (default: who asks); `until` a time, or `for` so long.
 pub(super) async fn add(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
-    let mut params = body::params(query.as_deref(), body, &PARAMS).await?;
+    let mut params = body::params_with_lists(query.as_deref(), body, &PARAMS, &LISTS).await?;
     let mut globs = |name: &str| params.take(name).map_or_else(Vec::new, |text| split(&text));
     let (source, r#type, namespace, target) = (globs("source"), globs("type"), globs("namespace"), globs("target"));
     let (reason, author) = (params.take("reason"), params.take("author"));

@@ -357,7 +357,17 @@ async fn a_mute_suppresses_with_its_reason_until_its_end() {
     assert_eq!(app.data("/api/v1/mutes").await, json!([]));
     app.takes("evt_4").await;
     come_to(&app, "", "2 delivered, 2 suppressed mute").await;
+    // As lists show it, and as rules match.
+    for matches in [json!({"type": ["a.*", "b"], "target": "crm"}), json!({"match": {"type": ["a.*", "b"]}, "target": ["crm"]})] {
+        let mut mute = matches;
+        (mute["reason"], mute["for"]) = (json!("x"), json!("1h"));
+        let made = app.posts("/api/v1/mutes", &mute).await;
+        assert_eq!((&made["type"], &made["target"]), (&json!(["a.*", "b"]), &json!(["crm"])), "{made}");
+    }
     for (bad, says) in [
+        (json!({"match": "a.*", "reason": "x", "for": "1h"}), "is an object"),
+        (json!({"match": {"when": "x"}, "reason": "x", "for": "1h"}), "nothing that is matched"),
+        (json!({"type": [7], "reason": "x", "for": "1h"}), "a list of texts"),
         (json!({"reason": "x", "for": "1h"}), "names a source"),
         (json!({"type": "x", "for": "1h"}), "has a reason"),
         (json!({"type": "x", "reason": "x"}), "has an end"),
