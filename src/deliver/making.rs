@@ -73,7 +73,8 @@ impl Making<'_> {
 
     /// The text that `template` makes; see [`Making::text`].
     pub(super) fn plain(&self, template: &str, data: &serde_json::Value) -> Text {
-        match self.templates.render(template, &Scene::new(self.event, data, &self.delivery.id, self.number)) {
+        let count = self.digest.map_or(1, |it| it.events.len() as u64 + u64::from(it.omitted));
+        match self.templates.render(template, &Scene::of_several(self.event, data, &self.delivery.id, self.number, count)) {
             Ok(text) => Text { text, failed: None },
             Err(error) => Text {
                 text: format!("{} (template `{template}` failed; this is the built-in line)", builtin::line(self.event, data)),

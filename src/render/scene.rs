@@ -11,15 +11,22 @@ use crate::{
     samples::{self, Sample},
 };
 
-/// What a template sees: `event` (the envelope's attributes, `data` parsed), `delivery` (`id`, `attempt`) and `source`; where people read
-/// it, `severity` and `links` (`event`, `reconnect`) too.
+/// What a template sees: `event` (the envelope's attributes, `data` parsed), `delivery` (`id`, `attempt`), `source` and `digest` (`count`: of
+/// how many events a message tells, 1 but for digests); where people read it, `severity` and `links` (`event`, `reconnect`) too.
 #[derive(Debug, Clone)]
 pub struct Scene(pub(super) Value);
 
 impl Scene {
     /// The scene of one delivery's body. `data` is the event's, parsed by [`json::lenient`].
     pub fn new(event: &Envelope, data: &Json, delivery: &DeliveryId, attempt: u32) -> Self {
-        Self(Value::from(Serde(scene(event, data, delivery, attempt))))
+        Self::of_several(event, data, delivery, attempt, 1)
+    }
+
+    /// The scene of a body that tells of `count` events, `event` being the first.
+    pub fn of_several(event: &Envelope, data: &Json, delivery: &DeliveryId, attempt: u32, count: u64) -> Self {
+        let mut scene = scene(event, data, delivery, attempt);
+        scene["digest"]["count"] = count.into();
+        Self(Value::from(Serde(scene)))
     }
 
     /// The scene of a message.
@@ -56,6 +63,7 @@ fn scene(event: &Envelope, data: &Json, delivery: &DeliveryId, attempt: u32) -> 
         "event": attributes(event, data),
         "delivery": { "id": delivery.to_string(), "attempt": attempt },
         "source": event.source.as_str(),
+        "digest": { "count": 1 },
     })
 }
 

@@ -102,6 +102,18 @@ async fn a_content_template_is_filled_with_what_templates_make() {
 }
 
 #[tokio::test]
+async fn an_approved_message_says_of_how_many_events_it_tells() {
+    let twilio = Receiver::start([taken()]).await;
+    let more = r#", content_sid: HX0123, content_variables: {"1": "{{ digest.count }} since {{ event.id }}"}"#;
+    let rule = "name: all, match: {type: credential.expired}, to: [wa], digest: {key: $.namespace, window: 10m, max: 3}";
+    let app = spawn_app(wa(routes().interactor(), "wa", &twilio, more).rule(rule)).await;
+    app.takes_many(3).await;
+    let form = form(&twilio.first().await.body);
+    assert_eq!(serde_json::from_str::<Value>(&form["ContentVariables"]).unwrap()["1"], "3 since evt_1");
+    app.counts("state=digested", 2).await;
+}
+
+#[tokio::test]
 async fn what_people_are_sent_is_never_empty_nor_longer_than_twilio_takes() {
     let twilio = Receiver::start([taken()]).await;
     let file = wa(routes().interactor(), "wa", &twilio, r#", body: "{{ event.data.nothing }}""#);
