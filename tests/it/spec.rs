@@ -212,6 +212,7 @@ const CLOCKS: &[Line] = &[
         &[
             "spec_clocks::what_is_held_for_longer_than_events_are_kept_is_dead_of_the_config",
             "spec_clocks::what_comes_late_to_a_held_lane_is_held_as_long",
+            "spec_clocks::what_is_just_being_tried_is_not_given_up_for_being_held",
         ],
     ),
     waits("A subscription holds at most", SUBSCRIPTIONS),

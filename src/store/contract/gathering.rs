@@ -546,7 +546,7 @@ pub(crate) async fn what_is_foreseen_is_what_would_be_decided_and_changes_nothin
     let both = Handling { throttles: vec![throttle(KEY, 2), throttle(OTHER, 1)], ..Handling::default() };
     assert_eq!(foreseen(both).await, Foreseen::default());
     let id = bench.handled("evt_full", twice()).await;
-    assert_eq!(bench.decided(id).await, Decision::Over);
+    assert_eq!(bench.decided(id).await, THROTTLED);
     bench.ends("evt_reset", &[KEY], &[]).await;
     assert_eq!(foreseen(twice()).await, Foreseen::default(), "its window was ended");
 
