@@ -19,6 +19,7 @@ use crate::{
     listen,
     live::Live,
     reconnect::Reconnecting,
+    reload::{Rejected, Reloader},
     route::Router,
     seal::{self, Sealer},
     secret::Secret,
@@ -38,7 +39,9 @@ pub struct Options {
     /// The bearer token that may do everything (`HOOKYARD_ADMIN_TOKEN`). `None`: the API answers 401.
     pub admin_token: Option<Secret>,
     /// What is wrong with the file on disk when the relay runs on an older configuration; shown everywhere.
-    pub config_error: Option<String>,
+    pub rejected: Option<Rejected>,
+    /// Reads the file again when somebody says so.
+    pub reloader: Arc<Reloader>,
 }
 
 /// Handles of the running relay, for the API and for tests. Cheap to clone.
@@ -47,8 +50,10 @@ pub struct Options {
 pub struct Handles {
     /// What it goes by now. Whoever needs more than one part of it takes it once.
     pub generation: Live<Generation>,
-    /// What is wrong with the file on disk when the relay goes by an older one; see [`Options::config_error`].
-    pub config_error: Live<Option<String>>,
+    /// What is wrong with the file on disk when the relay goes by an older one.
+    pub rejected: Live<Option<Rejected>>,
+    /// Reads the file again.
+    pub reloader: Arc<Reloader>,
     /// What is on disk.
     pub store: Arc<dyn Store>,
     /// The public side.
@@ -193,13 +198,15 @@ impl App {
             stop: stop.clone(),
         })
         .await?;
-        announcer.tell(match &options.config_error {
+        metrics.config_read(options.rejected.is_none().then(|| options.clock.now()));
+        announcer.tell(match &options.rejected {
             None => Notice::ConfigLoaded { hash: generation.config.hash.clone() },
-            Some(error) => Notice::ConfigRejected { error: error.clone() },
+            Some(rejected) => Notice::ConfigRejected { error: rejected.error.clone() },
         });
         let handles = Handles {
             generation: Live::new(Arc::new(generation)),
-            config_error: Live::new(Arc::new(options.config_error)),
+            rejected: Live::new(Arc::new(options.rejected)),
+            reloader: options.reloader,
             store,
             ingest,
             deliver,

@@ -15,6 +15,7 @@
 //! - [`rehearsal`]: `tests:` of the file, run by the same code as events and without a network.
 //! - [`explain`]: what would become of an event, and why.
 //! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
+//! - [`reload`]: another file in the place of the one the relay goes by.
 //! - [`announce`]: what the relay tells of itself.
 //! - [`api`]: the HTTP API over the store.
 //! - [`cli`]: one file per verb.
@@ -39,6 +40,7 @@ pub mod live;
 mod rate;
 pub mod reconnect;
 pub mod rehearsal;
+pub mod reload;
 pub mod render;
 pub mod route;
 mod samples;

@@ -58,6 +58,8 @@ pub(crate) enum Scenario {
     Latency,
     /// What three bad targets among ten do to the others
     Isolation,
+    /// What fifty reloads do to intake at a fixed rate
+    Reload,
     /// Memory at rest and time to the first answer
     Footprint,
     /// Memory while many events wait for a target that is down

@@ -36,9 +36,13 @@ pub(crate) struct Routes {
     pub(crate) targets: Vec<Target>,
     /// `store.retention.events`, if not the default.
     pub(crate) retention: Option<&'static str>,
+    /// Of several files that take one another's place: which target is its own. Every event gets a type by which it is told. `None`:
+    /// there is one file, and every event goes to every target.
+    pub(crate) generation: Option<usize>,
 }
 
 /// A signed webhook destination.
+#[derive(Clone)]
 pub(crate) struct Target {
     /// Its name.
     pub(crate) name: String,
@@ -100,6 +104,11 @@ impl Relay {
         self.child.id()
     }
 
+    /// What its API is asked with.
+    pub(crate) fn token(&self) -> &'static str {
+        TOKEN
+    }
+
     /// Pauses `target`; false when this relay cannot.
     pub(crate) async fn pause(&self, target: &str) -> Outcome<bool> {
         let status = wire::call(self.admin, "POST", &format!("/api/v1/targets/{target}/pause"), TOKEN).await?;
@@ -134,10 +143,11 @@ impl Drop for Relay {
 impl Routes {
     /// One rule for everything, to `targets`.
     pub(crate) fn to(targets: Vec<Target>) -> Self {
-        Self { targets, retention: None }
+        Self { targets, retention: None, generation: None }
     }
 
-    fn text(&self) -> String {
+    /// The file.
+    pub(crate) fn text(&self) -> String {
         let mut text = String::from(
             "version: 1\nserver: {listen: \"127.0.0.1:0\", admin_listen: \"127.0.0.1:0\", shutdown_grace: 1s}\nstore:\n",
         );
@@ -146,11 +156,24 @@ impl Routes {
             text += &format!("  retention: {{events: {events}}}\n");
         }
         text += "security: {allow_targets: [\"127.0.0.1\"]}\nsources:\n";
-        text += &format!("  bench: {{kind: interactor, path: {}, secrets: [\"${{BENCH_INBOUND_SECRET}}\"]}}\n", requests::PATH);
+        if self.generation.is_some() {
+            // Reloads are counted: none comes by itself.
+            text = text.replacen("shutdown_grace: 1s", "shutdown_grace: 1s, watch: false", 1);
+        }
+        let letter = self.generation.map(|n| char::from(b'a' + n as u8));
+        let map = letter.map(|letter| format!(", map: {{type: generation.{letter}}}")).unwrap_or_default();
+        text +=
+            &format!("  bench: {{kind: interactor, path: {}, secrets: [\"${{BENCH_INBOUND_SECRET}}\"]{map}}}\n", requests::PATH);
         text += "destinations:\n";
         self.targets.iter().for_each(|target| target.write(&mut text));
         let names: Vec<_> = self.targets.iter().map(|target| target.name.as_str()).collect();
-        text + &format!("rules:\n  - {{name: everything, match: {{type: \"**\"}}, to: [{}]}}\n", names.join(", "))
+        let own = self.generation.and_then(|n| Some((letter?, names.get(n)?)));
+        match own {
+            Some((letter, own)) => {
+                text + &format!("rules:\n  - {{name: of-{letter}, match: {{type: generation.{letter}}}, to: [{own}]}}\n")
+            }
+            None => text + &format!("rules:\n  - {{name: everything, match: {{type: \"**\"}}, to: [{}]}}\n", names.join(", ")),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{jobs::BeginError, store};
+use crate::{jobs::BeginError, reload::Rejected, store};
 
 /// How long a caller is asked to wait while the store cannot be reached.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5"); // seconds
@@ -39,6 +39,9 @@ pub(super) enum ApiError {
     /// As much is asked for already as the relay does at a time; says what.
     #[error("{0}")]
     TooMany(String),
+    /// The file is bad, and nothing has changed; says everything that is wrong with it.
+    #[error("{}", .0.error)]
+    BadConfig(Box<Rejected>),
     /// The store failed; its reason is for the log.
     #[error("the store cannot be reached")]
     Store(#[from] store::Error),
@@ -64,9 +67,15 @@ impl IntoResponse for ApiError {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_jobs"),
+            Self::BadConfig(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_config"),
             Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
-        let mut response = (status, Json(json!({"error": code, "message": self.to_string()}))).into_response();
+        let mut body = json!({"error": code, "message": self.to_string()});
+        if let Self::BadConfig(rejected) = &self {
+            body["problems"] = json!(rejected.problems);
+            body["left_off"] = json!(rejected.left_off);
+        }
+        let mut response = (status, Json(body)).into_response();
         match &self {
             Self::Unauthorized => _ = response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
             Self::Store(error) => {

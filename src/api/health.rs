@@ -42,7 +42,7 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
 pub(super) async fn ready_in_detail(State(api): State<Api>) -> Response {
     let verdict = verdict(&api).await;
     let config = api.running.config();
-    let config = json!({"hash": config.hash, "error": config.error});
+    let config = json!({"hash": config.hash, "error": config.rejected.map(|it| it.error)});
     match verdict {
         Ok(()) => Json(json!({"status": "ready", "store": "ok", "config": config})).into_response(),
         Err(reason) => {

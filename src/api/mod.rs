@@ -22,6 +22,7 @@ use crate::{
     explain::backtest::Summary,
     ingest::RetryReport,
     reconnect,
+    reload::{self, Outcome, Rejected},
     route::Why,
     secret::Secret,
     store::{self, Filter, Store},
@@ -84,7 +85,9 @@ struct Api {
 struct Loaded {
     hash: String,
     at: Timestamp,
-    error: Option<String>,
+    /// What is wrong with the file on disk, where the relay goes by an older one.
+    rejected: Option<Rejected>,
+    file: Option<String>,
 }
 
 /// What the API asks of the rooms that run, besides the store.
@@ -92,6 +95,9 @@ struct Loaded {
 trait Running: Send + Sync {
     /// What the relay goes by.
     fn config(&self) -> Loaded;
+
+    /// Reads the file again and goes by it when it is good.
+    async fn reload(&self) -> Result<Outcome, reload::Failure>;
 
     /// The deliveries an attempt of which is under way.
     fn in_flight(&self) -> Vec<DeliveryId>;
@@ -110,8 +116,16 @@ trait Running: Send + Sync {
 impl Running for Handles {
     fn config(&self) -> Loaded {
         let generation = self.generation.now();
-        let error = (*self.config_error.now()).clone();
-        Loaded { hash: generation.config.hash.clone(), at: generation.loaded_at, error }
+        Loaded {
+            hash: generation.config.hash.clone(),
+            at: generation.loaded_at,
+            rejected: (*self.rejected.now()).clone(),
+            file: self.reloader.file().map(|path| path.display().to_string()),
+        }
+    }
+
+    async fn reload(&self) -> Result<Outcome, reload::Failure> {
+        reload::reload(self).await
     }
 
     fn in_flight(&self) -> Vec<DeliveryId> {
@@ -176,6 +190,8 @@ impl Api {
             .route("/api/v1/explain", post(explain::explain))
             .route("/api/v1/config", get(config::show))
             .route("/api/v1/config/backtest", get(backtest::page))
+            .route("/api/v1/config/check", post(config::check))
+            .route("/api/v1/config/reload", post(config::reload))
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready_in_detail))
             .route("/metrics", get(metrics::export))

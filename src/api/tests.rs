@@ -292,7 +292,11 @@ impl Store for Fake {
 #[async_trait]
 impl Running for Fake {
     fn config(&self) -> Loaded {
-        Loaded { hash: "0123456789ab".into(), at: sample().received_at, error: None }
+        Loaded { hash: "0123456789ab".into(), at: sample().received_at, rejected: None, file: None }
+    }
+
+    async fn reload(&self) -> Result<Outcome, reload::Failure> {
+        Err(reload::Failure::NoFile)
     }
 
     fn in_flight(&self) -> Vec<DeliveryId> {

@@ -123,6 +123,14 @@ impl Relay {
         self.ask_with(Method::POST, self.at(path, &[])?, Some(body)).await
     }
 
+    /// `POST path`; an answer of `status` is one too.
+    pub(super) async fn post_unless(&self, status: u16, path: &str) -> Result<Answer, Failure> {
+        match self.exchange(Method::POST, self.at(path, &[])?, None).await? {
+            (given, answer) if given == status => Ok(answer),
+            (given, answer) => self.good(given, answer),
+        }
+    }
+
     /// `DELETE path`.
     pub(super) async fn delete(&self, path: &str) -> Result<Answer, Failure> {
         self.ask(Method::DELETE, self.at(path, &[])?).await
@@ -143,15 +151,24 @@ impl Relay {
     }
 
     async fn ask_with(&self, method: Method, url: Url, body: Option<String>) -> Result<Answer, Failure> {
+        let (status, answer) = self.exchange(method, url, body).await?;
+        self.good(status, answer)
+    }
+
+    async fn exchange(&self, method: Method, url: Url, body: Option<String>) -> Result<(u16, Answer), Failure> {
         let token = self.token.as_ref().map(|token| ("authorization".to_owned(), format!("Bearer {}", token.reveal())));
         let content_type = body.as_ref().map(|_| ("content-type".to_owned(), JSON.to_owned()));
         let body = body.map(String::into_bytes).unwrap_or_default();
         let asked = Asked { method, url: &url, headers: token.into_iter().chain(content_type).collect(), body };
         let (status, text) = self.client.ask(asked).await?;
         let json: Value = serde_json::from_str(&text).unwrap_or_default();
+        Ok((status, Answer { text, json }))
+    }
+
+    fn good(&self, status: u16, answer: Answer) -> Result<Answer, Failure> {
         match status {
-            200..=299 => Ok(Answer { text, json }),
-            _ => Err(refused(status, &json, self.token.is_some())),
+            200..=299 => Ok(answer),
+            _ => Err(refused(status, &answer.json, self.token.is_some())),
         }
     }
 }

@@ -19,10 +19,10 @@ mod events;
 mod explain;
 mod http;
 mod jobs;
-mod last_good;
 mod mute;
 mod output;
 mod rejections;
+mod reload;
 mod replay;
 mod schema;
 mod send;
@@ -81,6 +81,8 @@ enum Verb {
     Mute(mute::Args),
     /// Lists what works on many things at once.
     Jobs(jobs::Args),
+    /// Makes the running relay go by its file as it is now.
+    Reload(reload::Args),
 }
 
 impl Args {
@@ -154,6 +156,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Verb::Sources(args) => tool(sources::run(args)),
         Verb::Mute(args) => tool(mute::run(args)),
         Verb::Jobs(args) => tool(jobs::run(args)),
+        Verb::Reload(args) => tool(reload::run(args)),
     }
 }
 
@@ -183,8 +186,19 @@ mod tests {
     #[test]
     fn wrong_usage_is_noticed_and_every_verb_has_help() {
         let verbs: Vec<String> = Args::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-        let asking =
-            ["tail", "events", "deliveries", "dead-letters", "rejections", "replay", "target", "sources", "mute", "jobs"];
+        let asking = [
+            "tail",
+            "events",
+            "deliveries",
+            "dead-letters",
+            "rejections",
+            "replay",
+            "target",
+            "sources",
+            "mute",
+            "jobs",
+            "reload",
+        ];
         assert_eq!(verbs, [&["serve", "check", "test", "explain", "schema", "sign", "send", "demo"][..], &asking].concat());
         for verb in &verbs {
             let help = Args::try_parse_from(["hookyard", verb, "--help"]).unwrap_err();

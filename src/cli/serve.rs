@@ -1,16 +1,17 @@
 //! `hookyard serve`: runs the relay until it is told to stop.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Failure, last_good, output};
+use super::{Failure, output};
 use crate::{
-    app::{App, Options, StartError},
+    app::{App, Handles, Options, StartError},
     clock::Clock,
-    config::{self, Loaded, System, report},
+    config::{Loaded, report},
+    reload::{self, Rejected, Reloader, last_good},
     secret::Secret,
 };
 
@@ -26,24 +27,42 @@ const FORCED: i32 = 130;
 
 /// Starts the relay, says where it listens, and serves until SIGTERM or SIGINT.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let loaded = config::load(&args.config, &System);
-    let (config, config_error) = match loaded.config.clone() {
-        Some(config) => (config, None),
+    let cannot_listen = |error| Failure::Bad(format!("signals cannot be listened to: {error}"));
+    // From here on it does not end the process.
+    let hangups = signal(SignalKind::hangup()).map_err(cannot_listen)?;
+    let reloader = Arc::new(Reloader::of(args.config));
+    let loaded = reloader.load().await.ok_or_else(|| Failure::Bad("the file could not be read".to_owned()))?;
+    let clock = Clock::system();
+    let rejected = if loaded.config.is_none() { Rejected::of(&loaded, clock.now()) } else { None };
+    let config = match loaded.config.clone() {
+        Some(config) => config,
         None => last_good::find(&loaded).await.ok_or_else(|| refused(&loaded))?,
     };
-    let good = config_error.is_none();
+    let good = rejected.is_none();
     if good {
         report::warnings(&loaded).iter().for_each(|line| warn!("{line}"));
     }
-    let options = Options { clock: Clock::system(), admin_token: admin_token(), config_error };
+    let options = Options { clock, admin_token: admin_token(), rejected, reloader };
     let app = App::build(config, options).await.map_err(cannot_start)?;
-    stop_on_signals(app.shutdown()).map_err(|error| Failure::Bad(format!("signals cannot be listened to: {error}")))?;
+    stop_on_signals(app.shutdown()).map_err(cannot_listen)?;
     if good {
         last_good::keep(&app.handles, &loaded.files).await;
     }
     announce(&app);
+    tokio::spawn(reload_on_hangups(hangups, app.handles.clone()));
+    tokio::spawn(reload::watch::run(app.handles.clone()));
     app.serve().await;
     Ok(())
+}
+
+/// Reads the file again at every SIGHUP until the relay stops.
+async fn reload_on_hangups(mut hangups: Signal, handles: Handles) {
+    let stop = handles.stop.clone();
+    while let Some(Some(())) = stop.run_until_cancelled(hangups.recv()).await {
+        info!("told to read the configuration again");
+        // What came of it is in the log already.
+        let _ = reload::reload(&handles).await;
+    }
 }
 
 /// Shows the problems; nothing is left to run on.

@@ -36,12 +36,12 @@ mod read;
 mod reading;
 pub mod references;
 pub mod report;
+mod restart;
 pub mod schema;
 mod sections;
 mod traps;
 pub mod tree;
 mod units;
-mod watch;
 pub mod yaml;
 
 pub use decode::{AllowTarget, Problem, Severity};
@@ -50,10 +50,10 @@ pub use effective::yaml as effective_yaml;
 pub use files::{File, Files};
 use reading::{Fragments, Reading};
 pub use references::{Environment, Spot, System};
+pub use restart::{needs_restart, refuse};
 use schema::Named;
 pub(crate) use sections::bad_template;
 use tree::{Node, Value};
-pub use watch::Watched;
 
 /// What one `routes.yaml` and the files it includes say, checked.
 #[derive(Debug, Clone)]
@@ -101,6 +101,8 @@ pub struct Server {
     pub max_body: usize,
     /// How long a stop waits for what is under way. Default 30 s.
     pub shutdown_grace: Duration,
+    /// Whether the files are watched, and gone by when they change. Default true.
+    pub watch: bool,
 }
 
 /// `store`.
@@ -361,6 +363,14 @@ fn items<T>(
             cx.expected::<()>(&format!("{what} as a list"), node);
             Vec::new()
         }
+    }
+}
+
+/// The files that `pattern` of [`Loaded::includes`] names now.
+pub fn included(pattern: &Path) -> Vec<PathBuf> {
+    match include::find(Path::new(""), &pattern.to_string_lossy()) {
+        include::Found::Files(files) => files,
+        include::Found::Missing | include::Found::Unreadable(_) => Vec::new(),
     }
 }
 

@@ -81,8 +81,17 @@ pub fn spot(loaded: &Loaded, place: Place) -> (String, usize, usize) {
 
 /// Each warning in one line, for the log.
 pub fn warnings(loaded: &Loaded) -> Vec<String> {
-    let warnings = loaded.problems.iter().filter(|problem| problem.severity == Severity::Warning);
-    warnings.map(|problem| one_line(loaded, problem)).collect()
+    lines(loaded, Severity::Warning)
+}
+
+/// Each error in one line, for the log.
+pub fn errors(loaded: &Loaded) -> Vec<String> {
+    lines(loaded, Severity::Error)
+}
+
+fn lines(loaded: &Loaded, severity: Severity) -> Vec<String> {
+    let problems = loaded.problems.iter().filter(|problem| problem.severity == severity);
+    problems.map(|problem| one_line(loaded, problem)).collect()
 }
 
 /// `routes.yaml:12:5: a rule has no key `throtle``.

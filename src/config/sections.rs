@@ -52,6 +52,7 @@ const SERVER: Keys = Keys::of(&[
     Field::of::<bool>("public_api", "Whether events can be read and subscribed to on the public listener too.").default("false"),
     Field::of::<Size>("max_body", "Largest body of a request, between 1KiB and 64MiB; what is larger gets 413.").default("1MiB"),
     Field::of::<Duration>("shutdown_grace", "How long a stop waits for what is under way, at most 1h.").default("30s"),
+    Field::of::<bool>("watch", "Whether the files are watched, and gone by as soon as they change.").default("true"),
 ]);
 
 impl Shape for Server {
@@ -70,6 +71,7 @@ pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
         public_api: false,
         max_body: 1024 * 1024,
         shutdown_grace: Duration::from_secs(30),
+        watch: true,
     };
     let Some(mut fields) = node.and_then(|node| Fields::open(node, "`server`", SERVER, cx)) else { return server };
     server.listen = fields.optional("listen", cx).map_or(server.listen, |Listen(address)| address);
@@ -77,6 +79,7 @@ pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
     server.public_url = fields.optional("public_url", cx).map(|WebUrl(url)| url);
     server.admin_url = fields.optional("admin_url", cx).map(|WebUrl(url)| url);
     server.public_api = fields.or("public_api", false, cx);
+    server.watch = fields.or("watch", true, cx);
     if let Some(size) = fields.optional::<Located<Size>>("max_body", cx) {
         server.max_body = max_body(&size, cx).unwrap_or(server.max_body);
     }

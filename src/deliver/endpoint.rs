@@ -160,6 +160,11 @@ impl Endpoint {
         self.headers.keys().map(ToString::to_string).chain(signatures).collect()
     }
 
+    /// Whether `other` goes to the same place.
+    pub(crate) fn same_url(&self, other: &Self) -> bool {
+        self.url == other.url
+    }
+
     /// Scheme, host and port; the path, which may carry a secret, as `***`.
     pub fn masked_url(&self) -> String {
         let port = self.url.port().map_or_else(String::new, |port| format!(":{port}"));

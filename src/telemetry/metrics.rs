@@ -15,6 +15,7 @@ use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::{
+    clock::Timestamp,
     envelope::Name,
     store::{Cause, State},
 };
@@ -72,6 +73,10 @@ struct Instruments {
 struct Levels {
     backlog: Vec<(Name, u64, Duration, u64)>,
     config_hash: Option<String>,
+    /// Whether the file that was last read could be used.
+    config_good: Option<bool>,
+    /// When one last could, in seconds since 1970.
+    config_good_at: Option<i64>,
 }
 
 impl Metrics {
@@ -140,6 +145,15 @@ impl Metrics {
     /// `hookyard_config_info{hash}`: which configuration runs; replaces what was said before.
     pub fn configured(&self, hash: &str) {
         self.0.levels(|levels| levels.config_hash = Some(hash.to_owned()));
+    }
+
+    /// `hookyard_config_last_reload_successful` and `hookyard_config_last_reload_success_timestamp_seconds`: a file was read, a start
+    /// included; `good_at`: it could be used, and is since then.
+    pub fn config_read(&self, good_at: Option<Timestamp>) {
+        self.0.levels(|levels| {
+            levels.config_good = Some(good_at.is_some());
+            levels.config_good_at = good_at.map(Timestamp::as_second).or(levels.config_good_at);
+        });
     }
 
     /// Everything, in Prometheus text format 0.0.4.
@@ -284,6 +298,20 @@ fn observe_levels(meter: &Meter, levels: &Arc<Mutex<Levels>>) {
         .with_callback(move |gauge| {
             look(&mut |now| now.config_hash.iter().for_each(|hash| gauge.observe(1, &[KeyValue::new("hash", hash.clone())])));
         })
+        .build();
+    let look = read(levels);
+    meter
+        .u64_observable_gauge("hookyard_config_last_reload_successful")
+        .with_description("Whether the file that was last read could be used")
+        .with_callback(move |gauge| {
+            look(&mut |now| now.config_good.iter().for_each(|good| gauge.observe(u64::from(*good), &[])));
+        })
+        .build();
+    let look = read(levels);
+    meter
+        .i64_observable_gauge("hookyard_config_last_reload_success_timestamp_seconds")
+        .with_description("When the file was last read that could be used")
+        .with_callback(move |gauge| look(&mut |now| now.config_good_at.iter().for_each(|at| gauge.observe(*at, &[]))))
         .build();
     meter
         .u64_observable_gauge("hookyard_build_info")

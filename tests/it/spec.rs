@@ -28,7 +28,6 @@ const fn partly(begins: &'static str, tests: &'static [&'static str], issue: &'s
     Line { begins, tests, waits: Some(issue) }
 }
 
-const RELOAD: &str = "reload";
 const TESTS: &str = "`tests:` of routes.yaml";
 const SUBSCRIPTIONS: &str = "subscriptions";
 const REPLICAS: &str = "several replicas";
@@ -161,21 +160,24 @@ const MOVES: &[Line] = &[
             "crash::whatever_was_acknowledged_is_delivered_though_the_relay_is_killed",
         ],
     ),
-    partly(
+    shown(
         "target removed from the file |",
         &[
             "spec_moves::a_removed_targets_deliveries_are_held_and_go_out_when_it_is_back",
             "spec_moves::renamed_from_adopts_what_waits_for_the_old_name",
             "spec_moves::a_person_cancels_what_waits_for_a_removed_target",
             "spec_backlog::forty_thousand_survive_rename_removal_return_and_restart",
+            "reload::what_waits_for_a_removed_target_is_held_and_goes_out_when_it_is_back",
+            "reload::renamed_from_adopts_what_waits_for_the_old_name",
+            "reload::a_reload_says_how_many_wait_without_their_destination_and_what_would_adopt_them",
         ],
-        RELOAD,
     ),
     shown(
         "target changed in the file |",
         &[
             "spec_moves::the_next_attempt_uses_todays_url_and_policy",
             "spec_moves::the_next_attempt_uses_todays_secret_and_the_body_made_before",
+            "reload::the_next_attempt_uses_todays_url_and_policy",
         ],
     ),
     shown("rule removed or changed |", &["spec_moves::what_was_planned_stays_planned_when_its_rule_goes"]),

@@ -29,6 +29,7 @@ mod footprint;
 mod ingest;
 mod isolation;
 mod latency;
+mod reload;
 mod soak;
 
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -110,6 +111,10 @@ impl Bench {
         if self.options.wants(Scenario::Isolation) {
             self.begins("isolation");
             isolation::run(self).await?;
+        }
+        if self.options.wants(Scenario::Reload) {
+            self.begins("reload");
+            reload::run(self).await?;
         }
         if self.options.wants(Scenario::Footprint) {
             self.begins("footprint");

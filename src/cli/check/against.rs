@@ -14,7 +14,7 @@ use crate::{
     cli::{
         Failure,
         client::{Answer, Reach, Relay},
-        last_good, output,
+        output,
     },
     clock::{Clock, Timestamp, earlier, rfc3339_ms, rfc3339_s, short},
     config::{self, Config, System},
@@ -25,6 +25,7 @@ use crate::{
         backtest::{Backtest, Change, Summary},
         event::Written,
     },
+    reload::last_good,
     route::Router,
     store::{self, Filter, Page, Store},
 };

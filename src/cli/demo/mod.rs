@@ -1,7 +1,7 @@
 //! `hookyard demo`: the whole way of every event of the seeds, with nothing but this binary: a relay with a store of its own,
 //! receivers that check what they get, a mail server, and senders that sign as the real ones do.
 
-use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -21,6 +21,7 @@ use crate::{
     app::{App, Handles, Options},
     clock::{Clock, until},
     config::{self, File, System, report},
+    reload::Reloader,
     samples::{self, Sample},
     secret::Secret,
     sign::outbound::Message,
@@ -91,7 +92,12 @@ async fn relay(folder: &Folder, secrets: &Secrets, receivers: [SocketAddr; 4]) -
     let loaded = config::parse(File { path: PathBuf::from("demo.yaml"), text }, &System);
     let why = || Failure::Bad(format!("the demo's own configuration is bad: {}", report::headline(&loaded).unwrap_or_default()));
     let config = loaded.config.clone().ok_or_else(why)?;
-    let options = Options { clock: Clock::system(), admin_token: Some(secrets.token.clone()), config_error: None };
+    let options = Options {
+        clock: Clock::system(),
+        admin_token: Some(secrets.token.clone()),
+        rejected: None,
+        reloader: Arc::new(Reloader::without_file()),
+    };
     App::build(config, options).await.map_err(serve::cannot_start)
 }
 

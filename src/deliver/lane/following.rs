@@ -25,6 +25,7 @@ impl Lane {
         if quiet_now || old.destination.quiet.is_some() {
             // What other quiet hours held or let go is decided about anew.
             self.prepared = false;
+            self.inbox.state().behind = true;
         }
         if quiet_now {
             self.keep();

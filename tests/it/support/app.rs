@@ -1,12 +1,13 @@
 //! The relay in this process: on free ports and a store in a folder of its own, its time moved by hand. Its API is asked
 //! over HTTP like that of any other; what only the rooms know stands in `handles`.
 
-use std::{ops::Deref, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use hookyard::{
     app::{App, Handles, Options},
     clock::{Clock, rfc3339_s},
     config,
+    reload::Reloader,
     secret::Secret,
 };
 use serde_json::{Value, json};
@@ -55,7 +56,12 @@ impl TestApp {
     /// Starts a relay on the store in `home`, where another may have been before.
     pub(crate) async fn start(home: Home, clock: Clock, routes: Routes) -> Self {
         let config = read(&home, routes);
-        let options = Options { clock: clock.clone(), admin_token: Some(Secret::new(TOKEN)), config_error: None };
+        let options = Options {
+            clock: clock.clone(),
+            admin_token: Some(Secret::new(TOKEN)),
+            rejected: None,
+            reloader: Arc::new(Reloader::of(home.path().join("routes.yaml"))),
+        };
         let app = App::build(config, options).await.unwrap();
         let (api, handles) = (Api::new(app.public_addr, app.admin_addr), app.handles.clone());
         Self { clock, handles, home, api, serving: tokio::spawn(app.serve()) }
@@ -74,9 +80,15 @@ impl TestApp {
         Self::start(self.home.clone(), self.clock.clone(), routes).await
     }
 
-    /// Goes by `routes` from now on; they must be good.
-    pub(crate) fn reload(&self, routes: Routes) {
-        self.handles.switch(read(&self.home, routes)).unwrap();
+    /// Writes `routes` where the relay reads them.
+    pub(crate) fn writes(&self, routes: Routes) {
+        self.home.write("routes.yaml", &in_home(&self.home, routes).text());
+    }
+
+    /// Goes by `routes` from now on; they must be good. Yields what has changed.
+    pub(crate) async fn reload(&self, routes: Routes) -> Value {
+        self.writes(routes);
+        self.posts("/api/v1/config/reload", &json!({})).await
     }
 
     /// Takes in an event of type `credential.expired` with this id.
@@ -181,10 +193,13 @@ impl TestApp {
     }
 }
 
-/// What a file with its store in `home` says.
+fn in_home(home: &Home, routes: Routes) -> Routes {
+    routes.store_at(&format!("sqlite://{}/hookyard.db", home.path().display()))
+}
+
+/// What a file in `home` says, with its store there too.
 fn read(home: &Home, routes: Routes) -> config::Config {
-    let routes = routes.store_at(&format!("sqlite://{}/hookyard.db", home.path().display()));
-    let file = config::File { path: home.path().join("routes.yaml"), text: routes.text() };
-    let loaded = config::parse(file, &config::System);
+    let path = home.write("routes.yaml", &in_home(home, routes).text());
+    let loaded = config::load(&path, &config::System);
     loaded.config.unwrap_or_else(|| panic!("{:#?}\n{}", loaded.problems, loaded.files.text()))
 }

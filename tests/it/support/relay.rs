@@ -164,6 +164,11 @@ impl Relay {
         out.into_owned()
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it wrote so far.
     pub(crate) fn log_text(&self) -> String {
         self.log.lock().unwrap().join("\n")

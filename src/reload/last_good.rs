@@ -20,7 +20,7 @@ use crate::{
 const KEY: &str = "config.last_good";
 
 /// Keeps `files` as the last good ones. A relay that cannot goes on without.
-pub(super) async fn keep(relay: &Handles, files: &Files) {
+pub(crate) async fn keep(relay: &Handles, files: &Files) {
     let kept = match relay.sealer.seal(written(files).as_bytes(), KEY.as_bytes()) {
         Ok(sealed) => relay.store.set_setting(KEY, BASE64.encode(&sealed)).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
@@ -30,15 +30,15 @@ pub(super) async fn keep(relay: &Handles, files: &Files) {
     }
 }
 
-/// The last good file that the store of this one holds, and what is wrong with the file on disk.
-pub(super) async fn find(loaded: &Loaded) -> Option<(Config, Option<String>)> {
+/// The last good file that the store of this one holds.
+pub(crate) async fn find(loaded: &Loaded) -> Option<Config> {
     let why = report::headline(loaded)?;
     let text = kept(&loaded.files).await?;
     let (main, fragments) = read_back(text, loaded.files.path());
     let older = config::parse_kept(main, fragments, &System);
     let config = older.config?;
     error!(config.error = %why, config.hash = %config.hash, "the configuration is bad: running on the last good one");
-    Some((config, Some(why)))
+    Some(config)
 }
 
 /// Names what is kept of a configuration of several files; one of a single file is kept as it is.
@@ -67,7 +67,7 @@ struct Several {
 }
 
 /// The last good file that `store`, which the good file `loaded` names at `url`, holds.
-pub(super) async fn of_store(loaded: &Loaded, url: &Secret, store: &dyn Store) -> Option<Config> {
+pub(crate) async fn of_store(loaded: &Loaded, url: &Secret, store: &dyn Store) -> Option<Config> {
     let text = open(&read(store).await?, &sealers(&loaded.files, url))?;
     let (main, fragments) = read_back(text, loaded.files.path());
     config::parse_kept(main, fragments, &System).config
