@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use hookyard::{cli, telemetry};
 
 /// What the writer's thread frees was allocated by others, which the system's allocator is slow at: with this one a relay
@@ -11,7 +10,7 @@ use hookyard::{cli, telemetry};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = cli::Args::parse(); // wrong usage ends here, with 2
+    let args = cli::Args::of_process(); // wrong usage ends here, with 2
     telemetry::logs::init(&args.log());
     match cli::run(args) {
         Ok(()) => ExitCode::SUCCESS,

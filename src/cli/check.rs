@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
 };
 
 use serde_json::json;
 
+use super::output;
 use crate::{
     config::{self, Config, Environment, Loaded, System, report},
     rehearsal::StandIns,
@@ -44,7 +45,7 @@ const BAD: u8 = 1;
 
 /// Checks the file and says what is wrong with it. Answers the exit status: 0 for a good file, 1 for a bad one.
 pub fn run(args: &Args) -> u8 {
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = output::note_coloured();
     let options = config::Options { no_secrets: args.no_secrets, effective: args.print };
     let stand_ins = StandIns::new(BTreeMap::new(), &System);
     let env: &dyn Environment = if args.no_secrets { &stand_ins } else { &System };

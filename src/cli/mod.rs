@@ -12,11 +12,13 @@ use crate::telemetry::logs::Filter;
 mod bulk;
 pub mod check;
 mod client;
+mod completions;
 mod dead_letters;
 mod deliveries;
 mod demo;
 mod events;
 mod explain;
+mod help;
 mod http;
 mod jobs;
 mod mute;
@@ -40,7 +42,7 @@ mod way;
 #[command(name = "hookyard", version, about, long_about = None, propagate_version = true)]
 pub struct Args {
     /// Which logs to write, such as `info` or `hookyard::deliver=debug,warn` [default: info; for demo and test: warn]
-    #[arg(long, global = true, env = "HOOKYARD_LOG", value_name = "FILTER")]
+    #[arg(long, global = true, env = "HOOKYARD_LOG", hide_env_values = true, value_name = "FILTER")]
     log: Option<Filter>,
     #[command(subcommand)]
     verb: Verb,
@@ -83,9 +85,15 @@ enum Verb {
     Jobs(jobs::Args),
     /// Makes the running relay go by its file as it is now.
     Reload(reload::Args),
+    Completions(completions::Args),
 }
 
 impl Args {
+    /// The arguments of this process; wrong usage ends it here, with 2.
+    pub fn of_process() -> Self {
+        help::parse()
+    }
+
     /// Which logs to write. The words of the demo and of tests are not to drown in them.
     pub fn log(&self) -> Filter {
         let quiet = matches!(self.verb, Verb::Demo(_) | Verb::Test(_));
@@ -157,6 +165,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Verb::Mute(args) => tool(mute::run(args)),
         Verb::Jobs(args) => tool(jobs::run(args)),
         Verb::Reload(args) => tool(reload::run(args)),
+        Verb::Completions(args) => completions::run(&args),
     }
 }
 
@@ -198,6 +207,7 @@ mod tests {
             "mute",
             "jobs",
             "reload",
+            "completions",
         ];
         assert_eq!(verbs, [&["serve", "check", "test", "explain", "schema", "sign", "send", "demo"][..], &asking].concat());
         for verb in &verbs {

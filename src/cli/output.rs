@@ -1,21 +1,26 @@
 //! What people and machines read: the one place that writes to stdout and stderr. Untrusted text is escaped, so that no event
 //! can act upon the terminal of whoever looks at it.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table, presets};
 use serde_json::Value;
 
-use crate::telemetry::logs::plain;
+use crate::telemetry::logs::{self, plain};
+
+/// Whether what is printed may have colours: to a terminal that has them, unless `NO_COLOR` says no (no-color.org).
+pub(super) fn coloured() -> bool {
+    logs::coloured(&io::stdout())
+}
+
+/// The same for what is said beside the data.
+pub(super) fn note_coloured() -> bool {
+    logs::coloured(&io::stderr())
+}
 
 /// Prints one line of data. A reader that has gone away needs none.
 pub(super) fn line(text: &str) {
     let _ = writeln!(io::stdout(), "{}", plain(text));
-}
-
-/// Whether what is printed may be coloured: on a terminal, unless `NO_COLOR` says otherwise.
-pub(super) fn coloured() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Prints text as it is, with its newline: for JSON, which escapes by itself.

@@ -67,7 +67,7 @@ async fn reload_on_hangups(mut hangups: Signal, handles: Handles) {
 
 /// Shows the problems; nothing is left to run on.
 fn refused(loaded: &Loaded) -> Failure {
-    output::block(&report::text(loaded, false));
+    output::block(&report::text(loaded, output::note_coloured()));
     Failure::Bad("the configuration is bad, and the store holds no good one".to_owned())
 }
 

@@ -18,6 +18,11 @@ const SHARED: [(&str, Shape); 7] = [
     ("schedules", Shape::Names("schedule")),
     ("tests", Shape::Items),
 ];
+/// Whether a fragment may hold `section`.
+pub(super) fn is_shared(section: &str) -> bool {
+    SHARED.iter().any(|(name, _)| *name == section)
+}
+
 /// What only the main file holds.
 const OWN: [&str; 9] =
     ["server", "store", "security", "defaults", "reconnect", "reconnect_url", "contacts_file", "contacts_lookup", "unmatched"];
@@ -67,7 +72,7 @@ pub(super) fn merge(root: &mut Node, fragments: Vec<Node>, cx: &mut Context) -> 
 
 fn sections(root: &Node) -> Vec<Section> {
     let section = |(key, node): &(Key, Node)| {
-        let shared = SHARED.iter().any(|(name, _)| key.name == *name);
+        let shared = is_shared(&key.name);
         let length = node.entries().len().max(node.items().len());
         Section { key: key.clone(), place: node.place, range: shared.then_some(0..length) }
     };

@@ -250,6 +250,11 @@ pub fn schema() -> serde_json::Value {
     schema::of_file(KEYS)
 }
 
+/// The same for a file that `routes.yaml` includes.
+pub fn schema_of_included() -> serde_json::Value {
+    schema::of_part(KEYS, |section| section == "version" || merge::is_shared(section))
+}
+
 /// `version`.
 struct Version;
 

@@ -318,7 +318,22 @@ impl Shape for Name {
 /// The schema of a whole file that has these keys.
 pub(super) fn of_file(keys: Keys) -> Value {
     let mut all = Definitions::default();
+    let root = Schema::map(keys, &mut all);
+    whole(root, all)
+}
+
+/// The schema of a file that has those of these keys that `has` says, any of which may be absent.
+pub(super) fn of_part(keys: Keys, has: impl Fn(&str) -> bool) -> Value {
+    let mut all = Definitions::default();
     let mut root = Schema::map(keys, &mut all);
+    root.0.remove("required");
+    if let Some(Value::Object(properties)) = root.0.get_mut("properties") {
+        properties.retain(|name, _| has(name));
+    }
+    whole(root, all)
+}
+
+fn whole(mut root: Schema, all: Definitions) -> Value {
     let mut head = Map::new();
     head.insert("$schema".to_owned(), json!("http://json-schema.org/draft-07/schema#"));
     head.insert("title".to_owned(), json!("routes.yaml of Hookyard"));

@@ -44,10 +44,15 @@ enum Reader {
 /// Sends the logs that `filter` lets through to stderr, for the rest of the process. A second call changes nothing.
 pub fn init(filter: &Filter) {
     let terminal = std::io::stderr().is_terminal();
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let reader = if terminal { Reader::Person { colour } } else { Reader::Machine };
+    let reader = if terminal { Reader::Person { colour: coloured(&std::io::stderr()) } } else { Reader::Machine };
     // Fails when somebody listens already: then there are logs.
     let _ = tracing::subscriber::set_global_default(subscriber(filter, reader, std::io::stderr));
+}
+
+/// Whether `stream` is a terminal that takes colours, and nobody asked for none (no-color.org).
+pub fn coloured(stream: &impl IsTerminal) -> bool {
+    let asked = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    stream.is_terminal() && asked("NO_COLOR").is_none() && asked("TERM").is_none_or(|term| term != "dumb")
 }
 
 fn subscriber<W>(filter: &Filter, reader: Reader, writer: W) -> Box<dyn Subscriber + Send + Sync>

@@ -33,6 +33,74 @@ async fn wrong_usage_is_2_and_help_is_0() {
 }
 
 #[tokio::test]
+async fn the_help_teaches() {
+    let home = Home::new();
+    let help = out(&home.run(&["--help"]).await);
+    for word in ["Run:", "Check:", "Look:", "Act:", "Exit status:", "NO_COLOR", "HOOKYARD_ADMIN_TOKEN"] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+    let nothing = err(&home.run(&[]).await);
+    assert!(nothing.contains("Run:") && nothing.contains("hookyard demo"), "what there is, though nothing was asked: {nothing}");
+    for arguments in [&["check", "--help"][..], &["help", "check"]] {
+        assert!(out(&home.run(arguments).await).contains("Examples:\n  hookyard check\n"), "{arguments:?}");
+    }
+}
+
+/// Each shell reads its script without a word, where the shell is at hand.
+#[tokio::test]
+async fn the_completions_of_each_shell_parse() {
+    let home = Home::new();
+    let mut parsed = Vec::new();
+    for (shell, option) in [("bash", "-n"), ("zsh", "-n"), ("fish", "-n"), ("elvish", "-compileonly"), ("powershell", "")] {
+        let output = home.run(&["completions", shell]).await;
+        let script = out(&output);
+        assert!(output.status.success() && script.contains("dead-letters") && script.contains("token-file"), "{shell}");
+        let file = home.write(&format!("completions.{shell}"), &script);
+        let Ok(read) = std::process::Command::new(shell).arg(option).arg(file).output() else { continue };
+        assert!(read.status.success() && read.stderr.is_empty(), "{shell}: {}", err(&read));
+        parsed.push(shell);
+    }
+    assert!(parsed.contains(&"bash"), "{parsed:?}");
+    assert_eq!(home.run(&["completions", "nonsense"]).await.status.code(), Some(2));
+}
+
+/// Colours are for terminals only, and for those who did not say that they want none.
+#[tokio::test]
+async fn nothing_has_colours_where_none_are_wanted() {
+    let home = Home::new();
+    home.write("routes.yaml", "version: 1\nservr: {}\n");
+    let lines =
+        [&["check"][..], &["check", "--nonsense"], &["--help"], &["help", "check"], &["serve"], &["demo", "--nonsense"], &[]];
+    for arguments in lines {
+        let mut command = home.command(arguments);
+        command.env("CLICOLOR_FORCE", "1");
+        let output = crate::support::relay::finish(command).await;
+        assert!(
+            !out(&output).contains('\u{1b}') && !err(&output).contains('\u{1b}'),
+            "{arguments:?}: no terminal: {}",
+            err(&output)
+        );
+        let plain = on_a_terminal(&home, arguments, Some("1")).await;
+        assert!(!plain.contains('\u{1b}'), "{arguments:?}: NO_COLOR: {plain}");
+    }
+    // What is tested above could have colours.
+    for arguments in [&["check"][..], &["check", "--nonsense"], &["--help"]] {
+        let coloured = on_a_terminal(&home, arguments, None).await;
+        assert!(coloured.contains("\u{1b}["), "{arguments:?}: {coloured}");
+    }
+}
+
+/// What `arguments` print on a terminal: Python opens one, and runs the binary on it.
+async fn on_a_terminal(home: &Home, arguments: &[&str], no_color: Option<&str>) -> String {
+    const SCRIPT: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
+    let inner = home.command(arguments);
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", SCRIPT]).arg(inner.get_program()).args(inner.get_args()).current_dir(home.path());
+    command.env("TERM", "xterm").env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
+    out(&crate::support::relay::finish(command).await)
+}
+
+#[tokio::test]
 async fn without_a_relay_it_is_3() {
     let home = Home::new();
     let gone = { Receiver::ok().await.addr };

@@ -140,6 +140,49 @@ async fn the_schema_refuses_every_mistake_of_shape() {
     }
 }
 
+/// What an editor offers of a key: its examples and what holds without it.
+fn offered(schema: &Value, at: &str, into: &mut Vec<Value>) {
+    if schema["description"].is_string() {
+        let examples = schema["examples"].as_array().into_iter().flatten();
+        let all = examples.chain(schema.get("default"));
+        into.extend(all.map(|value| json!({"instance": value, "at": at})));
+    }
+    let inner: Vec<(String, &Value)> = match schema {
+        Value::Object(map) => map.iter().map(|(key, value)| (key.replace('~', "~0").replace('/', "~1"), value)).collect(),
+        Value::Array(items) => items.iter().enumerate().map(|(at, value)| (at.to_string(), value)).collect(),
+        _ => Vec::new(),
+    };
+    for (key, value) in inner.into_iter().filter(|(key, _)| key != "examples" && key != "default") {
+        offered(value, &format!("{at}/{key}"), into);
+    }
+}
+
+#[tokio::test]
+async fn what_editors_offer_is_right() {
+    let mut requests = vec![json!({"schema": config::schema()})];
+    offered(&config::schema(), "", &mut requests);
+    assert!(150 < requests.len(), "{}", requests.len());
+    let verdicts = referee::judge("schema.py", requests.clone()).await;
+    for (request, verdict) in requests.iter().zip(verdicts) {
+        assert_eq!(verdict, json!([]), "{request}");
+    }
+}
+
+/// A file that is included says only what may be said by several, and no version; an editor is given a schema of its own for it.
+#[tokio::test]
+async fn a_file_that_is_included_has_its_own_schema() {
+    let rule = json!({"name": "a", "to": []});
+    let requests = [
+        json!({"schema": config::schema_of_included()}),
+        json!({"instance": {"rules": [rule]}}),
+        json!({"instance": {"version": 1, "rules": [rule]}}),
+        json!({"instance": {"rules": [rule], "server": {}}}),
+        json!({"instance": {"include": ["more.yaml"]}}),
+    ];
+    let verdicts = referee::judge("schema.py", requests.to_vec()).await;
+    assert_eq!(verdicts.iter().map(|verdict| verdict == &json!([])).collect::<Vec<_>>(), [true, true, true, false, false]);
+}
+
 #[test]
 fn the_committed_schema_is_up_to_date() {
     let committed = fs::read_to_string(tests_folder().join("../routes.schema.json")).unwrap();

@@ -1,4 +1,5 @@
-"""Judges instances by a JSON Schema: reads a list from stdin, the first item {"schema": ...}, the others {"instance": ...}.
+"""Judges instances by a JSON Schema. Reads a list from stdin, the first item {"schema": ...}, the others {"instance": ...};
+with {"at": "/properties/..."} too, by that part of the schema.
 
 Answers each with what is wrong: a list of "path: message", empty for what is right. The schema itself is held to draft 7.
 """
@@ -22,6 +23,14 @@ def said(error):
     return f"{'.'.join(str(step) for step in error.absolute_path)}: {error.message[:300]}"
 
 
+def part(pointer):
+    found = schema
+    for step in pointer.split("/")[1:]:
+        found = found[int(step)] if isinstance(found, list) else found[step.replace("~1", "/").replace("~0", "~")]
+    return found
+
+
 for request in requests[1:]:
-    verdicts.append([said(error) for error in validator.iter_errors(request["instance"])])
+    judge = validator.evolve(schema=part(request.get("at", "")))
+    verdicts.append([said(error) for error in judge.iter_errors(request["instance"])])
 json.dump(verdicts, sys.stdout)
