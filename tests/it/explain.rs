@@ -180,6 +180,40 @@ async fn messages_to_people_show_their_text_and_whom_they_reach() {
 }
 
 #[tokio::test]
+async fn a_preview_acts_for_nobody_and_asks_nobody() {
+    let (slack, api) = (Receiver::ok().await, Receiver::ok().await);
+    let reconnect = format!(
+        "reconnect: {{connector_api: \"http://{}/\", api_key: hush-key, connectors: {{google_calendar: google-calendar}}}}",
+        api.addr
+    );
+    let file = routes()
+        .interactor()
+        .server("public_url: https://relay.example.com")
+        .destination("ops", &format!("kind: slack, url: \"{}\"", slack.url()))
+        .destination("mail", "kind: email, smtp: {host: 127.0.0.1, port: 1, tls: none}, from: relay@example.com, to: contact")
+        .section(&reconnect)
+        .section(&format!("contacts_lookup: {{url: \"http://{}/people/{{namespace}}\"}}", api.addr));
+    let app = spawn_app(file.clone()).await;
+    let mut question = expired("c1");
+    question["event"]["data"]["service_id"] = "google_calendar".into();
+    let answer = app.posts("/api/v1/explain", &question).await;
+    let (ops, mail) = (of(&answer, "ops"), of(&answer, "mail"));
+    for body in [&ops["body"], &mail["body"]] {
+        let body = body.as_str().unwrap();
+        let (_, link) = body.split_once("https://relay.example.com/reconnect/").unwrap_or_else(|| panic!("{body}"));
+        assert!(link.starts_with("***"), "a link that works is a person's alone: {body}");
+    }
+    assert!(mail["unaddressed"].as_str().unwrap().contains("has not been asked"), "{mail}");
+    let home = Home::new();
+    home.write("routes.yaml", &file.text());
+    home.write("event.json", &question["event"].to_string());
+    let (status, out, err) = offline(&home, &["event.json", "--full"]).await;
+    assert!(status == Some(0) && out.contains("/reconnect/***") && out.contains("has not been asked"), "{out}{err}");
+    assert!(!format!("{answer}{out}").contains("hush-key"));
+    assert_eq!((slack.count(), api.count()), (0, 0));
+}
+
+#[tokio::test]
 async fn an_event_is_stored_written_down_or_as_its_sender_sends_it() {
     let crm = Receiver::ok().await;
     let app = spawn_app(routes().seeds().webhook("crm", &crm)).await;

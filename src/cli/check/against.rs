@@ -98,15 +98,8 @@ struct Compared {
 async fn compare(before: &mut Before, file: &ByFile, compared: &mut Compared) -> Result<(), Failure> {
     let began = Instant::now();
     while let Some(page) = before.page().await? {
-        for (uid, event, planned) in page {
-            if EVENTS_MAX <= compared.test.events || TIME_MAX < began.elapsed() {
-                compared.cut = true;
-                return Ok(());
-            }
-            let after = Summary::of(file.router(), &event);
-            compared.test.add(&uid, &planned, &after);
-            compared.test.address(file.config(), file.contacts(), &event, &after);
-            compared.oldest = Some(event.received_at);
+        if !compared.take(page, file, EVENTS_MAX, || TIME_MAX < began.elapsed()) {
+            break;
         }
     }
     Ok(())
@@ -221,6 +214,21 @@ fn read(answer: &Answer) -> Result<Planned, Failure> {
 const COLUMNS: [&str; 7] = ["name", "before", "after", "gained", "lost", "changed", "such_as"];
 
 impl Compared {
+    /// Plans `page` by the new file too; false when so many events are enough, or time is up.
+    fn take(&mut self, page: Planned, file: &ByFile, most: u64, is_late: impl Fn() -> bool) -> bool {
+        for (uid, event, planned) in page {
+            if most <= self.test.events || is_late() {
+                self.cut = true;
+                return false;
+            }
+            let after = Summary::of(file.router(), &event);
+            self.test.add(&uid, &planned, &after);
+            self.test.address(file.config(), file.contacts(), &event, &after);
+            self.oldest = Some(event.received_at);
+        }
+        true
+    }
+
     fn json(&self, hash: &str, since: Timestamp) -> Value {
         let mut answer = serde_json::to_value(&self.test).unwrap_or_default();
         answer["running_hash"] = self.hash.as_str().into();
@@ -283,4 +291,31 @@ fn row((name, change): (&String, &Change)) -> Value {
         "changed": signed("", change.changed),
         "such_as": examples.into_iter().flatten().take(2).cloned().collect::<Vec<_>>().join(" "),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::File, envelope::tests::sample};
+
+    fn page(from: i64, count: i64) -> Planned {
+        let at = |n: i64| Timestamp::from_second(1_000_000 - n).unwrap();
+        let event = |n| (format!("ev_{n}"), Envelope { received_at: at(n), ..sample() }, Summary::default());
+        (from..from + count).map(event).collect()
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_there_are_many_or_time_is_up_and_says_so() {
+        let loaded = config::parse(File { path: "routes.yaml".into(), text: "version: 1".to_owned() }, &|_: &str| None);
+        let file = ByFile::new(loaded.config.unwrap()).unwrap();
+        let mut compared = Compared::default();
+        assert!(compared.take(page(0, 4), &file, 4, || false) && !compared.cut, "so many are looked at whole");
+        assert!(!compared.take(page(4, 4), &file, 4, || false) && compared.cut);
+        let told = compared.json("new", Timestamp::UNIX_EPOCH);
+        assert_eq!((&told["data"]["events"], &told["data"]["cut"]), (&json!(4), &json!(true)));
+        assert_eq!(told["data"]["oldest_at"], rfc3339_ms(Timestamp::from_second(1_000_000 - 3).unwrap()));
+        let mut late = Compared::default();
+        assert!(!late.take(page(0, 1), &file, 4, || true) && late.cut && late.test.events == 0);
+        assert!(late.take(page(0, 0), &file, 4, || true), "nothing was left out");
+    }
 }

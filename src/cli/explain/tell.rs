@@ -7,8 +7,10 @@ use crate::{
     telemetry::logs::plain,
 };
 
+/// With more rules than these, those that are far from firing are counted only.
+const RULES_MAX: usize = 40;
 /// Lines of a body that are shown, and characters of each.
-const LINES: usize = 8;
+const LINES: usize = 12;
 const LINE_MAX: usize = 120;
 /// What begins a line that was left off.
 const MORE: &str = "…";
@@ -52,9 +54,9 @@ impl Paint {
 fn told(answer: &Value, paint: &Paint, full: bool) -> String {
     let event = &answer["event"];
     let mut lines = vec![format!("{}  {}", paint.bold(&text(event, "type")), about(event))];
-    lines.push(paint.faint(&format!("by config {}, as of {}", text(answer, "config"), text(answer, "at"))));
+    lines.push(paint.faint(&format!("by config {}, as of {}", text(answer, "config"), time(answer, "at"))));
     lines.extend(["".to_owned(), paint.bold("rules")]);
-    lines.extend(list(answer, "rules").iter().map(|it| rule(it, paint)));
+    rules(list(answer, "rules"), paint, full, &mut lines);
     if list(answer, "rules").is_empty() {
         lines.push("  none".to_owned());
     }
@@ -82,6 +84,20 @@ fn about(event: &Value) -> String {
     let more = ["namespace", "subject"].map(|name| (name, text(event, name)));
     let more: String = more.iter().filter(|(_, it)| it != "-").map(|(name, it)| format!(", {name} {it}")).collect();
     format!("{} from {}{more}", text(event, "id"), text(event, "source"))
+}
+
+/// Every rule; of very many those that fire, and those that came nearest.
+fn rules(all: &[Value], paint: &Paint, full: bool, lines: &mut Vec<String>) {
+    let far = |it: &&Value| it["matched"] != true && !it["reason"].as_str().is_some_and(|why| why.starts_with("when["));
+    let few = full || all.len() <= RULES_MAX;
+    let (shown, others): (Vec<&Value>, Vec<&Value>) = all.iter().partition(|it| few || !far(it));
+    lines.extend(shown.into_iter().map(|it| rule(it, paint)));
+    if !others.is_empty() {
+        let others = others.len();
+        lines.push(paint.faint(&format!(
+            "  ✗ {others} more that do not fit its source, type or namespace, or come behind a stop: --full shows them"
+        )));
+    }
 }
 
 fn rule(rule: &Value, paint: &Paint) -> String {
@@ -120,7 +136,7 @@ fn target(target: &Value, paint: &Paint, full: bool, lines: &mut Vec<String>) {
 /// `held until 2026-01-21T06:00:00.000Z (quiet): quiet hours nights`.
 fn fate(it: &Value, paint: &Paint) -> String {
     let mut said = paint.state(&text(it, "state"));
-    let until = text(it, "until");
+    let until = time(it, "until");
     if until != "-" {
         said += &match it["cause"].as_str() {
             Some("broken") => format!(", probed at {until}"),
@@ -159,8 +175,9 @@ fn facts(target: &Value) -> String {
         facts += &format!("; template {template} of {by}");
     }
     for (name, words) in [("order_key", "ordered by"), ("expires_at", "not worth sending after")] {
-        if text(target, name) != "-" {
-            facts += &format!("; {words} {}", text(target, name));
+        let said = if name == "order_key" { text(target, name) } else { time(target, name) };
+        if said != "-" {
+            facts += &format!("; {words} {said}");
         }
     }
     facts
@@ -184,6 +201,9 @@ fn body(target: &Value, paint: &Paint, full: bool, lines: &mut Vec<String>) {
     let content_type = text(target, "content_type");
     lines.push(format!("      {} bytes of {content_type}", text(target, "body_bytes")));
     let body = target["body"].as_str().unwrap_or_default();
+    // JSON is easier to read in lines; what is cut is none.
+    let json = serde_json::from_str::<Value>(body).ok().filter(|it| it.is_object() || it.is_array());
+    let body = json.map_or_else(|| body.to_owned(), |json| format!("{json:#}"));
     let (most, widest) = if full { (usize::MAX, usize::MAX) } else { (LINES, LINE_MAX) };
     let mut left = body.lines();
     let bar = paint.faint("│");
@@ -203,6 +223,15 @@ fn list<'v>(thing: &'v Value, name: &str) -> &'v [Value] {
 
 fn text(thing: &Value, name: &str) -> String {
     plain(&cell(thing, name))
+}
+
+/// A time without its milliseconds.
+fn time(thing: &Value, name: &str) -> String {
+    let text = text(thing, name);
+    match text.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -240,7 +269,7 @@ mod tests {
     fn one_can_read_it_at_a_glance() {
         insta::assert_snapshot!(told(&answer(), &Paint(false), false), @r#"
         credential.expired  evt_003 from interactor, namespace user_123
-        by config 3f9a1c2b4d5e, as of 2026-01-20T22:30:00.000Z
+        by config 3f9a1c2b4d5e, as of 2026-01-20T22:30:00Z
 
         rules
           ✓ reconnect → mail, ops
@@ -257,7 +286,7 @@ mod tests {
               │
               │ line
           ops  held (paused): by admin
-              then held until 2026-01-21T06:00:00.000Z (quiet): quiet hours `nights`
+              then held until 2026-01-21T06:00:00Z (quiet): quiet hours `nights`
               slack https://hooks.slack.com/***
               critical of rule failed, text of rule reconnect, by rules reconnect, failed; template short of rule reconnect; ordered by inst_1
               headers webhook-signature
@@ -278,6 +307,19 @@ mod tests {
         }
         assert_eq!(plain, told(&answer(), &Paint(false), false));
         assert!(!plain.contains('\u{1b}'), "what came with the event acts on nothing");
+    }
+
+    #[test]
+    fn of_very_many_rules_those_that_are_near_are_shown() {
+        let rule = |n: usize| match n {
+            700 => json!({"rule": "fires", "matched": true, "to": ["crm"]}),
+            800 => json!({"rule": "near", "matched": false, "reason": "when[0]: $.a is 1, wanted 2"}),
+            n => json!({"rule": format!("r{n}"), "matched": false, "reason": "type is a, wanted b"}),
+        };
+        let answer = json!({"event": {}, "verdict": "matched", "rules": (0..1000).map(rule).collect::<Vec<_>>(), "targets": []});
+        let short = told(&answer, &Paint(false), false);
+        assert!(short.contains("✓ fires → crm") && short.contains("✗ near: when[0]") && short.contains("998 more"), "{short}");
+        assert!(short.lines().count() < 10 && 1000 < told(&answer, &Paint(false), true).lines().count());
     }
 
     #[test]
