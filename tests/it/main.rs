@@ -36,6 +36,7 @@ mod policy;
 mod propose;
 mod quarantine;
 mod reconnect;
+mod rehearsal;
 mod reload;
 mod schema;
 mod secrets;

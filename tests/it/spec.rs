@@ -28,7 +28,6 @@ const fn partly(begins: &'static str, tests: &'static [&'static str], issue: &'s
     Line { begins, tests, waits: Some(issue) }
 }
 
-const TESTS: &str = "`tests:` of routes.yaml";
 const SUBSCRIPTIONS: &str = "subscriptions";
 const REPLICAS: &str = "several replicas";
 
@@ -440,7 +439,7 @@ const REST: &[Line] = &[
             "spec_gathering::a_replay_skips_throttle_digest_and_cancel_on_and_respects_quiet",
         ],
     ),
-    waits("In `tests:` of routes.yaml", TESTS),
+    shown("In `tests:` of routes.yaml", &["rehearsal::times_n_is_n_events_with_fresh_ids_and_states_speak_of_the_first"]),
 ];
 
 /// Said of the page itself.
