@@ -11,10 +11,12 @@ use serde_json::json;
 use super::output;
 use crate::{
     config::{self, Config, Environment, Loaded, System, report},
+    deliver::Reached,
     rehearsal::StandIns,
 };
 
 pub(super) mod against;
+mod online;
 
 use against::Against;
 
@@ -34,6 +36,12 @@ pub struct Args {
     /// Let variables be unset and files of `${file:…}` be missing, as where no secret is at hand.
     #[arg(long)]
     pub no_secrets: bool,
+    /// Take warnings for errors: the exit status is 1 where there is any.
+    #[arg(long)]
+    pub strict: bool,
+    /// Try each destination too, without sending it anything: names, addresses, TLS, logins and tokens.
+    #[arg(long, conflicts_with = "no_secrets")]
+    pub online: bool,
     #[command(flatten)]
     pub(super) against: Against,
 }
@@ -50,14 +58,24 @@ pub fn run(args: &Args) -> u8 {
     let stand_ins = StandIns::new(BTreeMap::new(), &System);
     let env: &dyn Environment = if args.no_secrets { &stand_ins } else { &System };
     let loaded = config::load_as(&args.config, env, options);
-    let (data, diagnostics) = if args.json { (as_json(&loaded), String::new()) } else { as_text(&loaded, colour) };
+    let reached = loaded.config.as_ref().filter(|_| args.online).map(online::reach);
+    let (data, diagnostics) =
+        if args.json { (as_json(&loaded, reached.as_deref()), String::new()) } else { as_text(&loaded, colour) };
     // A reader that has gone away needs no answer.
     let _ = io::stderr().write_all(diagnostics.as_bytes());
     // Then the comparison is the answer, and one is enough for machines.
     if !(args.json && args.against.is_asked() && loaded.config.is_some()) {
         let _ = io::stdout().write_all(data.as_bytes());
     }
-    if loaded.config.is_some() { GOOD } else { BAD }
+    if let Some(reached) = reached.as_deref().filter(|_| !args.json) {
+        online::print(reached);
+    }
+    let warned = args.strict && !loaded.problems.is_empty();
+    if warned && !args.json && loaded.config.is_some() {
+        let _ = io::stderr().write_all(b"with --strict, a warning is enough\n");
+    }
+    let all_reached = reached.iter().flatten().all(|it| it.error.is_none());
+    if loaded.config.is_some() && !warned && all_reached { GOOD } else { BAD }
 }
 
 /// What goes to stdout, and what to stderr.
@@ -80,7 +98,7 @@ fn unseen(loaded: &Loaded) -> String {
     }
 }
 
-fn as_json(loaded: &Loaded) -> String {
+fn as_json(loaded: &Loaded, reached: Option<&[Reached]>) -> String {
     let config = loaded.config.as_ref();
     let mut answer = json!({
         "ok": config.is_some(),
@@ -95,6 +113,9 @@ fn as_json(loaded: &Loaded) -> String {
     });
     if let (Some(_), Some(effective), Some(answer)) = (config, &loaded.effective, answer.as_object_mut()) {
         answer.insert("effective".to_owned(), effective.clone());
+    }
+    if let (Some(reached), Some(answer)) = (reached, answer.as_object_mut()) {
+        answer.insert("online".to_owned(), online::as_json(reached).into());
     }
     format!("{answer:#}\n")
 }
@@ -115,7 +136,7 @@ mod tests {
     fn args(folder: &Path, text: &str, json: bool) -> Args {
         let config = folder.join("routes.yaml");
         fs::write(&config, text).unwrap();
-        Args { config, json, print: false, no_secrets: false, against: Against::default() }
+        Args { config, json, print: false, no_secrets: false, strict: false, online: false, against: Against::default() }
     }
 
     fn loaded(text: &str) -> Loaded {
@@ -127,9 +148,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(run(&args(folder.path(), "version: 1", false)), GOOD);
         assert_eq!(run(&args(folder.path(), "version: 1\nservr: {}", true)), BAD);
-        let against = Against::default();
-        let none = Args { config: folder.path().join("none.yaml"), json: false, print: true, no_secrets: true, against };
-        assert_eq!(run(&none), BAD);
+        let none = Args { config: folder.path().join("none.yaml"), ..args(folder.path(), "version: 1", false) };
+        assert_eq!(run(&Args { print: true, no_secrets: true, ..none }), BAD);
+        let warned = "version: 1\ndestinations: {n8n: {kind: n8n, url: 'https://n8n.example.com/webhook/abc'}}";
+        assert_eq!(run(&args(folder.path(), warned, false)), GOOD);
+        assert_eq!(run(&Args { strict: true, ..args(folder.path(), warned, false) }), BAD);
+        assert_eq!(run(&Args { strict: true, online: true, ..args(folder.path(), "version: 1", true) }), GOOD);
     }
 
     #[test]
@@ -144,11 +168,11 @@ mod tests {
 
     #[test]
     fn json_is_one_object() {
-        let answer: serde_json::Value = serde_json::from_str(&as_json(&loaded("version: 1\nservr: {}"))).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&as_json(&loaded("version: 1\nservr: {}"), None)).unwrap();
         assert_eq!((&answer["ok"], &answer["rules"]), (&json!(false), &json!(null)));
         assert_eq!(answer["problems"][0]["col"], 1);
         assert_eq!(answer["problems"][0]["fix"], "server");
-        let answer: serde_json::Value = serde_json::from_str(&as_json(&loaded("version: 1"))).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&as_json(&loaded("version: 1"), None)).unwrap();
         assert_eq!((&answer["ok"], &answer["rules"], &answer["problems"]), (&json!(true), &json!(0), &json!([])));
     }
 }

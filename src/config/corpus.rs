@@ -4,7 +4,9 @@
 //! Each of the first two begins with what is expected of it, one line for each problem, independent of the snapshots:
 //! `# expect: unknown-key 12:5..12` is its code, its line, its first column and the one past its last (where given).
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use regex::Regex;
 
 use super::*;
 
@@ -45,7 +47,7 @@ fn cases(folder: &str) -> Vec<Case> {
 
 fn case(path: &Path) -> Case {
     let text = fs::read_to_string(path).unwrap();
-    let loaded = parse(File { path: path.to_owned(), text: text.clone() }, &env);
+    let loaded = load(path, &env);
     Case { name: path.file_stem().unwrap().to_str().unwrap().to_owned(), text, loaded }
 }
 
@@ -124,4 +126,40 @@ fn what_is_right_is_taken_without_a_word() {
 #[test]
 fn what_is_probably_not_meant_is_told_and_taken_all_the_same() {
     hold("warned", true);
+}
+
+/// The codes that the sources of this crate note problems with.
+fn codes(folder: &Path, found: &mut BTreeSet<String>) {
+    let noted = Regex::new(r#"(?s)\b(?:error|warning|unknown|refused)\(\s*(?:cx,\s*)?(?:Severity::\w+,\s*)?"([a-z]+(?:-[a-z]+)*)""#).unwrap();
+    let described = Regex::new(r#"\(\s*"((?:bad|too|repeated)-[a-z]+)",\s"#).unwrap();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            codes(&path, found);
+            continue;
+        }
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.contains("tests") || name == "corpus.rs" || !name.ends_with(".rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.split("#[cfg(test)]\n").next().unwrap();
+        found.extend(noted.captures_iter(text).map(|it| it[1].to_owned()));
+        if name == "yaml.rs" {
+            found.extend(described.captures_iter(text).map(|it| it[1].to_owned()));
+        }
+    }
+}
+
+#[test]
+fn every_code_has_a_file() {
+    let mut found = BTreeSet::new();
+    for room in ["config", "contacts", "deliver", "ingest", "reconnect", "rehearsal", "route"] {
+        codes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room), &mut found);
+    }
+    let expected = cases("broken").into_iter().chain(cases("warned")).flat_map(|case| case.expected());
+    let shown: BTreeSet<String> = expected.filter_map(|it| Some(it.split_once(' ')?.0.to_owned())).collect();
+    assert!(60 < found.len() && found.contains("too-large") && found.contains("bad-url"), "{found:?}");
+    let missing: Vec<_> = found.difference(&shown).collect();
+    assert!(missing.is_empty(), "no file of the corpus shows {missing:?}");
 }

@@ -212,10 +212,12 @@ impl Resolver<'_> {
                 if let Some(value) = self.stand_in(name) {
                     return Some(value);
                 }
-                let note = format!("needed by {}", self.needed_by());
-                let help = format!("export it, read a file with ${{file:/run/secrets/…}}, or give a default: ${{{name}:-…}}");
+                let label = format!("needed by {}", self.needed_by());
+                let help = format!(
+                    "export it, read a file with ${{file:/run/secrets/…}}, give a default with ${{{name}:-…}}, or run check --no-secrets"
+                );
                 let message = format!("environment variable {name} is not set");
-                self.cx.error("unset-env", place, message).help(help).note(note);
+                self.cx.error("unset-env", place, message).help(help).label(label);
                 None
             }
         }
@@ -383,7 +385,7 @@ mod tests {
                 problem.code,
                 problem.message,
                 problem.place.start,
-                problem.note.unwrap_or_default()
+                problem.label.or(problem.note).unwrap_or_default()
             ));
         }
         insta::assert_snapshot!(out, @r##"

@@ -309,6 +309,11 @@ async fn read(mut from: Incoming, max: usize, mut deadline: Pin<&mut Sleep>) -> 
 }
 
 fn failure(error: &Error) -> Failure {
+    failure_of(error, error.is_connect())
+}
+
+/// What `error` comes to, which befell us while we were `connecting` or later.
+pub(super) fn failure_of(error: &(dyn StdError + 'static), connecting: bool) -> Failure {
     let kind = if find::<Forbidden>(error) {
         FailureKind::Forbidden
     } else if timed_out(error) {
@@ -317,7 +322,7 @@ fn failure(error: &Error) -> Failure {
         FailureKind::Dns
     } else if find::<rustls::Error>(error) {
         FailureKind::Tls
-    } else if error.is_connect() {
+    } else if connecting {
         FailureKind::Connect
     } else {
         FailureKind::Closed
@@ -331,12 +336,12 @@ fn chain<'e>(error: &'e (dyn StdError + 'static)) -> impl Iterator<Item = &'e (d
 }
 
 /// The last message of the chain: what the system or the other side said.
-fn innermost(error: &Error) -> String {
+fn innermost(error: &(dyn StdError + 'static)) -> String {
     chain(error).last().map_or_else(String::new, ToString::to_string)
 }
 
 /// Whether a wait of the system's or of hyper's own is over: for the connection, for an HTTP/2 pong.
-fn timed_out(error: &Error) -> bool {
+fn timed_out(error: &(dyn StdError + 'static)) -> bool {
     let io = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
     chain(error).any(|error| error.downcast_ref().is_some_and(io) || error.downcast_ref().is_some_and(hyper::Error::is_timeout))
 }

@@ -139,6 +139,16 @@ impl Endpoint {
         Self { url, ready, headers, tls: TlsProfile::default(), signing: None }
     }
 
+    /// Where it is.
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// What `routes.yaml` and the kind send along with every request.
+    pub(super) fn own_headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// Whether anything is signed.
     pub(super) fn signs(&self) -> bool {
         self.signing.is_some()

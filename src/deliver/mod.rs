@@ -53,6 +53,7 @@ pub mod preview;
 pub mod quiet;
 mod record;
 mod rehearsing;
+mod reach;
 mod reports;
 pub mod retry;
 mod roster;
@@ -72,6 +73,7 @@ mod tests;
 
 pub use attempt::Site;
 pub use rehearsing::{Rehearsing, Turn};
+pub use reach::{Reached, reach};
 pub use reports::Heard;
 pub use roster::Prepared;
 pub use shown::relay_headers;

@@ -27,6 +27,7 @@ mod inbound_standard;
 mod inbound_trigger;
 mod messages;
 mod metrics;
+mod online;
 mod operate;
 mod outbound;
 mod own_events;

@@ -22,6 +22,7 @@ use crate::{
         attempt::{Tried, Try},
         client::{Answer, Failure, FailureKind},
         endpoint::{Body, Endpoint, read_url, url},
+        reach::{Asking, Unreached},
         making::{Draft, Making},
     },
     envelope::{Envelope, JSON},
@@ -30,6 +31,7 @@ use crate::{
     secret::Secret,
     sign::sha256,
     store,
+    telemetry::logs::plain,
 };
 
 mod answer;
@@ -124,6 +126,23 @@ impl Slack {
             Some(Bot { channel: Channel::Contact, .. }) => Audience::Namespace,
             _ => Audience::Same,
         }
+    }
+
+    /// Whether it writes as a bot, which can be asked who it is.
+    pub(in crate::deliver) fn is_bot(&self) -> bool {
+        self.bot.is_some()
+    }
+
+    /// Asks Slack whose token it is (`auth.test`); writes nothing.
+    pub(in crate::deliver) async fn reach(&self, asking: &Asking<'_>) -> Result<String, Unreached> {
+        let answer = asking.ask("chat.postMessage", "auth.test", true).await?;
+        let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let word = |name: &str| said.get(name).and_then(Value::as_str).map(|text| plain(text));
+        if said.get("ok") == Some(&Value::Bool(true)) {
+            return Ok(format!("Slack knows the token: {} of {}", word("user").unwrap_or_default(), word("team").unwrap_or_default()));
+        }
+        let code = word("error").unwrap_or_else(|| format!("http_{}", answer.status));
+        Err(Unreached { said: format!("Slack does not take the token: {code}"), code })
     }
 
     pub(super) fn template(&self) -> Option<&TemplateRef> {

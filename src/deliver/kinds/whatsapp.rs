@@ -19,6 +19,7 @@ use crate::{
         client::{Failure, FailureKind},
         endpoint::{Body, Endpoint, read_url, url},
         making::{Draft, Making},
+        reach::{Asking, Unreached},
     },
     envelope::{Envelope, Name},
     json,
@@ -27,6 +28,7 @@ use crate::{
     secret::Secret,
     sign::{Algorithm, Key, base64},
     store::{Cause, Rendered},
+    telemetry::logs::plain,
 };
 
 mod answer;
@@ -147,6 +149,24 @@ impl Whatsapp {
             Recipients::Contact => Audience::Namespace,
             Recipients::Path { path, .. } => Audience::At(path.clone()),
         }
+    }
+
+    /// Asks Twilio for the account; sends nothing.
+    pub(in crate::deliver) async fn reach(&self, asking: &Asking<'_>) -> Result<String, Unreached> {
+        let answer = asking.ask("/Messages.json", ".json", false).await?;
+        let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let word = |name: &str| said.get(name).map(|value| plain(value.as_str().unwrap_or(&value.to_string())));
+        if answer.status == 200 {
+            return match word("status").as_deref() {
+                Some("active") => Ok("Twilio knows the account, which is active".to_owned()),
+                other => {
+                    let said = format!("Twilio says that the account is {}", other.unwrap_or("something else"));
+                    Err(Unreached { said, code: "account".to_owned() })
+                }
+            };
+        }
+        let code = word("code").map_or_else(|| format!("http_{}", answer.status), |code| format!("twilio_{code}"));
+        Err(Unreached { code, said: word("message").unwrap_or_else(|| "Twilio does not take the credentials".to_owned()) })
     }
 
     pub(super) fn templates(&self) -> Vec<&TemplateRef> {

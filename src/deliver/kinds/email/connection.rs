@@ -72,7 +72,7 @@ impl Pool {
         let old: Vec<_> = idle.extract_if(.., |it| !fresh(it)).collect();
         let last = idle.pop();
         drop(idle);
-        old.into_iter().for_each(Connection::farewell);
+        old.into_iter().for_each(Connection::leave);
         last
     }
 
@@ -85,7 +85,7 @@ impl Pool {
             idle.push(connection);
         } else {
             drop(idle);
-            connection.farewell();
+            connection.leave();
         }
     }
 }
@@ -118,12 +118,16 @@ impl Connection {
     }
 
     /// Says goodbye, beside the way.
-    pub(super) fn farewell(mut self) {
+    pub(super) fn leave(self) {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let _ = timeout(FAREWELL, self.smtp.quit()).await;
-            });
+            runtime.spawn(self.farewell());
         }
+    }
+
+    /// Says goodbye, and waits a moment for the answer.
+    pub(super) async fn farewell(mut self) {
+        // All that counts has been said by now.
+        let _ = timeout(FAREWELL, self.smtp.quit()).await;
     }
 }
 

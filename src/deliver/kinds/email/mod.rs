@@ -25,6 +25,8 @@ use crate::{
         client::FailureKind,
         connect::Forbidden,
         making::{Draft, Making},
+        policy::AddressPolicy,
+        reach::Unreached,
         stage::Stage,
         tls::TlsProfile,
     },
@@ -103,6 +105,14 @@ impl Email {
 
     pub(super) fn masked_url(&self) -> String {
         self.server.masked_url()
+    }
+
+    /// Greets the mail server, under TLS and with its login where it has one, and says goodbye; hands in nothing.
+    pub(in crate::deliver) async fn reach(&self, policy: &AddressPolicy) -> Result<String, Unreached> {
+        let opened = Connection::open(&self.server, policy, &self.from.domain).await;
+        let connection = opened.map_err(|refused| Unreached { code: refused.error, said: refused.said })?;
+        connection.farewell().await;
+        Ok(if self.server.login.is_some() { "the mail server takes the login" } else { "the mail server greets" }.to_owned())
     }
 
     /// Who reads its mails: as its recipients are found.
@@ -221,7 +231,7 @@ impl Email {
                 // It was idle for longer than the server waits: nothing was said of the mail yet.
                 Err(refused) if was_used && refused.is_stale() => {}
                 Err(refused) => {
-                    connection.farewell();
+                    connection.leave();
                     return Err(refused);
                 }
             }
@@ -266,7 +276,7 @@ impl Email {
                     let refused = Refused::by(&error);
                     // The connection is over, or we are: nothing more can be asked.
                     if refused.is_stale() || refused.code.is_none() || refused.meaning == Meaning::Target {
-                        connection.farewell();
+                        connection.leave();
                         return Err(refused);
                     }
                     progress.refuse(&[index], &refused);
@@ -276,7 +286,7 @@ impl Email {
         if accepted.is_empty() {
             match connection.smtp.command(Rset).await {
                 Ok(_) => self.pool.put(connection),
-                Err(_) => connection.farewell(),
+                Err(_) => connection.leave(),
             }
             return Ok(());
         }
@@ -295,7 +305,7 @@ impl Email {
                 Ok(())
             }
             Err(error) => {
-                connection.farewell();
+                connection.leave();
                 Err(Refused::by(&error))
             }
         }
