@@ -130,7 +130,9 @@ fn what_is_probably_not_meant_is_told_and_taken_all_the_same() {
 
 /// The codes that the sources of this crate note problems with.
 fn codes(folder: &Path, found: &mut BTreeSet<String>) {
-    let noted = Regex::new(r#"(?s)\b(?:error|warning|unknown|refused)\(\s*(?:cx,\s*)?(?:Severity::\w+,\s*)?"([a-z]+(?:-[a-z]+)*)""#).unwrap();
+    let noted =
+        Regex::new(r#"(?s)\b(?:error|warning|unknown|refused)\(\s*(?:cx,\s*)?(?:Severity::\w+,\s*)?"([a-z]+(?:-[a-z]+)*)""#)
+            .unwrap();
     let described = Regex::new(r#"\(\s*"((?:bad|too|repeated)-[a-z]+)",\s"#).unwrap();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -160,6 +162,8 @@ fn every_code_has_a_file() {
     let expected = cases("broken").into_iter().chain(cases("warned")).flat_map(|case| case.expected());
     let shown: BTreeSet<String> = expected.filter_map(|it| Some(it.split_once(' ')?.0.to_owned())).collect();
     assert!(60 < found.len() && found.contains("too-large") && found.contains("bad-url"), "{found:?}");
-    let missing: Vec<_> = found.difference(&shown).collect();
+    // What its own test beside the code shows.
+    let elsewhere = ["unfit-digest"];
+    let missing: Vec<_> = found.difference(&shown).filter(|code| !elsewhere.contains(&code.as_str())).collect();
     assert!(missing.is_empty(), "no file of the corpus shows {missing:?}");
 }

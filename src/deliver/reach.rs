@@ -138,7 +138,10 @@ impl<'e> Asking<'e> {
     /// What the URL answers that ends in `other` where the endpoint's ends in `end`, with the endpoint's credentials: to a `post`, or to a `GET`.
     pub(super) async fn ask(&self, end: &str, other: &str, post: bool) -> Result<Answer, Unreached> {
         let url = ending(self.endpoint.url(), end, other).and_then(|url| ReadyUrl::new(&url));
-        let url = url.ok_or_else(|| Unreached { code: FailureKind::Request.code().to_owned(), said: "no request can carry this URL".to_owned() })?;
+        let url = url.ok_or_else(|| Unreached {
+            code: FailureKind::Request.code().to_owned(),
+            said: "no request can carry this URL".to_owned(),
+        })?;
         let (headers, deadline) = (self.endpoint.own_headers().clone(), Instant::now() + TIME_MAX);
         let answer = if post {
             self.http.send(Post { url: &url, headers, body: Bytes::new(), answer_max: ANSWER_MAX, deadline }).await

@@ -20,8 +20,12 @@ async fn check(home: &Home) -> (Option<i32>, Vec<(String, bool, String, String)>
 
 #[tokio::test]
 async fn every_kind_is_reached_in_its_own_way_and_sent_nothing() {
-    let (n8n, slack, twilio, mail) =
-        (Receiver::ok().await, Receiver::start([says(200, r#"{"ok":true,"user":"relay","team":"Acme"}"#)]).await, Receiver::start([says(200, r#"{"status":"active"}"#)]).await, MailServer::start().await);
+    let (n8n, slack, twilio, mail) = (
+        Receiver::ok().await,
+        Receiver::start([says(200, r#"{"ok":true,"user":"relay","team":"Acme"}"#)]).await,
+        Receiver::start([says(200, r#"{"status":"active"}"#)]).await,
+        MailServer::start().await,
+    );
     let home = Home::new();
     let file = routes()
         .interactor()
@@ -66,7 +70,14 @@ async fn what_cannot_be_reached_is_told_with_its_reason_and_fails() {
     assert_eq!(status, Some(1), "{rows:?}");
     assert_eq!(
         errors,
-        [("gone", "connect"), ("private", "address_forbidden"), ("nowhere", "dns"), ("ops", "invalid_auth"), ("call", "twilio_20003"), ("mail", "smtp_554")]
+        [
+            ("gone", "connect"),
+            ("private", "address_forbidden"),
+            ("nowhere", "dns"),
+            ("ops", "invalid_auth"),
+            ("call", "twilio_20003"),
+            ("mail", "smtp_554")
+        ]
     );
     assert!(!rows.iter().any(|row| row.3.contains("hush")), "{rows:?}");
 }

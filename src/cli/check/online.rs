@@ -24,17 +24,20 @@ pub(super) fn reach(config: &Config) -> Vec<Reached> {
 
 /// What came of it, for machines.
 pub(super) fn as_json(reached: &[Reached]) -> Vec<Value> {
-    reached.iter().map(|it| {
-        json!({
-            "target": it.target.as_str(),
-            "kind": it.kind,
-            "url": it.url,
-            "ok": it.error.is_none(),
-            "error": it.error,
-            "detail": it.detail,
-            "ms": u64::try_from(it.duration.as_millis()).unwrap_or(u64::MAX),
+    reached
+        .iter()
+        .map(|it| {
+            json!({
+                "target": it.target.as_str(),
+                "kind": it.kind,
+                "url": it.url,
+                "ok": it.error.is_none(),
+                "error": it.error,
+                "detail": it.detail,
+                "ms": u64::try_from(it.duration.as_millis()).unwrap_or(u64::MAX),
+            })
         })
-    }).collect()
+        .collect()
 }
 
 /// Prints what came of it, a line for each destination.

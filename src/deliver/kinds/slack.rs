@@ -22,8 +22,8 @@ use crate::{
         attempt::{Tried, Try},
         client::{Answer, Failure, FailureKind},
         endpoint::{Body, Endpoint, read_url, url},
-        reach::{Asking, Unreached},
         making::{Draft, Making},
+        reach::{Asking, Unreached},
     },
     envelope::{Envelope, JSON},
     render::SlackMessage,
@@ -139,7 +139,11 @@ impl Slack {
         let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let word = |name: &str| said.get(name).and_then(Value::as_str).map(|text| plain(text));
         if said.get("ok") == Some(&Value::Bool(true)) {
-            return Ok(format!("Slack knows the token: {} of {}", word("user").unwrap_or_default(), word("team").unwrap_or_default()));
+            return Ok(format!(
+                "Slack knows the token: {} of {}",
+                word("user").unwrap_or_default(),
+                word("team").unwrap_or_default()
+            ));
         }
         let code = word("error").unwrap_or_else(|| format!("http_{}", answer.status));
         Err(Unreached { said: format!("Slack does not take the token: {code}"), code })
