@@ -64,6 +64,8 @@ pub(crate) enum Scenario {
     Footprint,
     /// Memory while many events wait for a target that is down
     Backlog,
+    /// Loading ten thousand rules, and planning an event that one of them matches
+    Rules,
     /// A long steady run with short retention, minute by minute
     Soak,
 }
@@ -101,9 +103,9 @@ impl Options {
         self.wants(Scenario::Ingest) || self.wants(Scenario::Delivery)
     }
 
-    /// Whether anything but the soak is to be measured: only the soak starts with an empty store.
+    /// Whether anything is to be measured on a filled store, which the soak and the rules are not.
     pub(crate) fn wants_rounds(&self) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| *only != Scenario::Soak)
+        self.only.is_empty() || self.only.iter().any(|only| !matches!(only, Scenario::Soak | Scenario::Rules))
     }
 
     /// How long each measurement counts.

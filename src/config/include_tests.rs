@@ -242,7 +242,7 @@ fn what_cannot_be_read_is_blamed_on_the_file() {
     insta::assert_snapshot!(said(folder.path(), &load_in(folder.path())), @r##"
     routes.d/device.yaml:1:1 unreadable-file: routes.d/device.yaml cannot be read: it is a device, not a file
     routes.d/folder.yaml:1:1 unreadable-file: routes.d/folder.yaml cannot be read: it is a folder, not a file
-    routes.d/large.yaml:1:1 unreadable-file: the file is larger than 1 MiB | put a part of it into a file of its own, and that under `include`
+    routes.d/large.yaml:1:1 unreadable-file: the file is larger than 4 MiB | put a part of it into a file of its own, and that under `include`
     routes.d/latin.yaml:2:4 unreadable-file: this is not UTF-8
     routes.d/link.yaml:1:1 unreadable-file: routes.d/link.yaml cannot be read: it is a link to a file that does not exist
     routes.d/pipe.yaml:1:1 unreadable-file: routes.d/pipe.yaml cannot be read: it is a pipe, not a file
@@ -260,7 +260,7 @@ fn too_many_or_too_large_files_are_refused_at_the_pattern() {
     let large: Vec<(&str, &str)> = large.iter().map(|(name, text)| (name.as_str(), *text)).collect();
     insta::assert_snapshot!(told(MAIN, &large), @"routes.yaml:2:11 [include[0]] too-large: `include` names more than 256 files, or 16 MiB together");
     let items = format!("rules: [{}]", "{to: []},".repeat(yaml::NODES_MAX / 5));
-    insta::assert_snapshot!(told(MAIN, &[("routes.d/a.yaml", &items), ("routes.d/b.yaml", &items)]), @"routes.d/b.yaml:1:239828 too-large: the configuration holds more than 200000 keys and values");
+    insta::assert_snapshot!(told(MAIN, &[("routes.d/a.yaml", &items), ("routes.d/b.yaml", &items)]), @"routes.d/b.yaml:1:479827 too-large: the configuration holds more than 400000 keys and values");
 }
 
 #[test]

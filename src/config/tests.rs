@@ -327,7 +327,7 @@ fn a_file_that_cannot_be_read_is_a_problem() {
     };
     assert_eq!(said("none.yaml", None), ("/none.yaml cannot be read: No such file or directory (os error 2)".into(), 0));
     assert_eq!(said("latin.yaml", Some(b"a: b\nc: \xe9\n")), ("this is not UTF-8".into(), 8));
-    assert_eq!(said("large.yaml", Some(&vec![0xff; 5 << 20])), ("the file is larger than 1 MiB".into(), 0));
+    assert_eq!(said("large.yaml", Some(&vec![0xff; 5 << 20])), ("the file is larger than 4 MiB".into(), 0));
     fs::write(folder.path().join("bom.yaml"), "\u{feff}version: 1\n").unwrap();
     assert!(load(&folder.path().join("bom.yaml"), &nothing).config.is_some());
 }

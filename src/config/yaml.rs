@@ -19,13 +19,13 @@ use super::{
     tree::{Key, Node, Place, Value},
 };
 
-/// Largest file, in bytes.
-pub const FILE_MAX: usize = 1024 * 1024;
+/// Largest file, in bytes: ten thousand rules of a few lines each.
+pub const FILE_MAX: usize = 4 * 1024 * 1024;
 /// How deep lists and maps may nest.
 const DEPTH_MAX: usize = 32;
 /// How many keys, values, lists and maps all files together may hold; what aliases stand for counts again.
-/// Ten thousand rules of ten each, and as much again.
-pub(super) const NODES_MAX: usize = 200_000;
+/// Ten thousand rules of twenty each, and as much again.
+pub(super) const NODES_MAX: usize = 400_000;
 /// How much of that aliases may stand for.
 const REPLAYED_MAX: usize = 50_000;
 /// How many aliases (`*name`) a file may hold.

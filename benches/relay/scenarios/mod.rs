@@ -30,6 +30,7 @@ mod ingest;
 mod isolation;
 mod latency;
 mod reload;
+mod rules;
 mod soak;
 
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -76,6 +77,10 @@ impl Bench {
     pub(crate) async fn run(&mut self) -> Outcome {
         if self.options.store_url.is_some() {
             self.results.note("one given store was used for everything: it grew from figure to figure and was never empty");
+        }
+        if self.options.wants(Scenario::Rules) {
+            say("ten thousand rules");
+            rules::run(self)?;
         }
         if self.options.wants_rounds() {
             say(format!("filling the store with {} events", self.options.prefill));
