@@ -14,7 +14,7 @@ use crate::support::{referee, seeds::tests_folder};
 
 /// Mistakes that no schema can see: of YAML, what a name, a reference or a file stands for, what makes sense beside another value,
 /// and what the languages within say (globs, Jinja, regular expressions, base64). In one place: all else is a mistake of shape.
-const BEYOND: [&str; 27] = [
+const BEYOND: [&str; 31] = [
     "bad-ca-file",
     "bad-contacts-file",
     "bad-digest",
@@ -27,8 +27,11 @@ const BEYOND: [&str; 27] = [
     "bad-secret",
     "bad-template",
     "https-required",
+    "misplaced-key",
+    "nested-include",
     "no-contacts",
     "no-secret",
+    "no-such-file",
     "repeated-key",
     "repeated-path",
     "reserved-header",
@@ -38,6 +41,7 @@ const BEYOND: [&str; 27] = [
     "too-deep",
     "unfit-template",
     "unknown-destination",
+    "unknown-rule",
     "unknown-schedule",
     "unknown-template",
     "unreadable-file",
