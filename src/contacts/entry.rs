@@ -242,4 +242,11 @@ mod tests {
         assert!(ways_of_json(&serde_json::json!(["a@b.example"])).is_err());
         assert!(contact_of_json(&serde_json::json!({"namespace": "a", "email": "nobody"})).is_err());
     }
+
+    #[test]
+    fn what_a_service_answers_may_hold_null_for_what_there_is_not() {
+        let found = ways_of_json(&serde_json::json!({"email": null, "slack": "U012AB3CD", "whatsapp": null, "name": "Dana"}));
+        assert!(found.is_ok_and(|found| found.slack.is_some() && found.email.is_empty()));
+        assert_eq!(ways_of_json(&serde_json::json!({"email": null})), Ok(Found::default()));
+    }
 }

@@ -19,32 +19,36 @@ use crate::{
     render,
 };
 
-/// Pages and followed links per client address. Whoever sits behind a proxy shares its address, so the burst is generous.
-const RATE: Rate = Rate { count: 60, per: Duration::from_secs(60), burst: 60 };
+/// Followed links per client address: each asks the connector API.
+const FOLLOWED: Rate = Rate { count: 60, per: Duration::from_secs(60), burst: 60 };
+/// Pages per client address. Whoever sits behind a proxy shares its address, and mail scanners open every link that is sent.
+const SHOWN: Rate = Rate { count: 100, per: Duration::from_secs(1), burst: 3000 };
 
 /// What the pages work with.
 #[derive(Clone)]
 struct Pages {
     reconnecting: Live<Reconnecting>,
-    limit: Arc<Keyed<Client>>,
+    shown: Arc<Keyed<Client>>,
+    followed: Arc<Keyed<Client>>,
 }
 
 /// The pages of reconnect links.
 pub fn router(reconnecting: Live<Reconnecting>, clock: &Clock) -> Router {
-    let pages = Pages { reconnecting, limit: Arc::new(Keyed::new(RATE, clock)) };
+    let limit = |rate| Arc::new(Keyed::new(rate, clock));
+    let pages = Pages { reconnecting, shown: limit(SHOWN), followed: limit(FOLLOWED) };
     let path = format!("{PATH}/{{link}}");
     Router::new().route(&path, get(show).post(follow).fallback(wrong_method)).with_state(pages)
 }
 
 async fn show(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<SocketAddr>, Path(link): Path<String>) -> Response {
-    match pages.admit(peer, &link) {
+    match pages.admit(&pages.shown, peer, &link) {
         Ok(grant) => button(&grant),
         Err(refused) => *refused,
     }
 }
 
 async fn follow(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<SocketAddr>, Path(link): Path<String>) -> Response {
-    let grant = match pages.admit(peer, &link) {
+    let grant = match pages.admit(&pages.followed, peer, &link) {
         Ok(grant) => grant,
         Err(refused) => return *refused,
     };
@@ -73,9 +77,9 @@ async fn wrong_method() -> Response {
 }
 
 impl Pages {
-    /// What `link` stands for, unless this client asks too often.
-    fn admit(&self, peer: SocketAddr, link: &str) -> Result<Grant, Box<Response>> {
-        if let Err(limited) = self.limit.take(&Client::of(peer.ip())) {
+    /// What `link` stands for, unless this client asks more often than `limit` allows.
+    fn admit(&self, limit: &Keyed<Client>, peer: SocketAddr, link: &str) -> Result<Grant, Box<Response>> {
+        if let Err(limited) = limit.take(&Client::of(peer.ip())) {
             let mut response = page(StatusCode::TOO_MANY_REQUESTS, "Too often", "<p>Please wait a moment, then try again.</p>");
             let seconds = limited.wait.as_secs().saturating_add(1);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

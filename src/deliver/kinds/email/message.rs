@@ -89,3 +89,61 @@ pub(super) fn address(mailbox: &Mailbox) -> Address {
 fn date(at: Timestamp) -> SystemTime {
     SystemTime::from(at)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{envelope::EventUid, render::SlackMessage};
+
+    fn mail(subject: &str, name: &str, text: &str) -> String {
+        let from = Mailbox::parse("Relay <relay@example.com>").unwrap();
+        let dana = Mailbox { name: Some(name.to_owned()), ..Mailbox::parse("dana@example.com").unwrap() };
+        let message = Message {
+            subject: subject.to_owned(),
+            text: text.to_owned(),
+            html: format!("<p>{text}</p>"),
+            short: String::new(),
+            slack: SlackMessage { text: String::new(), color: None, blocks: Vec::new() },
+            failed: None,
+        };
+        let delivery = DeliveryId { event: EventUid { salt: 1, seq: 2 }, n: 1 };
+        let (list, at) = (Name::from("mail"), "2026-01-20T12:00:00Z".parse().unwrap());
+        let to = [dana];
+        let parts = Parts { from: &from, to: &to, list: &list, delivery, thread: Some("key"), at, message: &message };
+        String::from_utf8(bytes(&parts).unwrap()).unwrap()
+    }
+
+    /// What any server takes: ASCII in lines of at most 998 bytes (RFC 5322, 2.1.1), no CR or LF alone, each header once.
+    fn hold(mail: &str) {
+        assert!(mail.is_ascii(), "{mail}");
+        for line in mail.split("\r\n") {
+            assert!(line.len() <= 998 && !line.contains(['\r', '\n']), "{line}");
+        }
+        let head = mail.split("\r\n\r\n").next().unwrap().to_lowercase();
+        let mut names: Vec<&str> =
+            head.lines().filter(|line| !line.starts_with([' ', '\t'])).filter_map(|line| line.split(':').next()).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(all, names.len(), "{head}");
+        assert!(!names.contains(&"bcc"), "{head}");
+    }
+
+    #[test]
+    fn long_lines_and_dots_are_no_harm() {
+        hold(&mail("s", "Dana", &"x".repeat(50_000)));
+        hold(&mail("s", "Dana", &"ü".repeat(50_000)));
+        hold(&mail("s", "Dana", ".\n.\n..\nBcc: x@example.com\n"));
+        hold(&mail(&"s".repeat(200), &"n".repeat(200), "t"));
+        hold(&mail(&"ü😀 ".repeat(66), &"ü😀\" ".repeat(50), "t"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_subject_and_no_name_breaks_a_header(subject in "[^\\p{Cc}]{0,200}", name in "[^\\p{Cc}<>]{1,100}", text in "[a\r\n.ü ]{0,300}") {
+            hold(&mail(&subject, &name, &text));
+        }
+    }
+}
