@@ -166,3 +166,22 @@ async fn recipients_of_an_event() {
     let numbers = Recipients::<Number>::Contact.of(&event, &contacts).await;
     assert_eq!(numbers.unwrap_err().to_string(), "no contact has a number such as +15550100 for this namespace, nor has `*`");
 }
+
+#[tokio::test]
+async fn what_the_service_answered_outlasts_another_file_that_asks_it_alike() {
+    let people = People::start(&[(200, r#"{"email": ["dana@x.example"]}"#)]).await;
+    let clock = Clock::manual("2026-01-20T12:00:00Z");
+    let (first, _notices) = start(people.settings("[]"), &clock);
+    assert_eq!(mail(&first, Some("user_1")).await, "dana@x.example");
+    let (announcer, _notices) = Announcer::new();
+    let again = |allow: &[AllowTarget], former: &Contacts| {
+        let settings = people.settings("[{namespace: '*', email: ops@x.example}]");
+        Contacts::start(settings, allow, &clock, announcer.clone(), Some(former)).unwrap()
+    };
+    let allow = context().allow_targets;
+    let second = again(&allow, &first);
+    assert_eq!(mail(&second, Some("user_1")).await, "dana@x.example");
+    assert_eq!((mail(&second, None).await.as_str(), people.asked().len()), ("ops@x.example", 1));
+    let narrower = again(&[], &second);
+    assert!(mail(&narrower, Some("user_1")).await.contains("address_forbidden"), "another policy asks anew");
+}
