@@ -51,8 +51,13 @@ pub(super) fn bytes(parts: &Parts<'_>) -> Result<Vec<u8>, String> {
         builder = builder.raw_header(HeaderValue::new(name, value));
     }
     let Message { text, html, .. } = parts.message;
-    let mail = builder.multipart(MultiPart::alternative_plain_html(text.clone(), html.clone()));
+    let mail = builder.multipart(MultiPart::alternative_plain_html(lines(text), lines(html)));
     mail.map(|mail| mail.formatted()).map_err(|error| error.to_string())
+}
+
+/// `text` with its lines ended alike: a CR alone is none of RFC 5322, and servers refuse it as an attempt to smuggle.
+fn lines(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 /// Headers that say that a machine wrote this, to whom no answer helps.
@@ -135,6 +140,7 @@ mod tests {
     fn long_lines_and_dots_are_no_harm() {
         hold(&mail("s", "Dana", &"x".repeat(50_000)));
         hold(&mail("s", "Dana", &"ü".repeat(50_000)));
+        hold(&mail("s", "Dana", "\r"));
         hold(&mail("s", "Dana", ".\n.\n..\nBcc: x@example.com\n"));
         hold(&mail(&"s".repeat(200), &"n".repeat(200), "t"));
         hold(&mail(&"ü😀 ".repeat(66), &"ü😀\" ".repeat(50), "t"));
