@@ -137,7 +137,7 @@ impl Slack {
     pub(in crate::deliver) async fn reach(&self, asking: &Asking<'_>) -> Result<String, Unreached> {
         let answer = asking.ask("chat.postMessage", "auth.test", true).await?;
         let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let word = |name: &str| said.get(name).and_then(Value::as_str).map(|text| plain(text));
+        let word = |name: &str| said.get(name).and_then(Value::as_str).map(plain);
         if said.get("ok") == Some(&Value::Bool(true)) {
             return Ok(format!(
                 "Slack knows the token: {} of {}",
