@@ -17,10 +17,12 @@
 //! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
 //! - [`reload`]: another file in the place of the one the relay goes by.
 //! - [`announce`]: what the relay tells of itself.
+//! - [`access`]: who may do what.
 //! - [`api`]: the HTTP API over the store.
 //! - [`cli`]: one file per verb.
 //! - [`app`]: puts the rooms together.
 
+pub mod access;
 pub mod announce;
 pub mod api;
 pub mod app;

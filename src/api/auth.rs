@@ -1,25 +1,51 @@
-//! Who may use the API: whoever shows the admin token.
+//! Who may use the API: whoever shows a token that allows it.
 
 use axum::{
-    extract::{Request, State},
-    http::header,
+    extract::{FromRequestParts, MatchedPath, Request, State},
+    http::{HeaderMap, header, request::Parts},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 
-use super::{Api, error::ApiError};
-use crate::{secret::Secret, sign};
+use super::{
+    Api,
+    error::ApiError,
+    scopes::{self, Needs},
+};
+use crate::{access::Caller, secret::Secret, sign};
 
-/// Lets `request` through to the API when it carries the admin token; while none is set, nothing passes. That goes for paths
-/// of the API which do not exist too, so that without a token nothing tells which do.
-pub(super) async fn require(State(api): State<Api>, request: Request, next: Next) -> Result<Response, ApiError> {
-    if !request.uri().path().starts_with("/api") {
+/// Lets `request` through when it carries a token that allows what its route needs, and tells the handler who asks: [`Caller`] is an
+/// extractor. Without a token nothing passes, not even to paths of the API which do not exist, so that nothing tells which do.
+pub(super) async fn require(State(api): State<Api>, mut request: Request, next: Next) -> Result<Response, ApiError> {
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let needs = path.as_deref().map(|path| scopes::needs(request.method(), path));
+    let is_open = needs == Some(Needs::Nothing) || !request.uri().path().starts_with("/api");
+    if is_open {
         return Ok(next.run(request).await);
     }
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    match (&api.admin_token, given) {
-        (Some(token), Some(given)) if is(token, given) => Ok(next.run(request).await),
-        _ => Err(ApiError::Unauthorized),
+    let caller = api.caller(request.headers()).ok_or(ApiError::Unauthorized)?;
+    if let (Some(path), Some(needs)) = (path, needs) {
+        scopes::allow(&caller, &path, needs).map_err(ApiError::Forbidden)?;
+    }
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+impl Api {
+    /// Who shows the token in `headers`.
+    fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()))?;
+        let bootstrap = self.admin_token.as_ref().is_some_and(|token| is(token, given));
+        bootstrap.then(Caller::bootstrap)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    /// That of a request that did not come by [`require`].
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        parts.extensions.get().cloned().ok_or_else(|| ApiError::Unauthorized.into_response())
     }
 }
 

@@ -21,6 +21,9 @@ pub(super) enum ApiError {
     /// No bearer token, a wrong one, or none is set.
     #[error("a bearer token is needed")]
     Unauthorized,
+    /// A token that does not allow this; says why not.
+    #[error("{0}")]
+    Forbidden(String),
     /// A signature that is not whose it should be.
     #[error("the signature is wrong")]
     Forged,
@@ -61,6 +64,7 @@ impl IntoResponse for ApiError {
         let (status, code) = match &self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Forged => (StatusCode::FORBIDDEN, "invalid_signature"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),

@@ -48,6 +48,7 @@ mod mutes;
 #[cfg(test)]
 mod operating_tests;
 mod rejections;
+mod scopes;
 mod sources;
 mod targets;
 #[cfg(test)]
