@@ -231,5 +231,5 @@ async fn accept(parts: &Parts, batch: &Batch) -> Result<(), Error> {
         remember: Remember::Id(REMEMBER),
     };
     let Plan { deliveries, rules, endings } = plan;
-    parts.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings }).await.map(|_| ())
+    parts.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings, setting: None }).await.map(|_| ())
 }

@@ -281,6 +281,18 @@ impl Store for Fake {
     async fn set_thread(&self, _: [u8; 16], _: Option<String>) -> store::Result<()> {
         Err(store::Error::Closed)
     }
+    async fn change(&self, _: crate::store::Change) -> store::Result<crate::store::Changed> {
+        Err(store::Error::Closed)
+    }
+    async fn records(&self, _: crate::store::RecordKind, _: i64) -> store::Result<Vec<crate::store::Record>> {
+        Ok(Vec::new())
+    }
+    async fn audit(&self, _: crate::store::AuditFilter) -> store::Result<Vec<crate::store::AuditRow>> {
+        Err(store::Error::Closed)
+    }
+    fn newest(&self) -> tokio::sync::watch::Receiver<i64> {
+        tokio::sync::watch::channel(0).1
+    }
     async fn ready(&self) -> store::Result<()> {
         self.probes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         if self.broken { Err(store::Error::Full("no space".into())) } else { Ok(()) }

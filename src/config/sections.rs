@@ -164,6 +164,7 @@ const RETENTION: Keys = Keys::of(&[
     Field::of::<Duration>("events", "How long events are kept, with their deliveries and attempts.").default("30d"),
     Field::of::<Duration>("dead_letters", "How long dead letters are kept.").default("90d"),
     Field::of::<Duration>("rejections", "How long requests are kept that were not accepted.").default("7d"),
+    Field::of::<Duration>("audit", "How long it is kept who changed what.").default("365d"),
 ]);
 
 impl Shape for StoreSettings {
@@ -199,7 +200,7 @@ pub(super) fn store(node: Option<&Node>, cx: &mut Context) -> StoreSettings {
 }
 
 fn default_retention() -> Retention {
-    Retention { events: 30 * DAY, dead_letters: 90 * DAY, rejections: 7 * DAY, max_bytes: None }
+    Retention { events: 30 * DAY, dead_letters: 90 * DAY, rejections: 7 * DAY, audit: 365 * DAY, max_bytes: None }
 }
 
 fn retention(node: &Node, retention: &mut Retention, cx: &mut Context) {
@@ -208,6 +209,7 @@ fn retention(node: &Node, retention: &mut Retention, cx: &mut Context) {
         ("events", &mut retention.events),
         ("dead_letters", &mut retention.dead_letters),
         ("rejections", &mut retention.rejections),
+        ("audit", &mut retention.audit),
     ] {
         let Some(given) = fields.optional::<Located<Duration>>(name, cx) else { continue };
         if given.value.is_zero() {

@@ -188,6 +188,7 @@ fn what_the_file_leaves_out_has_a_default() {
                 events: 2592000s,
                 dead_letters: 7776000s,
                 rejections: 604800s,
+                audit: 31536000s,
                 max_bytes: None,
             },
         },
@@ -247,6 +248,7 @@ templates: {t: '{{ event.type }}'}
                 events: 86400s,
                 dead_letters: 7776000s,
                 rejections: 604800s,
+                audit: 31536000s,
                 max_bytes: Some(
                     1073741824,
                 ),

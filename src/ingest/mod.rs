@@ -277,7 +277,7 @@ impl Ingest {
         let plan = inbound.router.plan(&envelope);
         let r#type = envelope.r#type.clone();
         let Plan { deliveries, rules, endings } = plan;
-        let accepted = self.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings }).await?;
+        let accepted = self.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings, setting: None }).await?;
         self.metrics.received(Some(&source.name), Some(&r#type), word(&accepted));
         Ok(accepted)
     }

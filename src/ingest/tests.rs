@@ -191,6 +191,18 @@ impl Store for Memory {
     async fn set_thread(&self, _: [u8; 16], _: Option<String>) -> Result<()> {
         Err(Error::Closed)
     }
+    async fn change(&self, _: crate::store::Change) -> Result<crate::store::Changed> {
+        Err(Error::Closed)
+    }
+    async fn records(&self, _: crate::store::RecordKind, _: i64) -> Result<Vec<crate::store::Record>> {
+        Ok(Vec::new())
+    }
+    async fn audit(&self, _: crate::store::AuditFilter) -> Result<Vec<crate::store::AuditRow>> {
+        Err(Error::Closed)
+    }
+    fn newest(&self) -> tokio::sync::watch::Receiver<i64> {
+        tokio::sync::watch::channel(0).1
+    }
     async fn ready(&self) -> Result<()> {
         Ok(())
     }

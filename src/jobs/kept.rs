@@ -52,6 +52,7 @@ fn filter(filter: &Filter) -> Value {
     let Filter {
         source,
         except_source,
+        namespaces,
         r#type,
         target,
         state,
@@ -79,6 +80,7 @@ fn filter(filter: &Filter) -> Value {
     let said = [
         ("source", source.as_ref().map(text)),
         ("except_source", except_source.as_ref().map(text)),
+        ("namespaces", namespaces.as_ref().map(|names| Value::from(names.clone()))),
         ("type", r#type.as_ref().map(text)),
         ("target", target.as_ref().map(text)),
         ("state", state.map(|state| Value::from(state.word()))),
@@ -148,6 +150,7 @@ fn read_filter(kept: &Value) -> Option<Filter> {
         match key.as_str() {
             "source" => filter.source = Some(text()?),
             "except_source" => filter.except_source = Some(text()?),
+            "namespaces" => filter.namespaces = Some(texts(value)?),
             "type" => filter.r#type = Some(text()?),
             "target" => filter.target = Some(text()?),
             "state" => filter.state = Some(store::State::parse(value.as_str()?)?),
@@ -170,6 +173,10 @@ fn read_filter(kept: &Value) -> Option<Filter> {
 
 fn cause(word: &str) -> Option<Cause> {
     Cause::ALL.iter().find(|(known, _)| *known == word).map(|(_, cause)| *cause)
+}
+
+fn texts(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
 fn names(value: &Value) -> Option<Vec<Name>> {

@@ -87,7 +87,14 @@ impl Bench {
             let deliveries = vec![NewDelivery::to("crm".into())];
             let accepted = self
                 .store
-                .accept(NewEvent { envelope, dedupe, deliveries, rules: vec!["all".into()], endings: Endings::default() })
+                .accept(NewEvent {
+                    envelope,
+                    dedupe,
+                    deliveries,
+                    rules: vec!["all".into()],
+                    endings: Endings::default(),
+                    setting: None,
+                })
                 .await;
             let Ok(Accepted::New { uid, .. }) = accepted else { panic!("{accepted:?}") };
             uids.push(uid);

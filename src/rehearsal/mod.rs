@@ -171,7 +171,7 @@ impl Rehearsal {
         let mut key = [0; 16];
         key.iter_mut().zip(index.to_be_bytes()).for_each(|(to, from)| *to = from);
         let dedupe = DedupeKey { key, body: key, remember: Remember::Id(REMEMBER) };
-        let new = NewEvent { envelope: event.clone(), dedupe, deliveries, rules: rules.clone(), endings };
+        let new = NewEvent { envelope: event.clone(), dedupe, deliveries, rules: rules.clone(), endings, setting: None };
         match store.accept(new).await? {
             Accepted::New { uid, .. } => Ok((uid, event, rules)),
             // Each has a key of its own.

@@ -42,6 +42,8 @@ pub struct NewEvent {
     pub rules: Vec<Name>,
     /// What it ends of deliveries that came before.
     pub endings: Endings,
+    /// A setting (key, value) that is kept in the same commit, also when the event is a repeat: how far a source that pulls has come.
+    pub setting: Option<(String, String)>,
 }
 
 /// What became of an event handed to [`Store::accept`].

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::{
     clock::{Clock, Timestamp},
@@ -18,6 +19,7 @@ use crate::{
 };
 
 mod attempt;
+mod change;
 #[cfg(test)]
 pub(crate) mod contract;
 mod delivery;
@@ -31,6 +33,7 @@ mod shard;
 pub mod sqlite;
 
 pub use attempt::{Attempt, Next, Unreported};
+pub use change::{AtMost, AuditFilter, AuditRow, Change, Changed, NewAudit, Record, RecordKind, Write};
 pub use delivery::{
     Backlog, Cause, Delivery, DeliveryRow, Due, GaveUp, GivenUp, NewDelivery, Rendered, Resolution, Severity, State,
 };
@@ -262,6 +265,20 @@ pub trait Store: Send + Sync {
 
     /// Begins the thread `key` with `root`, or ends it. It is kept as long as an event would be ([`Retention::events`]).
     async fn set_thread(&self, key: [u8; 16], root: Option<String>) -> Result<()>;
+
+    /// Writes records and audit entries in one commit, or nothing where [`Changed`] says so.
+    async fn change(&self, change: Change) -> Result<Changed>;
+
+    /// The records of `kind` that were written after the revision `after`, by revision. With 0 those that there are; else also those
+    /// that were removed since, without a document (for a day).
+    async fn records(&self, kind: RecordKind, after: i64) -> Result<Vec<Record>>;
+
+    /// A page of the audit.
+    async fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditRow>>;
+
+    /// The place of the newest event that is on disk ([`EventUid::seq`]), whether or not it has deliveries; changes with every commit
+    /// of events. Every event at that place or before is on disk and readable once this shows it.
+    fn newest(&self) -> watch::Receiver<i64>;
 
     /// Ok when the store can take an event now: writes and syncs a probe.
     async fn ready(&self) -> Result<()>;

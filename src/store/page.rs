@@ -58,6 +58,8 @@ pub struct Filter {
     pub source: Option<String>,
     /// Only from other sources than this (events, deliveries).
     pub except_source: Option<String>,
+    /// Only of these namespaces: exact; an empty list selects nothing (events, deliveries).
+    pub namespaces: Option<Vec<String>>,
     /// Only of this event type: exact.
     pub r#type: Option<String>,
     /// Only to this target (deliveries), or with a delivery to it (events).
@@ -96,6 +98,7 @@ impl Default for Filter {
         Self {
             source: None,
             except_source: None,
+            namespaces: None,
             r#type: None,
             target: None,
             state: None,

@@ -11,6 +11,8 @@ pub struct Retention {
     pub dead_letters: Duration,
     /// Rejections.
     pub rejections: Duration,
+    /// Audit entries: who changed what.
+    pub audit: Duration,
     /// Size of the store in bytes beyond which finished events go early, and beyond which new ones are refused.
     pub max_bytes: Option<u64>,
 }

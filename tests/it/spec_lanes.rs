@@ -67,6 +67,7 @@ fn planned(id: &str, clock: &Clock) -> NewEvent {
         deliveries: vec![NewDelivery::to("crm".into())],
         rules: Vec::new(),
         endings: Endings::default(),
+        setting: None,
     }
 }
 

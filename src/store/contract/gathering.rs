@@ -476,7 +476,7 @@ pub(crate) async fn windows_go_on_under_a_new_name(bench: Bench) {
 }
 
 pub(crate) async fn events_inside_a_delivery_stay_as_long_as_it_does(bench: Bench) {
-    let keep = Retention { events: days(1), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let keep = Retention { events: days(1), dead_letters: days(90), rejections: days(7), audit: days(365), max_bytes: None };
     let [carrier, inside] = [bench.handled("evt_1", digested(KEY)).await, bench.handled("evt_2", digested(KEY)).await];
     bench.decided(carrier).await;
     bench.decided(inside).await;
@@ -501,7 +501,7 @@ pub(crate) async fn a_digest_held_for_too_long_is_one_dead_letter(bench: Bench) 
     }
     let held_since = bench.clock.now();
     bench.clock.advance(days(31));
-    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), audit: days(365), max_bytes: None };
     let pruned = bench.store.prune(bench.clock.now(), keep, vec![("crm".into(), held_since)]).await.unwrap();
     assert_eq!(pruned.given_up, 1);
     assert_eq!(bench.stands(ids[0]).await, "dead config");
@@ -514,7 +514,7 @@ pub(crate) async fn a_digest_held_for_too_long_is_one_dead_letter(bench: Bench) 
 }
 
 pub(crate) async fn a_window_outlives_the_events_it_counts(bench: Bench) {
-    let keep = Retention { events: seconds(60), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let keep = Retention { events: seconds(60), dead_letters: days(90), rejections: days(7), audit: days(365), max_bytes: None };
     let first = bench.handled("evt_1", throttled(KEY)).await;
     bench.decided(first).await;
     bench.recorded(first, 1, Next::Delivered).await;
@@ -568,14 +568,14 @@ pub(crate) async fn one_that_dies_of_being_held_gives_its_place_to_the_newest(be
     bench.decided(second).await;
     let held_since = bench.clock.now();
     bench.clock.advance(days(31));
-    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), audit: days(365), max_bytes: None };
     let pruned = bench.store.prune(bench.clock.now(), keep, vec![("crm".into(), held_since)]).await.unwrap();
     assert_eq!(pruned.given_up, 1);
     assert_eq!((bench.stands(first).await, bench.stands(second).await), ("dead config".into(), "pending".into()));
 }
 
 pub(crate) async fn what_a_clock_that_was_ahead_put_off_is_decided_anew(bench: Bench) {
-    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), audit: days(365), max_bytes: None };
     let [quiet, carrier] = [bench.handled("evt_1", throttled(OTHER)).await, bench.handled("evt_2", digested(KEY)).await];
     let [gathered, by_hours] = [bench.handled("evt_3", digested(KEY)).await, bench.handled("evt_4", throttled(NAMED)).await];
     bench.clock.advance(days(400));

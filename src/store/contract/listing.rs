@@ -33,6 +33,7 @@ pub(crate) async fn events_are_filtered(bench: Bench) {
     let mut other = bench.event("evt_2").to(&["n8n", "mail"]);
     other.envelope.source = "agents".into();
     other.envelope.r#type = "agent.message".into();
+    other.envelope.namespace = None;
     bench.accept(other).await;
     let filter = Filter::default();
     let ids = async |filter| {
@@ -43,6 +44,10 @@ pub(crate) async fn events_are_filtered(bench: Bench) {
     assert_eq!(ids(Filter { source: Some("agent".into()), ..filter.clone() }).await, "");
     assert_eq!(ids(Filter { r#type: Some("credential.expired".into()), ..filter.clone() }).await, "evt_1");
     assert_eq!(ids(Filter { target: Some("mail".into()), ..filter.clone() }).await, "evt_2");
+    let of = |namespaces: &[&str]| Some(namespaces.iter().map(ToString::to_string).collect());
+    assert_eq!(ids(Filter { namespaces: of(&["user_123", "x"]), ..filter.clone() }).await, "evt_1");
+    assert_eq!(ids(Filter { namespaces: of(&["user_*", "other's"]), ..filter.clone() }).await, "");
+    assert_eq!(ids(Filter { namespaces: of(&[]), ..filter.clone() }).await, "");
     assert_eq!(ids(Filter { target: Some("nobody".into()), ..filter.clone() }).await, "");
     assert_eq!(ids(Filter { state: Some(State::Pending), ..filter.clone() }).await, "evt_2 evt_1");
     assert_eq!(ids(Filter { state: Some(State::Dead), ..filter.clone() }).await, "");

@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub(crate) mod accepting;
+pub(crate) mod changing;
 pub(crate) mod delivering;
 pub(crate) mod gathering;
 pub(crate) mod giving_up;
@@ -144,6 +145,16 @@ macro_rules! contract {
             lists_leave_bodies_out
             what_a_filter_selects_is_counted
         );
+        contract!(@ $open, changing:
+            records_are_kept_changed_and_removed
+            a_change_is_made_whole_or_not_at_all
+            of_fifty_simultaneous_records_as_many_are_kept_as_may_be
+            what_changed_since_is_read_with_what_is_gone
+            a_removed_record_is_forgotten_and_revisions_go_on
+            the_audit_is_filtered_paged_and_pruned
+            a_setting_is_kept_with_its_event
+            the_newest_event_is_told_of_though_nobody_gets_it
+        );
         contract!(@ $open, pruning:
             what_a_clock_that_was_ahead_put_off_is_due
             events_of_a_clock_that_was_ahead_keep_no_others
@@ -247,7 +258,7 @@ impl Bench {
         let data = Some(start..body.len() - 1);
         let envelope = Envelope { id: id.into(), received_at: self.clock.now(), data, body, ..sample() };
         let dedupe = DedupeKey { key: first_16(id.as_bytes()), body: first_16(&envelope.body), remember: Remember::Id(days(7)) };
-        NewEvent { envelope, dedupe, deliveries: Vec::new(), rules: Vec::new(), endings: Endings::default() }
+        NewEvent { envelope, dedupe, deliveries: Vec::new(), rules: Vec::new(), endings: Endings::default(), setting: None }
     }
 
     /// An event without an id of its own.

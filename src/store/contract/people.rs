@@ -155,7 +155,7 @@ pub(crate) async fn a_step_of_a_replay_is_done_once(bench: Bench) {
 }
 
 pub(crate) async fn replays_never_use_an_id_twice(bench: Bench) {
-    let keep = Retention { events: days(30), dead_letters: seconds(60), rejections: days(7), max_bytes: None };
+    let keep = Retention { events: days(30), dead_letters: seconds(60), rejections: days(7), audit: days(365), max_bytes: None };
     let id = bench.dead("evt_1").await;
     bench.clock.advance(seconds(61));
     assert_eq!(bench.store.prune(bench.clock.now(), keep, Vec::new()).await.unwrap().dead_letters, 1);

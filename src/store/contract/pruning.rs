@@ -2,10 +2,11 @@
 
 use super::*;
 
-const KEEP: Retention = Retention {
+pub(super) const KEEP: Retention = Retention {
     events: days_30(),
     dead_letters: Duration::from_hours(24 * 90),
     rejections: Duration::from_hours(24 * 7),
+    audit: Duration::from_hours(24 * 365),
     max_bytes: None,
 };
 

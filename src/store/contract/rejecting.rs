@@ -106,7 +106,8 @@ pub(crate) async fn a_retried_rejection_is_settled(bench: Bench) {
 }
 
 pub(crate) async fn rejections_go_after_their_time(bench: Bench) {
-    let retention = Retention { events: days(30), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let retention =
+        Retention { events: days(30), dead_letters: days(90), rejections: days(7), audit: days(365), max_bytes: None };
     bench.store.reject(vec![rejection(&bench, Some("a"), Some(10)); 3], 10, MANY).await.unwrap();
     bench.clock.advance(days(7));
     bench.store.reject(vec![rejection(&bench, Some("a"), Some(20))], 10, MANY).await.unwrap();

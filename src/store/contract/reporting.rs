@@ -126,7 +126,7 @@ pub(crate) async fn one_for_several_becomes_one_for_each_and_only_once(bench: Be
 }
 
 pub(crate) async fn a_report_is_waited_for_no_less_though_the_clock_was_set_back(bench: Bench) {
-    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), max_bytes: None };
+    let keep = Retention { events: days(30), dead_letters: days(90), rejections: days(7), audit: days(365), max_bytes: None };
     bench.clock.advance(days(400));
     let id = bench.awaiting(bench.event("evt_1").to(&["wa"])).await;
     bench.clock.set_back(days(400));

@@ -97,6 +97,7 @@ fn accept(session: &mut Session, event: &NewEvent, cancelled: &mut Vec<(Name, De
     let suffix = match known(session, event)? {
         Known::Repeat { seq, suffix, mismatch } => {
             count_repeat(session, seq, mismatch)?;
+            keep_setting(session, event)?;
             return Ok(Ok(Done::Repeat { suffix, mismatch }));
         }
         Known::New { suffix } => suffix,
@@ -114,7 +115,12 @@ fn accept(session: &mut Session, event: &NewEvent, cancelled: &mut Vec<(Name, De
         *cancelled = ending::end(session, event, seq)?;
     }
     insert(session, event, seq, suffix)?;
+    keep_setting(session, event)?;
     Ok(Ok(Done::New { seq, suffix, at: session.now }))
+}
+
+fn keep_setting(session: &Session, event: &NewEvent) -> rusqlite::Result<()> {
+    event.setting.as_ref().map_or(Ok(()), |(key, value)| session.keep_setting(key, value))
 }
 
 /// Whether an event came before.

@@ -2,7 +2,7 @@
 //! commits together what is queued ([`writer`]); those that read go to a few connections beside it ([`reader`]).
 //!
 //! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`], [`lanes`] (who goes before
-//! whom), [`give_up`], [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`keys`] (of events), [`checkpoint`]. The
+//! whom), [`give_up`], [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`keys`] (of events), [`mod@change`] (records that people manage), [`checkpoint`]. The
 //! readers' side:
 //! [`query`] (due work, events, deliveries), [`foresee`] and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
 
@@ -13,6 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use self::{
     connect::{Disk, Lock},
@@ -24,9 +25,9 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Accepted, Ask, Attempt, Backlog, Decision, DeliveryRow, Due, Error, EventRow, Filter, Foreseen, GaveUp, GivenUp, Handling,
-    NewDelivery, NewEvent, NewRejection, OnCommit, Owned, OwnerId, Pruned, Rejection, Rendered, Resolution, Result, Retention,
-    Retried, Store, Unreported,
+    Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Decision, DeliveryRow, Due, Error, EventRow, Filter,
+    Foreseen, GaveUp, GivenUp, Handling, NewDelivery, NewEvent, NewRejection, OnCommit, Owned, OwnerId, Pruned, Record,
+    RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -35,8 +36,8 @@ use crate::{
 
 mod accept;
 mod ahead;
+mod change;
 mod checkpoint;
-
 mod connect;
 mod decide;
 mod digest;
@@ -290,6 +291,22 @@ impl Store for Sqlite {
 
     async fn count_events(&self, filter: Filter) -> Result<u64> {
         self.lists.ask(move |conn, _| query::count_events(conn, &filter)).await
+    }
+
+    async fn change(&self, change: Change) -> Result<Changed> {
+        self.writer.run(move |session| change::change(session, &change)).await
+    }
+
+    async fn records(&self, kind: RecordKind, after: i64) -> Result<Vec<Record>> {
+        self.lists.ask(move |conn, _| change::records(conn, kind, after)).await
+    }
+
+    async fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditRow>> {
+        self.lists.ask(move |conn, _| change::audit(conn, &filter)).await
+    }
+
+    fn newest(&self) -> watch::Receiver<i64> {
+        self.writer.newest()
     }
 
     async fn ready(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    ahead, digest, ending,
+    ahead, change, digest, ending,
     lanes::{self, OrderKey},
     rows::{amount, cause_code, stage},
     session::{Answer, Session},
@@ -76,6 +76,7 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
     let keys = keys(session, to_ms(now))?;
     let steps = replays(&session.conn, before(retention.events))?;
     let threads = threads::forget(&session.conn, before(retention.events))?;
+    let entries = change::forget(&session.conn, before(retention.audit), to_ms(now))?;
     let windows = ending::prune(&session.conn, before(retention.events), to_ms(now))?;
     let swept = sweep(session, before(retention.events), retention.max_bytes.map(goal))?;
     if freed != 0 {
@@ -97,7 +98,8 @@ pub(super) fn prune(session: &mut Session, now: Timestamp, retention: &Retention
             || full(dead.len() as u64)
             || full(rejections)
             || keys.more
-            || threads,
+            || threads
+            || entries,
         used: used(&session.conn)?,
     }))
 }

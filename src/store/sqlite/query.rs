@@ -237,6 +237,7 @@ fn of_events(filter: &Filter) -> Where {
     let mut clauses = Where::default();
     clauses.equals("e.source", filter.source.as_deref());
     except_source(&mut clauses, filter);
+    of_namespaces(&mut clauses, filter);
     clauses.equals("e.type", filter.r#type.as_deref());
     clauses.between("e.received_at", filter.since, filter.until);
     match filter.matched {
@@ -251,6 +252,14 @@ fn of_events(filter: &Filter) -> Where {
 fn except_source(clauses: &mut Where, filter: &Filter) {
     if let Some(source) = &filter.except_source {
         clauses.and("e.source <> ?", [source.clone().into()]);
+    }
+}
+
+fn of_namespaces(clauses: &mut Where, filter: &Filter) {
+    if let Some(namespaces) = &filter.namespaces {
+        // Texts always serialise.
+        let namespaces = serde_json::to_string(namespaces).unwrap_or_default();
+        clauses.and("e.namespace IN (SELECT value FROM json_each(?))", [namespaces.into()]);
     }
 }
 
@@ -317,6 +326,7 @@ fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     let mut clauses = Where::default();
     clauses.equals("e.source", filter.source.as_deref());
     except_source(&mut clauses, filter);
+    of_namespaces(&mut clauses, filter);
     clauses.equals("e.type", filter.r#type.as_deref());
     clauses.between("d.created_at", filter.since, filter.until);
     clauses.equals("t.name", filter.target.as_deref());

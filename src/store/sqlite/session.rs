@@ -148,6 +148,11 @@ impl Session {
         self.last_seq
     }
 
+    /// The last place that was given out: between two transactions, that of the newest event on disk.
+    pub(super) fn last_seq(&self) -> i64 {
+        self.last_seq
+    }
+
     /// Keeps the last place that was given out, where the event that shows it may have been removed. The events themselves
     /// show it otherwise: one page less to write in every commit.
     pub(super) fn keep_last_seq(&self) -> rusqlite::Result<()> {
@@ -168,9 +173,13 @@ impl Session {
 
     /// Keeps `value` under `key`.
     pub(super) fn set_setting(&mut self, key: &str, value: &str) -> Answer<()> {
+        self.keep_setting(key, value).map(Ok)
+    }
+
+    /// The same, as a part of another job.
+    pub(super) fn keep_setting(&self, key: &str, value: &str) -> rusqlite::Result<()> {
         let sql = "INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-        self.conn.prepare_cached(sql)?.execute([key, value])?;
-        Ok(Ok(()))
+        self.conn.prepare_cached(sql)?.execute([key, value]).map(|_| ())
     }
 
     /// Forgets the value under `key`.

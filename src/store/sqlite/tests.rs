@@ -55,6 +55,7 @@ pub(super) fn event(id: &str, bytes: usize) -> NewEvent {
         deliveries: vec![NewDelivery::to("crm".into())],
         rules: Vec::new(),
         endings: crate::store::Endings::default(),
+        setting: None,
     }
 }
 
@@ -285,7 +286,13 @@ async fn keys_are_forgotten_on_a_walk_of_many_calls() {
         Ok(Ok(()))
     });
     fill.await.unwrap();
-    let retention = Retention { events: Duration::MAX, dead_letters: Duration::MAX, rejections: Duration::MAX, max_bytes: None };
+    let retention = Retention {
+        events: Duration::MAX,
+        dead_letters: Duration::MAX,
+        rejections: Duration::MAX,
+        audit: Duration::MAX,
+        max_bytes: None,
+    };
     let mut forgotten = Vec::new();
     for _ in 0..4 {
         let pruned = store.prune(place.clock.now(), retention, Vec::new()).await.unwrap();

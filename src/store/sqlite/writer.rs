@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     accept::Accept,
@@ -46,6 +46,7 @@ pub(super) type Listener = Arc<OnceLock<Arc<dyn OnCommit>>>;
 /// Hands jobs to the writer thread.
 pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
+    newest: watch::Receiver<i64>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -53,10 +54,16 @@ impl Writer {
     /// Starts the thread, which owns `session` until it ends.
     pub(super) fn start(session: Session, listener: Listener) -> Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
-        let work = Work { session, listener, failing: false };
+        let (news, newest) = watch::channel(session.last_seq());
+        let work = Work { session, listener, news, failing: false };
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || work.run(jobs));
         let thread = thread.map_err(|error| Error::Backend(format!("no thread for the writer: {error}").into()))?;
-        Ok(Self { queue, thread: Mutex::new(Some(thread)) })
+        Ok(Self { queue, newest, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// See [`crate::store::Store::newest`].
+    pub(super) fn newest(&self) -> watch::Receiver<i64> {
+        self.newest.clone()
     }
 
     /// Takes in `event`; see [`crate::store::Store::accept`].
@@ -131,6 +138,7 @@ impl<T: Send, F: FnMut(&mut Session) -> Answer<T> + Send> Job for Write<T, F> {
 struct Work {
     session: Session,
     listener: Listener,
+    news: watch::Sender<i64>,
     /// Whether the last commit failed: the log gets one line when that begins and one when it ends.
     failing: bool,
 }
@@ -181,6 +189,8 @@ impl Work {
                 listener.committed(events);
             }
         }
+        let newest = self.session.last_seq();
+        self.news.send_if_modified(|known| std::mem::replace(known, newest) != newest);
         batch.into_iter().for_each(|job| job.answer(Ok(())));
     }
 
