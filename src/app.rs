@@ -20,7 +20,7 @@ use crate::{
     live::Live,
     reconnect::Reconnecting,
     reload::{Rejected, Reloader},
-    route::Router,
+    route::{Router, Subscribers},
     seal::{self, Sealer},
     secret::Secret,
     store::{self, Pruned, Store},
@@ -60,6 +60,8 @@ pub struct Handles {
     pub ingest: Arc<Ingest>,
     /// The sending side.
     pub deliver: Arc<Deliver>,
+    /// Who takes what by subscription, whatever the file says.
+    pub subscribers: Subscribers,
     /// Work on many deliveries at once.
     pub jobs: Arc<Jobs>,
     /// Takes what is worth telling of the relay itself.
@@ -111,7 +113,12 @@ impl Handles {
     }
 
     fn fixed(&self) -> Fixed {
-        Fixed { clock: self.clock.clone(), announcer: self.announcer.clone(), sealer: self.sealer.clone() }
+        Fixed {
+            clock: self.clock.clone(),
+            announcer: self.announcer.clone(),
+            sealer: self.sealer.clone(),
+            subscribers: self.subscribers.clone(),
+        }
     }
 }
 
@@ -168,7 +175,13 @@ impl App {
         let sealer = sealer(&config)?;
         let tidied = tell_limits(&*store, &config, options.clock.now()).await;
         let (announcer, notices) = Announcer::new();
-        let fixed = Fixed { clock: options.clock.clone(), announcer: announcer.clone(), sealer: sealer.clone() };
+        let subscribers = Subscribers::default();
+        let fixed = Fixed {
+            clock: options.clock.clone(),
+            announcer: announcer.clone(),
+            sealer: sealer.clone(),
+            subscribers: subscribers.clone(),
+        };
         let Built { generation, ways_in, ways_out, reconnecting } = Built::of(config, &fixed, None)?;
         let routers = Live::new(generation.router.clone());
         let telling = announce::Parts { store: store.clone(), router: routers.clone(), clock: options.clock.clone() };
@@ -210,6 +223,7 @@ impl App {
             store,
             ingest,
             deliver,
+            subscribers,
             jobs,
             announcer,
             reconnecting: Live::new(reconnecting),

@@ -66,6 +66,8 @@ pub(crate) enum Scenario {
     Backlog,
     /// Loading ten thousand rules, and planning an event that one of them matches
     Rules,
+    /// Planning for ten thousand subscriptions, and changing one of them
+    Subscriptions,
     /// A long steady run with short retention, minute by minute
     Soak,
 }
@@ -103,9 +105,10 @@ impl Options {
         self.wants(Scenario::Ingest) || self.wants(Scenario::Delivery)
     }
 
-    /// Whether anything is to be measured on a filled store, which the soak and the rules are not.
+    /// Whether anything is to be measured on a filled store, which the soak, the rules and the subscriptions are not.
     pub(crate) fn wants_rounds(&self) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| !matches!(only, Scenario::Soak | Scenario::Rules))
+        let without = |only: &Scenario| matches!(only, Scenario::Soak | Scenario::Rules | Scenario::Subscriptions);
+        self.only.is_empty() || !self.only.iter().all(without)
     }
 
     /// How long each measurement counts.

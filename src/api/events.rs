@@ -16,6 +16,7 @@ use super::{
 use crate::{
     clock::rfc3339_ms,
     envelope::{Envelope, EventUid},
+    explain::SubscriptionsItem,
     json,
     route::{OWN_SOURCE, Why},
     store::{EventRow, Filter, Page, State as Stored},
@@ -45,6 +46,7 @@ pub(super) async fn one(State(api): State<Api>, uid: Result<Path<String>, PathRe
         event: EventItem::new(&row),
         rules: &row.rules,
         why: api.running.explain(&row.envelope).into_iter().map(WhyItem::from).collect(),
+        subscriptions: api.running.takers(&row.envelope).into(),
         envelope: raw(&row.envelope),
         deliveries,
     }))
@@ -81,10 +83,12 @@ struct EventItem {
 struct EventStory<'r> {
     #[serde(flatten)]
     event: EventItem,
-    /// The rules that matched when it came.
+    /// The rules that matched when it came, and the subscriptions that took it.
     rules: &'r [String],
     /// What today's rules make of it.
     why: Vec<WhyItem>,
+    /// What today's subscriptions make of it.
+    subscriptions: SubscriptionsItem,
     envelope: Box<RawValue>,
     deliveries: Vec<DeliveryStory>,
 }

@@ -23,7 +23,7 @@ use crate::{
     ingest::RetryReport,
     reconnect,
     reload::{self, Outcome, Rejected},
-    route::Why,
+    route::{Takers, Why},
     secret::Secret,
     store::{self, Filter, Store},
     telemetry::Metrics,
@@ -106,6 +106,9 @@ trait Running: Send + Sync {
     /// For every rule of today, whether it fires for `event`, and if not, why not.
     fn explain(&self, event: &Envelope) -> Vec<Why>;
 
+    /// What the subscriptions of today make of `event`.
+    fn takers(&self, event: &Envelope) -> Takers;
+
     /// What the rules of today plan for `event`.
     fn summary(&self, event: &Envelope) -> Summary;
 
@@ -135,6 +138,10 @@ impl Running for Handles {
 
     fn explain(&self, event: &Envelope) -> Vec<Why> {
         self.router().explain(event)
+    }
+
+    fn takers(&self, event: &Envelope) -> Takers {
+        self.router().explain_subscriptions(event)
     }
 
     fn summary(&self, event: &Envelope) -> Summary {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{operating_tests::Operated, *};
 use crate::{
     envelope::{Envelope, EventUid, Name, tests::sample},
+    route::Taken,
     store::{
         Accepted, Ask, Attempt, Backlog, Cause, Decision, Delivery, DeliveryRow, Due, EventRow, GaveUp, GivenUp, NewDelivery,
         NewEvent, NewRejection, Next, OnCommit, Page, Pruned, Rejection, Resolution, Retention, Retried, State, Targets,
@@ -321,6 +322,11 @@ impl Running for Fake {
         vec![all, Why { rule: "workflows".into(), index: 1, place: Default::default(), matched: false, reason: Some(reason) }]
     }
 
+    fn takers(&self, _: &Envelope) -> Takers {
+        let some = vec![Taken { subscription: "wh_a".into(), reason: None }];
+        Takers { total: 1, taking: 1, some }
+    }
+
     fn summary(&self, _: &Envelope) -> Summary {
         Summary::default()
     }
@@ -431,6 +437,17 @@ async fn one_event_tells_its_whole_story() {
             "reason": "type \"credential.expired\" fits none of workflow.*"
           }
         ],
+        "subscriptions": {
+          "total": 1,
+          "taking": 1,
+          "some": [
+            {
+              "subscription": "wh_a",
+              "takes": true,
+              "reason": null
+            }
+          ]
+        },
         "envelope": {
           "specversion": "1.0",
           "id": "evt_003",

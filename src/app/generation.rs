@@ -11,7 +11,7 @@ use crate::{
     deliver::{self, Site},
     ingest,
     reconnect::{self, Reconnecting},
-    route::Router,
+    route::{Router, Subscribers},
     seal::Sealer,
 };
 
@@ -32,6 +32,7 @@ pub(super) struct Fixed {
     pub(super) clock: Clock,
     pub(super) announcer: Announcer,
     pub(super) sealer: Sealer,
+    pub(super) subscribers: Subscribers,
 }
 
 /// What is made of a file, for each room its own.
@@ -47,7 +48,8 @@ impl Built {
     pub(super) fn of(config: Config, fixed: &Fixed, former: Option<&Generation>) -> Result<Self, StartError> {
         let allow_targets = config.security.allow_targets.clone();
         let router = Router::new(config.rules.clone(), config.unmatched.clone(), deliver::orders(&config.destinations));
-        let router = Arc::new(router.with_audiences(deliver::audiences(&config.destinations)));
+        let router = router.with_audiences(deliver::audiences(&config.destinations));
+        let router = Arc::new(router.with_subscribers(fixed.subscribers.clone()));
         let known = former.map(|former| &*former.contacts);
         let contacts = Contacts::start(config.contacts.clone(), &allow_targets, &fixed.clock, fixed.announcer.clone(), known);
         let contacts = contacts.map_err(StartError::Contacts)?;

@@ -47,9 +47,9 @@ pub struct Going {
 }
 
 impl Summary {
-    /// What `router` plans for `event`.
+    /// What the rules of `router` plan for `event`. Subscriptions are none of a file's business.
     pub fn of(router: &Router, event: &Envelope) -> Self {
-        let plan = router.plan(event);
+        let plan = router.plan_by_rules(event);
         let word = |severity| Severity::ALL.iter().find(|(_, it)| *it == severity).map_or("info", |(word, _)| word);
         let going = |planned: crate::store::NewDelivery| Going {
             severity: word(planned.severity).to_owned(),

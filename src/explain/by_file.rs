@@ -26,8 +26,8 @@ pub struct ByFile {
 }
 
 /// What no file tells.
-const UNKNOWN: &str = "without a running relay nothing is known of pauses, breakers and mutes, of what throttles have let go and of what \
-     digests have gathered: --live asks the relay";
+const UNKNOWN: &str = "without a running relay nothing is known of subscriptions, of pauses, breakers and mutes, of what throttles have let \
+     go and of what digests have gathered: --live asks the relay";
 
 impl ByFile {
     /// Makes `config` ready. Must be called on a runtime. The error says why a client that it names cannot be made.

@@ -21,8 +21,10 @@ use crate::{
 pub mod backtest;
 mod by_file;
 pub mod event;
+mod subscriptions;
 
 pub use by_file::ByFile;
+pub use subscriptions::SubscriptionsItem;
 
 /// Longest order key that is shown, in characters.
 const KEY_MAX: usize = 120;
@@ -36,12 +38,14 @@ pub struct Explanation {
     config: String,
     /// As of when.
     at: String,
-    /// `matched`, or `unmatched`: no rule fires.
+    /// `matched`, or `unmatched`: no rule fires, and no subscription takes it.
     verdict: &'static str,
     /// Every rule, top to bottom.
     rules: Vec<RuleItem>,
     /// What it ends of deliveries that came before it: rules by name.
     ends: Vec<EndItem>,
+    /// What the subscriptions make of it.
+    subscriptions: SubscriptionsItem,
     /// Every target that it would reach.
     targets: Vec<TargetItem>,
     /// What cannot be known here, in a person's words.
@@ -81,7 +85,7 @@ struct TargetItem {
     target: String,
     kind: &'static str,
     url: String,
-    /// The rules that name it; none: it is a target of `unmatched`.
+    /// The rules that name it, or the subscription that it is; none: it is a target of `unmatched`.
     rules: Vec<String>,
     /// `now`, or the state that its delivery would be in.
     state: &'static str,
@@ -170,6 +174,7 @@ fn explanation(
         at: rfc3339_ms(now),
         verdict: if plan.rules.is_empty() { "unmatched" } else { "matched" },
         ends: ends(router, event),
+        subscriptions: router.explain_subscriptions(event).into(),
         targets: previews.into_iter().map(|(planned, preview)| target(router, event, &matched, &planned, preview)).collect(),
         rules: rules.into_iter().map(|(rule, why)| RuleItem::new(rule, why)).collect(),
         unknown: Vec::new(),
@@ -186,6 +191,10 @@ fn ends(router: &Router, event: &Envelope) -> Vec<EndItem> {
 fn target(router: &Router, event: &Envelope, matched: &[&Rule], planned: &NewDelivery, preview: Preview) -> TargetItem {
     let naming = |rule: &&&Rule| rule.to.iter().any(|to| to.destination.value == planned.target);
     let rules: Vec<&Rule> = matched.iter().filter(naming).copied().collect();
+    let mut by: Vec<String> = rules.iter().map(|rule| rule.name.to_string()).collect();
+    if by.is_empty() {
+        by.extend(planned.rule.iter().map(ToString::to_string));
+    }
     let gravest = rules.iter().find(|rule| rule.severity == planned.severity);
     let (template, template_by) = template(planned, &preview);
     let Preview { target, kind, url, held, fate, expires_at, request, .. } = preview;
@@ -197,7 +206,7 @@ fn target(router: &Router, event: &Envelope, matched: &[&Rule], planned: &NewDel
         target: target.to_string(),
         kind,
         url,
-        rules: rules.iter().map(|rule| rule.name.to_string()).collect(),
+        rules: by,
         state: first.state,
         cause: first.cause,
         until: first.until.map(rfc3339_ms),

@@ -226,6 +226,7 @@ impl Walk<'_> {
         envelope.replayed = true;
         let router = parts.router.now();
         let deliveries = match &job.kind {
+            Kind::Replay { target: Some(target) } if !router.may_have(target, &envelope) => Vec::new(),
             Kind::Replay { target: Some(target) } => {
                 let order_key = router.order_key(&envelope, target);
                 vec![NewDelivery { order_key, ..NewDelivery::to(target.clone()) }]

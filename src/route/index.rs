@@ -1,15 +1,17 @@
-//! Finds the few rules that can match an event without looking at the others.
+//! Finds the few rules, or subscriptions, that can match an event without looking at the others.
 //!
 //! Every glob says something of a text that can be looked up: all of it, how it begins or ends, one of its parts. Each rule is filed once,
 //! under what the fewest others say of source, type or namespace; those that say nothing are looked at for every event. Where many rules
-//! say the same there, they are told apart by the texts that their `when` asks for.
+//! say the same there, they are told apart by the texts that their `when` asks for. What is said here of rules holds for subscriptions.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+};
 
 use super::{
     View,
     glob::Glob,
-    rule::Rule,
     when::{Condition, Form, Test},
 };
 use crate::envelope::Envelope;
@@ -18,6 +20,24 @@ use crate::envelope::Envelope;
 const TOLD_APART: usize = 16;
 /// Most paths by which the rules of one bucket are told apart: each is looked up for every event that comes there.
 const PATHS_MAX: usize = 8;
+
+/// Something that is filed here.
+pub(super) trait Filed {
+    /// What it says of that of an event. Nothing: anything fits.
+    fn says(&self, field: Field) -> Says<'_>;
+
+    /// What must hold besides.
+    fn when(&self) -> &[Condition];
+}
+
+/// What a text must be: one of these.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Says<'f> {
+    /// Globs.
+    Globs(&'f [Glob]),
+    /// Exactly so, whatever characters are in it.
+    Texts(&'f BTreeSet<String>),
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -28,7 +48,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn new(rules: &[Rule]) -> Self {
+    pub(super) fn new<F: Filed>(rules: &[F]) -> Self {
         let mut shared: HashMap<Key<'_>, usize> = HashMap::new();
         for key in rules.iter().flat_map(|rule| Field::ALL.into_iter().flat_map(|field| field.keys(rule))).flatten() {
             *shared.entry(key).or_default() += 1;
@@ -77,7 +97,7 @@ impl Index {
 
 /// What of an event a glob is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Field {
+pub(super) enum Field {
     Source,
     Type,
     Namespace,
@@ -86,14 +106,12 @@ enum Field {
 impl Field {
     const ALL: [Self; 3] = [Self::Namespace, Self::Type, Self::Source];
 
-    /// For each glob that `rule` holds against this, what it says of a text.
-    fn keys(self, rule: &Rule) -> impl Iterator<Item = Vec<Key<'_>>> {
-        let globs = match self {
-            Self::Source => &rule.matches.source,
-            Self::Type => &rule.matches.r#type,
-            Self::Namespace => &rule.matches.namespace,
-        };
-        globs.iter().map(move |glob| keys(self, glob))
+    /// For each glob or text that `rule` holds against this, what it says of a text.
+    fn keys<F: Filed>(self, rule: &F) -> Vec<Vec<Key<'_>>> {
+        match rule.says(self) {
+            Says::Globs(globs) => globs.iter().map(|glob| keys(self, glob)).collect(),
+            Says::Texts(texts) => texts.iter().map(|text| vec![Key { field: self, place: Place::All, text }]).collect(),
+        }
     }
 }
 
@@ -128,14 +146,19 @@ fn keys(field: Field, glob: &Glob) -> Vec<Key<'_>> {
 }
 
 /// The keys under which `rule` meets the fewest others: one for each glob of one field. `None` where no field tells it apart.
-fn narrowest<'r>(rule: &'r Rule, shared: &HashMap<Key<'_>, usize>) -> Option<Vec<Key<'r>>> {
+fn narrowest<'r, F: Filed>(rule: &'r F, shared: &HashMap<Key<'_>, usize>) -> Option<Vec<Key<'r>>> {
     let others = |key: &Key<'_>| shared.get(key).copied().unwrap_or_default();
     let rarest = |keys: Vec<Key<'r>>| keys.into_iter().min_by_key(others);
     let of_field = |field: Field| {
-        let keys = field.keys(rule).map(rarest).collect::<Option<Vec<_>>>()?;
+        let keys = field.keys(rule).into_iter().map(rarest).collect::<Option<Vec<_>>>()?;
         (!keys.is_empty()).then_some(keys)
     };
-    Field::ALL.into_iter().filter_map(of_field).min_by_key(|keys| keys.iter().map(others).sum::<usize>())
+    // An event comes to one of them mostly: the worst counts, then what is to be expected.
+    let cost = |keys: &Vec<Key<'r>>| {
+        let each = || keys.iter().map(others);
+        (each().max(), each().sum::<usize>() / keys.len().max(1))
+    };
+    Field::ALL.into_iter().filter_map(of_field).min_by_key(cost)
 }
 
 /// Rules by what they say of one text.
@@ -208,14 +231,14 @@ impl Bucket {
     }
 
     /// Puts rules that want certain texts under these, where there are many.
-    fn tell_apart(&mut self, rules: &[Rule]) {
+    fn tell_apart<F: Filed>(&mut self, rules: &[F]) {
         if self.rules.len() <= TOLD_APART {
             return;
         }
         let mut by_path: HashMap<&str, Vec<Wanted<'_>>> = HashMap::new();
         let mut left = Vec::new();
         for at in std::mem::take(&mut self.rules) {
-            match rules.get(at).and_then(|rule| rule.when.iter().find_map(|condition| wanted(at, condition))) {
+            match rules.get(at).and_then(|rule| rule.when().iter().find_map(|condition| wanted(at, condition))) {
                 Some(wanted) => by_path.entry(wanted.path).or_default().push(wanted),
                 None => left.push(at),
             }

@@ -1,4 +1,4 @@
-//! Which rules match an event, and why. Pure: no async, no clock, no store.
+//! Which rules match an event, which subscriptions take it, and why. Pure: no async, no clock, no store.
 //!
 //! `match` is what an index answers (source, type, namespace); `when` is looked at only for rules whose `match` fits.
 
@@ -21,12 +21,14 @@ mod index;
 pub mod overlap;
 pub mod path;
 mod rule;
+pub mod subscribers;
 pub mod when;
 mod why;
 
 use handling::{Audience, EndIndex};
 use path::Path;
 pub use rule::{Match, Rule, To};
+pub use subscribers::{Subscribers, Taken, Takers};
 pub use why::Why;
 
 /// The source of the relay's own events, which only a rule that names it gets.
@@ -41,6 +43,7 @@ pub struct Router {
     orders: HashMap<Name, Path>,
     audiences: HashMap<Name, Audience>,
     ends: EndIndex,
+    subscribers: Subscribers,
     /// Whether any rule wants anything done with its deliveries before they go out.
     handles: bool,
 }
@@ -48,9 +51,9 @@ pub struct Router {
 /// What is to be done with an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// One delivery per target, in the order of the rules.
+    /// One delivery per target, in the order of the rules; those of subscriptions after them.
     pub deliveries: Vec<NewDelivery>,
-    /// The rules that matched, in order. None: the verdict is `unmatched`.
+    /// The rules that matched, in order, and behind them the subscriptions that take it. None: the verdict is `unmatched`.
     pub rules: Vec<Name>,
     /// What the event ends of deliveries that came before it, whether or not a rule matches it.
     pub endings: Endings,
@@ -63,7 +66,13 @@ impl Router {
         let (index, ends) = (index::Index::new(&rules), EndIndex::new(&rules));
         let handles = rules.iter().any(|rule| rule.wanted.is_some());
         let orders = orders.into_iter().collect();
-        Self { rules, index, unmatched, orders, audiences: HashMap::new(), ends, handles }
+        let (audiences, subscribers) = (HashMap::new(), Subscribers::default());
+        Self { rules, index, unmatched, orders, audiences, ends, subscribers, handles }
+    }
+
+    /// The same, planning for `subscribers` besides, whoever is among them when an event comes.
+    pub fn with_subscribers(self, subscribers: Subscribers) -> Self {
+        Self { subscribers, ..self }
     }
 
     /// The same, knowing who reads what destinations send: those that are not named send to the same people whatever the event.
@@ -72,12 +81,36 @@ impl Router {
     }
 
     /// Plans the deliveries of `event`: every matching rule fires, top to bottom, until one says `stop`; one event reaches one
-    /// target once, with the template of the first rule that names the target (`delivery.md`, "Two rules, one target").
+    /// target once, with the template of the first rule that names the target (`delivery.md`, "Two rules, one target"). Then every
+    /// subscription that takes it, which no `stop` concerns. What neither wants goes where `unmatched` says.
     pub fn plan(&self, event: &Envelope) -> Plan {
         let mut view = View::new(event);
+        let mut plan = self.fire(event, &mut view);
+        for subscriber in self.subscribers.now().taking(event, &mut view) {
+            plan.rules.push(subscriber.target.clone());
+            let rule = Some(subscriber.target.clone());
+            plan.deliveries.push(NewDelivery { rule, ..NewDelivery::to(subscriber.target.clone()) });
+        }
+        self.or_unmatched(plan, event, &mut view)
+    }
+
+    /// What the rules alone plan for `event`: where a file is held against another.
+    pub fn plan_by_rules(&self, event: &Envelope) -> Plan {
+        let mut view = View::new(event);
+        let plan = self.fire(event, &mut view);
+        self.or_unmatched(plan, event, &mut view)
+    }
+
+    /// Whether `event` may be sent to `target` on somebody's word, whatever the rules say: not to a subscription that it is none of the
+    /// business of. Any other target may have any event.
+    pub fn may_have(&self, target: &Name, event: &Envelope) -> bool {
+        self.subscribers.now().get(target).is_none_or(|subscriber| subscriber.may_have(event))
+    }
+
+    fn fire(&self, event: &Envelope, view: &mut View<'_>) -> Plan {
         let mut plan = Plan::default();
         let mut fired = Vec::new();
-        let candidates = self.index.candidates(event, &mut view);
+        let candidates = self.index.candidates(event, view);
         for rule in candidates.into_iter().filter_map(|at| self.rules.get(at)) {
             if rule.matches.fits(event) && rule.when.iter().all(|condition| condition.holds(view.value())) {
                 plan.add(rule);
@@ -89,13 +122,18 @@ impl Router {
                 }
             }
         }
+        self.order(&mut plan, view);
+        if self.handles {
+            self.handle(&mut plan, &fired, event, view);
+            plan.endings = self.ends.endings(&self.rules, event, || view.value());
+        }
+        plan
+    }
+
+    fn or_unmatched(&self, mut plan: Plan, event: &Envelope, view: &mut View<'_>) -> Plan {
         if plan.rules.is_empty() && event.source.as_str() != OWN_SOURCE {
             plan.deliveries = self.unmatched.iter().map(|target| NewDelivery::to(target.clone())).collect();
-        }
-        self.order(&mut plan, &mut view);
-        if self.handles {
-            self.handle(&mut plan, &fired, event, &mut view);
-            plan.endings = self.ends.endings(&self.rules, event, || view.value());
+            self.order(&mut plan, view);
         }
         plan
     }
@@ -135,6 +173,11 @@ impl Router {
     /// The rules of which `event` ends something that they planned before: a throttle's window (true), or deliveries that wait (false).
     pub fn ended_by(&self, event: &Envelope) -> Vec<(Name, bool)> {
         self.ends.ended(&self.rules, event, &to_value(event))
+    }
+
+    /// What the subscriptions make of `event`, some of them by name.
+    pub fn explain_subscriptions(&self, event: &Envelope) -> Takers {
+        self.subscribers.now().explain(event)
     }
 
     fn order(&self, plan: &mut Plan, view: &mut View<'_>) {

@@ -4,6 +4,7 @@ use super::{
     OWN_SOURCE,
     glob::Glob,
     handling::{self, Wanted},
+    index::{self, Filed, Says},
     when::Condition,
 };
 use crate::{
@@ -98,6 +99,20 @@ impl Rule {
         fields.finish(cx);
         let name = name?;
         Some(Self { name: name.value, place: name.place, matches: matches?, when: when?, to: to?.0, stop, severity, wanted })
+    }
+}
+
+impl Filed for Rule {
+    fn says(&self, field: index::Field) -> Says<'_> {
+        Says::Globs(match field {
+            index::Field::Source => &self.matches.source,
+            index::Field::Type => &self.matches.r#type,
+            index::Field::Namespace => &self.matches.namespace,
+        })
+    }
+
+    fn when(&self) -> &[Condition] {
+        &self.when
     }
 }
 

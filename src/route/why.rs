@@ -21,9 +21,9 @@ use crate::{
 };
 
 /// Longest value of an event that a reason shows, in characters.
-const SEEN_MAX: usize = 120;
+pub(super) const SEEN_MAX: usize = 120;
 /// Longest text that a reason shows of what a rule wants, in characters.
-const WANTED_MAX: usize = 160;
+pub(super) const WANTED_MAX: usize = 160;
 /// Most alternatives of an `any` of which is told why each does not hold.
 const ALTERNATIVES_MAX: usize = 4;
 
@@ -88,7 +88,7 @@ impl Match {
 }
 
 /// `credential.expired`, or `one of credential.expired, credential.revoked`.
-fn wanted_globs(globs: &[Glob]) -> String {
+pub(super) fn wanted_globs(globs: &[Glob]) -> String {
     let texts: Vec<_> = globs.iter().map(Glob::text).collect();
     let all = shown(&texts.join(", "), WANTED_MAX);
     if texts.len() == 1 { all } else { format!("one of {all}") }
@@ -194,7 +194,7 @@ fn json(value: &Value, max: usize) -> String {
 }
 
 /// At most `max` characters of `text`, nothing in them that a terminal would act upon.
-fn shown(text: &str, max: usize) -> String {
+pub(super) fn shown(text: &str, max: usize) -> String {
     let mut chars = text.chars();
     let begin: String = chars.by_ref().take(max).collect();
     if chars.next().is_some() { format!("{}…", plain(&begin)) } else { plain(&begin) }

@@ -32,6 +32,7 @@ mod latency;
 mod reload;
 mod rules;
 mod soak;
+mod subscriptions;
 
 const WARM_UP: Duration = Duration::from_secs(1);
 const RATE_MAX: u64 = 60_000; // requests per second that are signed in advance
@@ -81,6 +82,10 @@ impl Bench {
         if self.options.wants(Scenario::Rules) {
             say("ten thousand rules");
             rules::run(self)?;
+        }
+        if self.options.wants(Scenario::Subscriptions) {
+            say("ten thousand subscriptions");
+            subscriptions::run(self)?;
         }
         if self.options.wants_rounds() {
             say(format!("filling the store with {} events", self.options.prefill));

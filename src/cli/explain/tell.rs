@@ -61,12 +61,13 @@ fn told(answer: &Value, paint: &Paint, full: bool) -> String {
         lines.push("  none".to_owned());
     }
     lines.extend(list(answer, "ends").iter().map(end));
+    subscriptions(&answer["subscriptions"], paint, &mut lines);
     let unmatched = answer["verdict"] == "unmatched";
     if unmatched {
         lines.push(if list(answer, "targets").is_empty() {
-            "  no rule fires: it is kept, and goes nowhere".to_owned()
+            "  no rule fires, no subscription takes it: it is kept, and goes nowhere".to_owned()
         } else {
-            "  no rule fires: it goes where `unmatched` says".to_owned()
+            "  no rule fires, no subscription takes it: it goes where `unmatched` says".to_owned()
         });
     }
     if !list(answer, "targets").is_empty() {
@@ -109,6 +110,27 @@ fn rule(rule: &Value, paint: &Paint) -> String {
         return format!("  {} {name} → {to}{stop}", paint.good("✓"));
     }
     format!("  {} {name}: {}", paint.paint("31", "✗"), paint.faint(&text(rule, "reason")))
+}
+
+/// Those that take it, and some that do not.
+fn subscriptions(answer: &Value, paint: &Paint, lines: &mut Vec<String>) {
+    let total = answer["total"].as_u64().unwrap_or_default();
+    if total == 0 {
+        return;
+    }
+    let taking = answer["taking"].as_u64().unwrap_or_default();
+    lines.extend(["".to_owned(), format!("{}  {taking} of {total} take it", paint.bold("subscriptions"))]);
+    let some = list(answer, "some");
+    lines.extend(some.iter().map(|it| {
+        let name = text(it, "subscription");
+        match it["takes"] == true {
+            true => format!("  {} {name}", paint.good("✓")),
+            false => format!("  {} {name}: {}", paint.paint("31", "✗"), paint.faint(&text(it, "reason"))),
+        }
+    }));
+    if let Some(more @ 1..) = total.checked_sub(some.len() as u64) {
+        lines.push(paint.faint(&format!("  {MORE} {more} more")));
+    }
 }
 
 fn end(end: &Value) -> String {
@@ -250,6 +272,9 @@ mod tests {
                 {"rule": "quietly", "index": 2, "matched": true, "reason": null, "to": [], "stop": true},
             ],
             "ends": [{"rule": "reconnect", "what": "throttle"}],
+            "subscriptions": {"total": 3, "taking": 1, "some": [
+                {"subscription": "wh_a", "takes": true, "reason": null},
+                {"subscription": "wh_b", "takes": false, "reason": "namespace is absent, wanted user\u{1b}[2J"}]},
             "targets": [
                 {"target": "mail", "kind": "email", "url": "smtps://smtp.example.com:465", "rules": ["reconnect"], "state": "now",
                  "cause": null, "until": null, "reason": null, "then": null, "severity": "info", "severity_by": "reconnect",
@@ -276,6 +301,11 @@ mod tests {
           ✗ failed: type is credential.expired, wanted workflow.failed
           ✓ quietly → nowhere; stops here
           it ends the throttle's window of that key, of rule reconnect
+
+        subscriptions  1 of 3 take it
+          ✓ wh_a
+          ✗ wh_b: namespace is absent, wanted user\u{1b}[2J
+          … 1 more
 
         targets
           mail  now
@@ -325,6 +355,6 @@ mod tests {
     #[test]
     fn what_no_rule_matches_is_said() {
         let nothing = json!({"event": {}, "verdict": "unmatched", "rules": [], "targets": []});
-        assert!(told(&nothing, &Paint(false), true).contains("no rule fires: it is kept, and goes nowhere"));
+        assert!(told(&nothing, &Paint(false), true).contains("it is kept, and goes nowhere"));
     }
 }
