@@ -229,7 +229,8 @@ impl Walk<'_> {
             Kind::Replay { target: Some(target) } if !router.may_have(target, &envelope) => Vec::new(),
             Kind::Replay { target: Some(target) } => {
                 let order_key = router.order_key(&envelope, target);
-                vec![NewDelivery { order_key, ..NewDelivery::to(target.clone()) }]
+                let rule = router.is_subscription(target).then(|| target.clone());
+                vec![NewDelivery { order_key, rule, ..NewDelivery::to(target.clone()) }]
             }
             // A replay skips throttle, digest and `cancel_on`.
             _ => {

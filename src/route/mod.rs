@@ -107,6 +107,11 @@ impl Router {
         self.subscribers.now().get(target).is_none_or(|subscriber| subscriber.may_have(event))
     }
 
+    /// Whether `target` is a subscription, rather than a destination of the file.
+    pub fn is_subscription(&self, target: &Name) -> bool {
+        self.subscribers.now().get(target).is_some()
+    }
+
     fn fire(&self, event: &Envelope, view: &mut View<'_>) -> Plan {
         let mut plan = Plan::default();
         let mut fired = Vec::new();

@@ -184,6 +184,21 @@ pub trait Store: Send + Sync {
     /// The attempts of the deliveries of one event, by delivery and number; `rendered` is left empty.
     async fn attempts(&self, event: EventUid) -> Result<Vec<Attempt>>;
 
+    /// What [`Store::deliveries`] finds for `filter.target`, of which only those count that name a subscription (`wh_…`) as their rule:
+    /// found without a walk over the deliveries of others.
+    async fn subscribed(&self, filter: Filter) -> Result<Vec<DeliveryRow>> {
+        self.deliveries(filter).await
+    }
+
+    /// The attempts of these deliveries alone, by delivery as they are named and by number; `rendered` is left empty.
+    async fn attempts_of(&self, deliveries: Vec<DeliveryId>) -> Result<Vec<Attempt>> {
+        let mut found = Vec::new();
+        for id in deliveries {
+            found.extend(self.attempts(id.event).await?.into_iter().filter(|attempt| attempt.delivery == id));
+        }
+        Ok(found)
+    }
+
     /// Keeps rejections. Per source (paths of no source share one) at most `bound` sealed requests are held, and at most
     /// that many in `bound_bytes`: the oldest lose their bytes, not their row.
     async fn reject(&self, rejections: Vec<NewRejection>, bound: u32, bound_bytes: u64) -> Result<()>;

@@ -111,6 +111,40 @@ pub(crate) async fn deliveries_are_filtered(bench: Bench) {
     assert_eq!(found(Filter { page: Page::After(0), limit: 1, ..state(State::Pending) }).await, "evt_1>n8n");
 }
 
+pub(crate) async fn deliveries_of_a_subscription_are_listed_with_their_attempts_alone(bench: Bench) {
+    let by_itself = |mut event: NewEvent, target: &str| {
+        event.deliveries.push(NewDelivery { rule: Some(target.into()), ..NewDelivery::to(target.into()) });
+        event
+    };
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        let event = bench.event(&format!("evt_{n}")).to(&["crm", "wh_a"]);
+        let event = bench.accept(by_itself(by_itself(event, "wh_a"), "wh_b")).await;
+        ids.push(event);
+    }
+    let id = |at: usize, n| DeliveryId { event: ids[at], n };
+    bench.recorded(id(0, 3), 1, Next::Delivered).await;
+    let failed = bench.attempt(id(1, 3), 1, Next::Retry(bench.clock.now()));
+    let dead = bench.attempt(id(1, 3), 2, Next::Dead(Cause::Receiver));
+    bench.store.record(vec![failed.clone(), dead.clone(), bench.attempt(id(1, 4), 1, Next::Delivered)]).await.unwrap();
+    let a = Filter { target: Some("wh_a".into()), ..Filter::default() };
+    let found = async |filter: Filter| {
+        let rows = bench.store.subscribed(filter).await.unwrap();
+        rows.into_iter().map(|row| row.delivery.id).collect::<Vec<_>>()
+    };
+    // What a rule of that name sends to it is the rule's.
+    assert_eq!(found(a.clone()).await, [id(3, 3), id(2, 3), id(1, 3), id(0, 3)]);
+    assert_eq!(found(Filter { limit: 2, page: Page::Before(id(2, 3).place()), ..a.clone() }).await, [id(1, 3), id(0, 3)]);
+    assert_eq!(found(Filter { limit: 1, page: Page::After(id(2, 3).place()), ..a.clone() }).await, [id(3, 3)]);
+    assert_eq!(found(Filter { state: Some(State::Delivered), ..a.clone() }).await, [id(0, 3)]);
+    assert_eq!(found(Filter { state: Some(State::Dead), ..a.clone() }).await, [id(1, 3)]);
+    assert_eq!(found(Filter { r#type: Some("other".into()), ..a.clone() }).await, []);
+    assert_eq!(found(Filter { target: Some("crm".into()), ..a.clone() }).await, []);
+    assert_eq!(found(Filter { target: None, ..a }).await, []);
+    let attempts = bench.store.attempts_of(vec![id(1, 3), id(3, 3)]).await.unwrap();
+    assert_eq!(attempts, [failed, dead]);
+}
+
 pub(crate) async fn lists_leave_bodies_out(bench: Bench) {
     let id = bench.planned("evt_1", "n8n").await;
     let made = Rendered { content_type: "text/plain".into(), body: Bytes::from_static(b"made"), progress: None, reached: false };

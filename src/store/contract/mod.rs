@@ -141,6 +141,7 @@ macro_rules! contract {
             events_are_paged_both_ways
             events_are_filtered
             deliveries_are_paged_both_ways
+            deliveries_of_a_subscription_are_listed_with_their_attempts_alone
             deliveries_are_filtered
             lists_leave_bodies_out
             what_a_filter_selects_is_counted

@@ -194,6 +194,14 @@ impl Store for Sqlite {
         self.lists.ask(move |conn, reading| query::attempts(conn, reading, event)).await
     }
 
+    async fn subscribed(&self, filter: Filter) -> Result<Vec<DeliveryRow>> {
+        self.lists.ask(move |conn, reading| query::subscribed(conn, reading, &filter)).await
+    }
+
+    async fn attempts_of(&self, deliveries: Vec<DeliveryId>) -> Result<Vec<Attempt>> {
+        self.lists.ask(move |conn, reading| query::attempts_of(conn, reading, &deliveries)).await
+    }
+
     async fn reject(&self, rejections: Vec<NewRejection>, bound: u32, bound_bytes: u64) -> Result<()> {
         self.writer.run(move |session| reject::reject(&session.conn, &rejections, bound, bound_bytes)).await
     }

@@ -304,6 +304,31 @@ pub(super) fn deliveries(conn: &Connection, reading: &Reading, filter: &Filter) 
         Some(true) => clauses.page_of_steps(filter.page, filter.limit, |place| replay::step(conn, place))?,
         _ => clauses.page("d.place", filter.page, filter.limit),
     }
+    listed(conn, reading, &clauses, &tables)
+}
+
+/// Deliveries of one subscription; see [`crate::store::Store::subscribed`].
+pub(super) fn subscribed(conn: &Connection, reading: &Reading, filter: &Filter) -> rusqlite::Result<Vec<DeliveryRow>> {
+    let (mut clauses, tables) = of_subscription(filter, reading.salt);
+    clauses.page("d.place", filter.page, filter.limit);
+    listed(conn, reading, &clauses, tables)
+}
+
+/// What `filter` says of the deliveries of one subscription, and where they are found.
+pub(super) fn of_subscription(filter: &Filter, salt: u64) -> (Where, &'static str) {
+    // By state an index of its own would be named.
+    let (mut clauses, _) = of_deliveries(&Filter { state: None, ..filter.clone() }, salt);
+    clauses.extend(filter.state.map(is_in));
+    let target = filter.target.clone().map_or(Value::Null, Value::from);
+    // What the index says of rules, for SQLite to see that it holds them.
+    let own = "d.target_id = (SELECT id FROM targets WHERE name = ?) AND d.rule >= 'wh_' AND d.rule < 'wh`'";
+    clauses.and(own, [target]);
+    let tables = "deliveries d INDEXED BY deliveries_subscribed CROSS JOIN targets t ON t.id = d.target_id \
+         CROSS JOIN events e ON e.seq = d.place >> 16";
+    (clauses, tables)
+}
+
+fn listed(conn: &Connection, reading: &Reading, clauses: &Where, tables: &str) -> rusqlite::Result<Vec<DeliveryRow>> {
     let sql = clauses.sql(&format!("SELECT {}, e.id, e.source, e.type FROM {tables}", rows::delivery_columns!("t.name")));
     let mut statement = conn.prepare_cached(&sql)?;
     let rows = statement.query_map(clauses.params(), |row| delivery_row(reading, &mut Cells::of(row)))?;
@@ -442,6 +467,20 @@ pub(super) fn attempts(conn: &Connection, reading: &Reading, event: EventUid) ->
     rows.collect()
 }
 
+/// The attempts of one delivery, by number.
+const ATTEMPTS_OF: &str = "SELECT * FROM attempts WHERE place = ? ORDER BY number";
+
+/// The attempts of these deliveries; see [`crate::store::Store::attempts_of`].
+pub(super) fn attempts_of(conn: &Connection, reading: &Reading, ids: &[DeliveryId]) -> rusqlite::Result<Vec<Attempt>> {
+    let mut statement = conn.prepare_cached(ATTEMPTS_OF)?;
+    let mut found = Vec::new();
+    for id in ids.iter().filter(|id| id.event.salt == reading.salt) {
+        let rows = statement.query_map([id.place()], |row| reading.attempt(row))?;
+        found.extend(rows.collect::<rusqlite::Result<Vec<_>>>()?);
+    }
+    Ok(found)
+}
+
 /// What is kept under `key`.
 pub(super) fn setting(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     conn.prepare_cached("SELECT value FROM settings WHERE key = ?")?.query_row([key], |row| row.get(0)).optional()
@@ -473,6 +512,10 @@ impl Where {
     pub(super) fn and<const N: usize>(&mut self, clause: &str, values: [Value; N]) {
         self.clauses.push(clause.to_owned());
         self.values.extend(values);
+    }
+
+    fn extend(&mut self, clauses: impl IntoIterator<Item = String>) {
+        self.clauses.extend(clauses);
     }
 
     /// `column` is `value`, where there is one.

@@ -359,6 +359,10 @@ async fn no_hot_query_walks_a_table() {
         let plan = plan(&conn, sql);
         assert!(plan.contains("USING COVERING INDEX") && !plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
     }
+    let (mut log, tables) = query::of_subscription(&Filter { target: Some("wh_a".to_owned()), ..Filter::default() }, 0);
+    log.page("d.place", Page::Before(9), 9);
+    let log = plan(&conn, &log.sql(&format!("SELECT d.place FROM {tables}")));
+    assert!(log.contains("deliveries_subscribed (target_id=? AND place<?)") && !log.contains("TEMP B-TREE"), "{log}");
     let oldest = plan(&conn, query::OLDEST);
     assert!(oldest.contains("SEARCH deliveries USING COVERING INDEX deliveries_pending"), "{oldest}");
     for (sql, index) in [(prune::DIED, "deliveries_died"), (ahead::AHEAD, "deliveries_pending")] {
