@@ -7,12 +7,14 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::{
     Api,
     error::ApiError,
     events,
     list::{self, Params},
+    openapi::{params::params, words},
 };
 use crate::{
     explain::backtest::Summary,
@@ -24,9 +26,13 @@ const EVENTS_MAX: u32 = 500;
 /// and bytes of their bodies after which a page ends.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 
+const PARAMS: [&str; 3] = ["since", "limit", "after"];
+params!(Asked = PARAMS, "after" => Kind::BackCursor);
+
 /// A page of events since `since`, newest first, the relay's own included.
+#[utoipa::path(get, path = "/api/v1/config/backtest", params(Asked), responses((status = 200, body = Answer)))]
 pub(super) async fn page(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(query.as_deref(), &["since", "limit", "after"])?;
+    let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let mut filter = list::filter(&mut params, |_| None)?;
     if let Page::After(_) = filter.page {
         return Err(list::invalid("after", "is not a cursor of this list: it goes from the newest event back"));
@@ -59,16 +65,20 @@ fn answer(data: Vec<Item>, next: Option<String>) -> Response {
     axum::response::IntoResponse::into_response(axum::Json(Answer { data, next }))
 }
 
-#[derive(Serialize)]
+/// A page of events and what becomes of them.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BacktestPage)]
 struct Answer {
     data: Vec<Item>,
     next: Option<String>,
 }
 
 /// One event, and what today's rules plan for it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Backtested)]
 struct Item {
     uid: String,
+    #[schema(value_type = words::Envelope)]
     envelope: Box<RawValue>,
     plan: Summary,
 }

@@ -7,14 +7,19 @@ use axum::{
     body::{Body, to_bytes},
     extract::State,
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
-use super::{Api, error::ApiError};
+use super::{
+    Api,
+    error::{ApiError, BadFile},
+    list::One,
+};
 use crate::{
     clock::rfc3339_ms,
-    config::{self, File, Loaded, System, report, yaml},
-    reload::Failure,
+    config::{self, File, Loaded, System, report, report::Diagnostic, yaml},
+    reload::{Failure, Outcome},
     store,
 };
 
@@ -23,32 +28,76 @@ const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// What a file is called that nobody named.
 const UNNAMED: &str = "routes.yaml";
 
-/// The configuration's hash, when it was loaded, and what is wrong with the file on disk when an older one runs.
-pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
-    let config = api.running.config();
-    let rejected = config.rejected.as_ref();
-    Json(json!({"data": {
-        "hash": config.hash,
-        "loaded_at": rfc3339_ms(config.at),
-        "file": config.file,
-        "error": rejected.map(|it| &it.error),
-        "rejected_at": rejected.map(|it| rfc3339_ms(it.at)),
-        "problems": rejected.map(|it| &it.problems),
-    }}))
+/// What the relay goes by.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Config)]
+pub(super) struct ConfigItem {
+    /// Of all its files.
+    hash: String,
+    loaded_at: String,
+    /// Null where it was started without a file.
+    file: Option<String>,
+    /// What is wrong with the file on disk, in one line, where the relay goes by an older one.
+    error: Option<String>,
+    rejected_at: Option<String>,
+    /// Everything that is wrong with it.
+    problems: Option<Vec<Diagnostic>>,
 }
 
-/// Reads the file again; answers once it holds, with what it has changed, or with everything that is wrong with it.
-pub(super) async fn reload(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
+/// What a file is worth.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Checked {
+    /// Whether the relay could go by it.
+    ok: bool,
+    /// Null for one that is bad.
+    hash: Option<String>,
+    problems: Vec<Diagnostic>,
+    /// How many further problems there are.
+    left_off: usize,
+}
+
+/// What the relay goes by. The configuration's hash, when it was loaded, and what is wrong with the file on disk when an older one
+/// runs.
+#[utoipa::path(get, path = "/api/v1/config", responses((status = 200, body = One<ConfigItem>)))]
+pub(super) async fn show(State(api): State<Api>) -> Json<One<ConfigItem>> {
+    let config = api.running.config();
+    let rejected = config.rejected.as_ref();
+    Json(One {
+        data: ConfigItem {
+            hash: config.hash,
+            loaded_at: rfc3339_ms(config.at),
+            file: config.file,
+            error: rejected.map(|it| it.error.clone()),
+            rejected_at: rejected.map(|it| rfc3339_ms(it.at)),
+            problems: rejected.map(|it| it.problems.clone()),
+        },
+    })
+}
+
+/// Reads the file again. Answers once it holds, with what it has changed, or with everything that is wrong with it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/config/reload",
+    responses((status = 200, body = One<Outcome>), (status = 409, description = "it was started without a file"), (status = 422, body = BadFile, description = "the file is bad, and nothing has changed")),
+)]
+pub(super) async fn reload(State(api): State<Api>) -> Result<Json<One<Outcome>>, ApiError> {
     match api.running.reload().await {
-        Ok(outcome) => Ok(Json(json!({"data": outcome}))),
+        Ok(outcome) => Ok(Json(One { data: outcome })),
         Err(Failure::Bad(rejected)) => Err(ApiError::BadConfig(rejected)),
         Err(refused @ Failure::NoFile) => Err(ApiError::Conflict(refused.to_string())),
         Err(refused @ Failure::Stopping) => Err(store::Error::Full(refused.to_string()).into()),
     }
 }
 
-/// Checks a file without going by it: the text that is sent, in the place of the file that the relay goes by; without one, that file.
-pub(super) async fn check(State(api): State<Api>, body: Body) -> Result<Json<Value>, ApiError> {
+/// Checks a file without going by it. That is the text that is sent, in the place of the file that the relay goes by; without one, that
+/// file.
+#[utoipa::path(
+    post,
+    path = "/api/v1/config/check",
+    request_body(content = String, content_type = "application/yaml"),
+    responses((status = 200, body = One<Checked>), (status = 409, description = "it was started without a file, and none is sent")),
+)]
+pub(super) async fn check(State(api): State<Api>, body: Body) -> Result<Json<One<Checked>>, ApiError> {
     let bytes = timeout(BODY_WITHIN, to_bytes(body, yaml::FILE_MAX + 1)).await;
     let bytes = bytes.map_err(|_| ApiError::Invalid("the body did not come in time".into()))?.map_err(|_| ApiError::TooLarge)?;
     let path = api.running.config().file.map(PathBuf::from);
@@ -61,10 +110,12 @@ pub(super) async fn check(State(api): State<Api>, body: Body) -> Result<Json<Val
         Box::new(move || config::parse(file, &System))
     };
     let loaded = tokio::task::spawn_blocking(read).await.map_err(|error| store::Error::Backend(error.to_string().into()))?;
-    Ok(Json(json!({"data": {
-        "ok": loaded.config.is_some(),
-        "hash": loaded.config.as_ref().map(|config| &config.hash),
-        "problems": report::diagnostics(&loaded),
-        "left_off": loaded.left_off,
-    }})))
+    Ok(Json(One {
+        data: Checked {
+            ok: loaded.config.is_some(),
+            hash: loaded.config.as_ref().map(|config| config.hash.clone()),
+            problems: report::diagnostics(&loaded),
+            left_off: loaded.left_off,
+        },
+    }))
 }

@@ -7,14 +7,16 @@ use axum::{
 };
 
 use super::{
-    Api, body, deliveries,
+    Api, body,
+    deliveries::{self, DeliveryItem, DeliveryStory},
     engine::ADMIN,
     error::ApiError,
-    jobs::Bulk,
-    list::{self, Params, invalid},
+    jobs::{Bulk, Counted},
+    list::{self, Listed, One, Params, invalid},
+    openapi::{params::params, words},
 };
 use crate::{
-    jobs::Kind,
+    jobs::{self, Kind},
     store::{Cause, Filter, Resolution, State as Stored},
 };
 
@@ -22,10 +24,14 @@ const PARAMS: [&str; 11] =
     ["source", "type", "target", "state", "event", "cause", "resolved", "since", "until", "limit", "after"];
 const RETRY_PARAMS: [&str; 9] = ["source", "type", "target", "event", "cause", "since", "until", "rate", "dry_run"];
 const RESOLVE_PARAMS: [&str; 1] = ["note"];
+params!(Asked = PARAMS, "after" => Kind::DeliveryCursor, "state" => Kind::Words(words::dead));
+params!(RetryAsked = RETRY_PARAMS);
+params!(ResolveAsked = RESOLVE_PARAMS, "note" => Kind::Needed);
 /// Longest note, in characters.
 const NOTE_MAX: usize = 1000;
 
 /// A page of dead letters: resolved ones too, unless `resolved` says otherwise.
+#[utoipa::path(get, path = "/api/v1/dead-letters", params(Asked), responses((status = 200, body = Listed<DeliveryItem>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let resolved = params.take_as("resolved", "true or false", list::flag)?;
@@ -35,6 +41,12 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 }
 
 /// Retries what the filters select, as a job.
+#[utoipa::path(
+    post,
+    path = "/api/v1/dead-letters/retry",
+    request_body = inline(RetryAsked),
+    responses((status = 200, body = One<Counted>), (status = 201, body = One<jobs::Shown>)),
+)]
 pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
     let mut params = body::params(query.as_deref(), body, &RETRY_PARAMS).await?;
     let bulk = Bulk::take(&mut params)?;
@@ -42,7 +54,29 @@ pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, bod
     bulk.go(&api, Kind::Retry, filter).await
 }
 
+/// One dead letter with its attempts, by its delivery's id.
+#[utoipa::path(get, path = "/api/v1/dead-letters/{id}", responses((status = 200, body = One<DeliveryStory>)))]
+pub(super) async fn one(api: State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    deliveries::one(api, id).await
+}
+
+/// Tries a dead letter again: same delivery, same body, as if for the first time.
+#[utoipa::path(
+    post,
+    path = "/api/v1/dead-letters/{id}/retry",
+    responses((status = 200, body = One<DeliveryStory>), (status = 409, description = "it is no dead letter, or a resolved one")),
+)]
+pub(super) async fn retry_one(api: State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    deliveries::retry(api, id).await
+}
+
 /// Settles a dead letter with a note.
+#[utoipa::path(
+    post,
+    path = "/api/v1/dead-letters/{id}/resolve",
+    request_body = inline(ResolveAsked),
+    responses((status = 200, body = One<DeliveryStory>), (status = 409, description = "it is no dead letter, or resolved already")),
+)]
 pub(super) async fn resolve(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,

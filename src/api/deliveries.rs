@@ -13,13 +13,15 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Api,
     engine::ADMIN,
     error::ApiError,
     events,
-    list::{self, Params},
+    list::{self, Listed, One, Params},
+    openapi::{params::params, words},
 };
 use crate::{
     clock::rfc3339_ms,
@@ -30,8 +32,10 @@ use crate::{
 
 const PARAMS: [&str; 11] =
     ["source", "type", "target", "state", "cause", "event", "replayed", "since", "until", "limit", "after"];
+params!(Asked = PARAMS, "after" => Kind::DeliveryCursor, "state" => Kind::Words(words::states));
 
 /// A page of deliveries.
+#[utoipa::path(get, path = "/api/v1/deliveries", params(Asked), responses((status = 200, body = Listed<DeliveryItem>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let state = params.take_as("state", "a state of deliveries", Stored::parse)?;
@@ -46,11 +50,17 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 }
 
 /// One delivery with its attempts.
+#[utoipa::path(get, path = "/api/v1/deliveries/{id}", responses((status = 200, body = One<DeliveryStory>)))]
 pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     Ok(Known::read(&api, id_of(id)?).await?.shown(&api))
 }
 
 /// Tries a dead letter again: same delivery, same body, as if for the first time.
+#[utoipa::path(
+    post,
+    path = "/api/v1/deliveries/{id}/retry",
+    responses((status = 200, body = One<DeliveryStory>), (status = 409, description = "it is no dead letter, or a resolved one")),
+)]
 pub(super) async fn retry(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let id = id_of(id)?;
     let mut known = Known::read(&api, id).await?;
@@ -73,6 +83,11 @@ pub(super) async fn retry(State(api): State<Api>, id: Result<Path<String>, PathR
 }
 
 /// Cancels a delivery that is not final. An attempt under way is not called back.
+#[utoipa::path(
+    post,
+    path = "/api/v1/deliveries/{id}/cancel",
+    responses((status = 200, body = One<DeliveryStory>), (status = 409, description = "it is final already")),
+)]
 pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let id = id_of(id)?;
     let mut known = Known::read(&api, id).await?;
@@ -259,18 +274,26 @@ fn within(page: Page, place: i64) -> bool {
 }
 
 /// A delivery as lists show it.
-#[derive(Serialize)]
-struct DeliveryItem {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Delivery)]
+pub(super) struct DeliveryItem {
+    /// The same on every attempt: the `Idempotency-Key` that the target gets.
     id: String,
+    /// The event's `uid`,
     event: String,
+    /// and its sender's id.
     event_id: String,
     source: String,
     r#type: String,
     target: String,
     rule: Option<String>,
+    #[schema(value_type = words::DeliveryState)]
     state: &'static str,
+    #[schema(value_type = Option<words::DeliveryCause>)]
     cause: Option<&'static str>,
+    /// Of its last attempt: `timeout`, `http_503`, `address_forbidden`, ….
     error: Option<String>,
+    /// How many there were.
     attempts: u32,
     next_attempt_at: Option<String>,
     /// Why it was suppressed, cancelled or expired.
@@ -278,6 +301,7 @@ struct DeliveryItem {
     /// The delivery inside which its event goes or went out.
     carrier: Option<String>,
     created_at: String,
+    #[schema(value_type = words::DeliverySeverity)]
     severity: &'static str,
     /// Made by a replay.
     replayed: bool,
@@ -291,8 +315,10 @@ struct DeliveryItem {
 }
 
 /// What a person settled a dead letter with.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Resolution)]
 struct ResolutionItem {
+    #[schema(format = DateTime)]
     at: String,
     note: String,
 }
@@ -304,20 +330,21 @@ impl ResolutionItem {
 }
 
 /// A delivery with its log: one entry per attempt.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct DeliveryStory {
     #[serde(skip)]
     id: DeliveryId,
     #[serde(flatten)]
     delivery: DeliveryItem,
     log: Vec<AttemptItem>,
-    /// The events that went out inside it, its own left out; at most [`events::STORY_MAX`].
+    /// The events that went out inside it, its own left out; at most 1000.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     carries: Vec<CarriedItem>,
 }
 
 /// An event that went out inside a delivery.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Carried)]
 struct CarriedItem {
     /// Its own delivery.
     id: String,
@@ -365,14 +392,20 @@ impl CarriedItem {
     }
 }
 
-#[derive(Serialize)]
+/// One try of a delivery.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Attempt)]
 struct AttemptItem {
+    /// From 1; a retried dead letter counts on.
     number: u32,
     started_at: String,
     latency_ms: u64,
+    #[schema(value_type = words::AttemptOutcome)]
     outcome: &'static str,
+    /// Of the HTTP answer.
     status: Option<u16>,
     /// Whose fault, when it made a dead letter.
+    #[schema(value_type = Option<words::DeliveryCause>)]
     cause: Option<&'static str>,
     error: Option<String>,
     detail: Option<String>,
@@ -380,6 +413,7 @@ struct AttemptItem {
     counts: bool,
     /// As far as they can be known afterwards; secrets are `***`.
     request_headers: BTreeMap<String, String>,
+    /// The beginning of what was answered.
     response: String,
     next_attempt_at: Option<String>,
 }

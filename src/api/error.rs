@@ -5,9 +5,11 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
-use crate::{jobs::BeginError, reload::Rejected, store};
+use crate::{config::report::Diagnostic, jobs::BeginError, reload::Rejected, store};
 
 /// How long a caller is asked to wait while the store cannot be reached.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5"); // seconds
@@ -59,9 +61,37 @@ impl From<BeginError> for ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let (status, code) = match &self {
+/// Every status that refuses, and its codes: what the document of the API says of them. A code that is missing here fails every test
+/// that meets it.
+pub(super) const CODES: &[(u16, &[&str])] = &[
+    (400, &["invalid_request"]),
+    (401, &["unauthorized"]),
+    (403, &["forbidden", "invalid_signature"]),
+    (404, &["not_found"]),
+    (405, &["method_not_allowed"]),
+    (409, &["conflict"]),
+    (413, &["payload_too_large"]),
+    (422, &["invalid_config"]),
+    (429, &["too_many_jobs"]),
+    (503, &["unavailable"]),
+];
+
+/// What a bad file is refused with.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BadFile {
+    /// `invalid_config`.
+    error: &'static str,
+    /// The first error and how many there are, in one line.
+    message: String,
+    /// Everything that is wrong with it.
+    problems: Vec<Diagnostic>,
+    /// How many further problems there are.
+    left_off: usize,
+}
+
+impl ApiError {
+    fn told(&self) -> (StatusCode, &'static str) {
+        match self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
@@ -73,13 +103,22 @@ impl IntoResponse for ApiError {
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_jobs"),
             Self::BadConfig(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_config"),
             Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        };
-        let mut body = json!({"error": code, "message": self.to_string()});
-        if let Self::BadConfig(rejected) = &self {
-            body["problems"] = json!(rejected.problems);
-            body["left_off"] = json!(rejected.left_off);
         }
-        let mut response = (status, Json(body)).into_response();
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.told();
+        debug_assert!(CODES.iter().any(|(known, codes)| *known == status.as_u16() && codes.contains(&code)), "{status} {code}");
+        let message = self.to_string();
+        let mut response = match &self {
+            Self::BadConfig(rejected) => {
+                let (problems, left_off) = (rejected.problems.clone(), rejected.left_off);
+                (status, Json(BadFile { error: code, message, problems, left_off })).into_response()
+            }
+            _ => (status, Json(json!({"error": code, "message": message}))).into_response(),
+        };
         match &self {
             Self::Unauthorized => _ = response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
             Self::Store(error) => {

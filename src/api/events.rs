@@ -6,12 +6,14 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::{
     Api,
     deliveries::{self, DeliveryStory},
     error::ApiError,
-    list::{self, Params},
+    list::{self, Listed, One, Params},
+    openapi::{params::params, words},
 };
 use crate::{
     clock::rfc3339_ms,
@@ -23,8 +25,10 @@ use crate::{
 };
 
 const PARAMS: [&str; 8] = ["source", "type", "target", "state", "since", "until", "limit", "after"];
+params!(Asked = PARAMS, "after" => Kind::EventCursor);
 
 /// A page of events.
+#[utoipa::path(get, path = "/api/v1/events", params(Asked), responses((status = 200, body = Listed<EventItem>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let state = params.take_as("state", "the state of a delivery", Stored::parse)?;
@@ -34,8 +38,9 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     Ok(list::answer(rows, page, limit, |row| row.uid.seq, EventItem::new))
 }
 
-/// One event: its verdict, its envelope, the rules that matched, why each of today's rules would or would not, and each delivery
-/// with its attempts.
+/// The whole story of one event. Its verdict, its envelope, the rules that matched, why each of today's rules would or would not, and
+/// each delivery with its attempts.
+#[utoipa::path(get, path = "/api/v1/events/{uid}", responses((status = 200, body = One<EventStory>)))]
 pub(super) async fn one(State(api): State<Api>, uid: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let missing = ApiError::NotFound("event");
     let Some(uid) = uid.ok().and_then(|Path(uid)| uid.parse().ok()) else { return Err(missing) };
@@ -63,23 +68,30 @@ fn place_of(id: &str) -> Option<i64> {
 }
 
 /// An event as lists show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
 struct EventItem {
+    /// The relay's own id, for URLs.
     uid: String,
+    /// The sender's id, or the hash of what came.
     id: String,
     source: String,
     r#type: String,
+    /// The sender's instant.
+    #[schema(format = DateTime)]
     time: String,
     namespace: Option<String>,
     subject: Option<String>,
     received_at: String,
+    #[schema(value_type = words::Verdict)]
     verdict: &'static str,
     duplicates: u32,
     duplicate_mismatch: u32,
     last_duplicate_at: Option<String>,
 }
 
-#[derive(Serialize)]
+/// All that is known of one event.
+#[derive(Serialize, ToSchema)]
 struct EventStory<'r> {
     #[serde(flatten)]
     event: EventItem,
@@ -89,12 +101,14 @@ struct EventStory<'r> {
     why: Vec<WhyItem>,
     /// What today's subscriptions make of it.
     subscriptions: SubscriptionsItem,
+    #[schema(value_type = words::Envelope)]
     envelope: Box<RawValue>,
     deliveries: Vec<DeliveryStory>,
 }
 
 /// Whether a rule fires for the event, and if not, why not.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Why)]
 struct WhyItem {
     rule: String,
     matched: bool,

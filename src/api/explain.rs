@@ -9,15 +9,22 @@ use axum::{
     response::Response,
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::json;
+use serde_json::{Value, value::RawValue};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
 
 use super::{
     Api,
     error::ApiError,
-    list::{self, Params},
+    list::{self, One, Params},
+    openapi::params::schema,
 };
 use crate::{
     envelope::{Envelope, EventUid},
+    explain::Explanation,
     json,
     store::{EventRow, Filter, Page},
 };
@@ -31,7 +38,7 @@ const LOOKED_AT: u32 = 20_000;
 /// so many at a time.
 const PAGE: u32 = 1000;
 
-/// What is asked about: one of `uid`, `id`, `event` and `body`.
+/// What is asked about, one of `uid`, `id`, `event` and `body`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Question {
@@ -52,7 +59,31 @@ struct Question {
     body: Option<Box<RawValue>>,
 }
 
-/// Explains an event: every rule with why it fires or does not, every target with what it would get and when.
+impl PartialSchema for Question {
+    fn schema() -> RefOr<Schema> {
+        let text = |what: &str| json!({"type": "string", "description": what});
+        let way = |properties: Value, required: Value| json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
+        let (uid, id) = (text("The relay's id of a stored event."), text("The sender's id of a stored event, or the relay's."));
+        schema(json!({
+            "description": "What is asked about: a stored event, an event or envelope, or a body as its sender sends it.",
+            "oneOf": [
+                way(json!({"uid": uid}), json!(["uid"])),
+                way(json!({"id": id, "source": text("The source of that event.")}), json!(["id"])),
+                way(json!({"event": {"type": "object", "description": "An event, or an envelope."}}), json!(["event"])),
+                way(
+                    json!({"body": {"description": "A body, as JSON."}, "source": text("The source it comes in by.")}),
+                    json!(["body", "source"]),
+                ),
+            ],
+            "examples": [{"event": {"type": "credential.expired", "data": {"service_name": "Google Calendar"}}}],
+        }))
+    }
+}
+
+impl ToSchema for Question {}
+
+/// Explains an event. Every rule with why it fires or does not, every target with what it would get and when.
+#[utoipa::path(post, path = "/api/v1/explain", request_body = Question, responses((status = 200, body = One<Explanation>)))]
 pub(super) async fn explain(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
     Params::from_query(query.as_deref(), &[])?;
     let event = event(&api, question(body).await?).await?;

@@ -11,8 +11,9 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::time::{Instant, timeout};
+use utoipa::ToSchema;
 
 use super::Api;
 use crate::store::Store;
@@ -22,31 +23,80 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long the store may take to answer before it counts as not taking writes.
 const PROBE_MAX: Duration = Duration::from_secs(3);
 
+/// That the process runs.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Alive {
+    /// `ok`.
+    status: &'static str,
+}
+
+/// Whether the relay takes events. What is left out is told on the admin listener only.
+#[derive(Default, Serialize, ToSchema)]
+pub(super) struct Readiness {
+    /// `ready` or `unavailable`.
+    status: &'static str,
+    /// `unavailable`, where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    /// `ok`, where it is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<GoesBy>,
+}
+
+/// What the relay goes by.
+#[derive(Serialize, ToSchema)]
+struct GoesBy {
+    hash: String,
+    /// What is wrong with the file on disk, where the relay goes by an older one.
+    error: Option<String>,
+}
+
+impl Readiness {
+    fn ready() -> Self {
+        Self { status: "ready", ..Self::default() }
+    }
+
+    fn unavailable(why: String) -> Self {
+        Self { status: "unavailable", error: Some("unavailable"), message: Some(why), ..Self::default() }
+    }
+}
+
 /// 200 while the process runs.
-pub(super) async fn alive() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+#[utoipa::path(get, path = "/healthz", responses((status = 200, body = Alive)))]
+pub(super) async fn alive() -> Json<Alive> {
+    Json(Alive { status: "ok" })
 }
 
 /// 200 when an event would be taken now, else 503; says no more.
 pub(super) async fn ready(State(api): State<Api>) -> Response {
     match verdict(&api).await {
-        Ok(()) => Json(json!({"status": "ready"})).into_response(),
+        Ok(()) => Json(Readiness::ready()).into_response(),
         Err(_) => {
-            let body = json!({"status": "unavailable", "error": "unavailable", "message": "the relay takes no events now"});
+            let body = Readiness::unavailable("the relay takes no events now".to_owned());
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }
 }
 
-/// [`ready`], and why not.
+/// 200 when an event would be taken now, else 503, and why not.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    responses((status = 200, body = Readiness), (status = 503, body = Readiness, description = "it takes none now")),
+)]
 pub(super) async fn ready_in_detail(State(api): State<Api>) -> Response {
     let verdict = verdict(&api).await;
     let config = api.running.config();
-    let config = json!({"hash": config.hash, "error": config.rejected.map(|it| it.error)});
+    let config = Some(GoesBy { hash: config.hash, error: config.rejected.map(|it| it.error) });
     match verdict {
-        Ok(()) => Json(json!({"status": "ready", "store": "ok", "config": config})).into_response(),
+        Ok(()) => Json(Readiness { store: Some("ok"), config, ..Readiness::ready() }).into_response(),
         Err(reason) => {
-            let body = json!({"status": "unavailable", "error": "unavailable", "message": reason, "config": config});
+            let body = Readiness { config, ..Readiness::unavailable(reason) };
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }

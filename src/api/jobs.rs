@@ -6,50 +6,68 @@ use axum::{
     extract::{Path, RawQuery, State, rejection::PathRejection},
     response::Response,
 };
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Api, body,
     engine::ADMIN,
     error::ApiError,
-    list::{self, Params, invalid},
+    list::{self, Listed, One, Params, invalid},
+    openapi::params::params,
 };
 use crate::{
     envelope::Name,
-    jobs::{Job, Kind},
+    jobs::{Job, Kind, Shown},
     store::{Filter, State as Stored},
 };
 
 const PARAMS: [&str; 1] = ["limit"];
 const REPLAY_PARAMS: [&str; 9] = ["source", "type", "target", "state", "event", "since", "until", "rate", "dry_run"];
+params!(Asked = PARAMS);
+params!(ReplayAsked = REPLAY_PARAMS);
 
 /// All jobs, newest first.
+#[utoipa::path(get, path = "/api/v1/jobs", params(Asked), responses((status = 200, body = Listed<Shown>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     newest(&api, query.as_deref(), |_| true)
 }
 
 /// All replays, newest first.
+#[utoipa::path(get, path = "/api/v1/replays", params(Asked), responses((status = 200, body = Listed<Shown>)))]
 pub(super) async fn replays(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     newest(&api, query.as_deref(), is_replay)
 }
 
 /// One job.
+#[utoipa::path(get, path = "/api/v1/jobs/{id}", responses((status = 200, body = One<Shown>)))]
 pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     Ok(list::one(&found(&api, id, "job", |_| true)?))
 }
 
 /// One replay.
+#[utoipa::path(get, path = "/api/v1/replays/{id}", responses((status = 200, body = One<Shown>)))]
 pub(super) async fn replay(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     Ok(list::one(&found(&api, id, "replay", is_replay)?))
 }
 
 /// Stops a job; what it did stays done.
+#[utoipa::path(
+    post,
+    path = "/api/v1/jobs/{id}/cancel",
+    responses((status = 200, body = One<Shown>), (status = 409, description = "it has ended")),
+)]
 pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let job = found(&api, id, "job", |_| true)?;
     stop(&api, &job).await
 }
 
 /// Stops a replay; what it made stays made.
+#[utoipa::path(
+    post,
+    path = "/api/v1/replays/{id}/cancel",
+    responses((status = 200, body = One<Shown>), (status = 409, description = "it has ended")),
+)]
 pub(super) async fn cancel_replay(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let job = found(&api, id, "replay", is_replay)?;
     stop(&api, &job).await
@@ -57,6 +75,12 @@ pub(super) async fn cancel_replay(State(api): State<Api>, id: Result<Path<String
 
 /// Makes deliveries again of the events that the filters select: by today's rules, or to `target` only. With `state`, only of events
 /// that have a delivery in this state (to `target`, where one is named).
+#[utoipa::path(
+    post,
+    path = "/api/v1/replays",
+    request_body = inline(ReplayAsked),
+    responses((status = 200, body = One<Counted>), (status = 201, body = One<Shown>)),
+)]
 pub(super) async fn make(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
     let mut params = body::params(query.as_deref(), body, &REPLAY_PARAMS).await?;
     let target = params.take("target").map(|name| destination(&api, &name)).transpose()?;
@@ -66,6 +90,14 @@ pub(super) async fn make(State(api): State<Api>, RawQuery(query): RawQuery, body
     let with = target.as_ref().filter(|_| state.is_some()).map(ToString::to_string);
     let filter = Filter { state, event, target: with, ..list::filter(&mut params, |_| None)? };
     bulk.go(&api, Kind::Replay { target }, filter).await
+}
+
+/// How many things a job would touch.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Counted {
+    /// Always true: nothing was done.
+    dry_run: bool,
+    count: u64,
 }
 
 /// How a job is asked for.
@@ -89,7 +121,7 @@ impl Bulk {
     pub(super) async fn go(&self, api: &Api, kind: Kind, filter: Filter) -> Result<Response, ApiError> {
         if self.dry_run {
             let count = api.engine.count(&kind, &filter).await?;
-            return Ok(list::one(&json!({"dry_run": true, "count": count})));
+            return Ok(list::one(&Counted { dry_run: true, count }));
         }
         let job = api.engine.begin(kind, filter, self.rate).await?;
         tracing::info!(job.id = %job.id, job.kind = job.kind.word(), by = ADMIN, "a job has begun");

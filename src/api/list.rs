@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use crate::{
@@ -141,9 +142,12 @@ pub(super) fn answer<R, T: Serialize>(
     Json(Listed { data, next }).into_response()
 }
 
-#[derive(Serialize)]
-struct Listed<T> {
+/// A page of a list.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Listed<T> {
     data: Vec<T>,
+    /// Ask with it as `after` for the next page; null where there is none.
+    #[schema(required)]
     next: Option<String>,
 }
 
@@ -159,11 +163,13 @@ pub(super) fn created<T: Serialize>(thing: &T) -> Response {
 
 /// `{"data": …}` around one thing.
 pub(super) fn one<T: Serialize>(thing: &T) -> Response {
-    #[derive(Serialize)]
-    struct One<'t, T> {
-        data: &'t T,
-    }
     Json(One { data: thing }).into_response()
+}
+
+/// One thing, as it is answered.
+#[derive(Serialize, ToSchema)]
+pub(super) struct One<T> {
+    pub(super) data: T,
 }
 
 #[cfg(test)]

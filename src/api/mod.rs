@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::{
-    Router,
+    Extension, Router,
     extract::Request,
     middleware,
     routing::{get, post},
@@ -14,6 +14,7 @@ use axum::{
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::Handles,
@@ -45,6 +46,7 @@ mod jobs;
 mod list;
 mod metrics;
 mod mutes;
+mod openapi;
 #[cfg(test)]
 mod operating_tests;
 mod rejections;
@@ -56,6 +58,7 @@ mod tests;
 
 use engine::Engine;
 use error::ApiError;
+use openapi::Document;
 
 /// Answers on the admin listener: the whole API, metrics and health.
 pub fn admin(handles: Handles) -> Router {
@@ -167,45 +170,49 @@ impl Api {
     }
 
     fn admin(self) -> Router {
-        events()
-            .route("/api/v1/deliveries", get(deliveries::list))
-            .route("/api/v1/deliveries/{id}", get(deliveries::one))
-            .route("/api/v1/deliveries/{id}/retry", post(deliveries::retry))
-            .route("/api/v1/deliveries/{id}/cancel", post(deliveries::cancel))
-            .route("/api/v1/dead-letters", get(dead_letters::list))
-            .route("/api/v1/dead-letters/retry", post(dead_letters::retry))
-            .route("/api/v1/dead-letters/{id}", get(deliveries::one))
-            .route("/api/v1/dead-letters/{id}/retry", post(deliveries::retry))
-            .route("/api/v1/dead-letters/{id}/resolve", post(dead_letters::resolve))
-            .route("/api/v1/replays", get(jobs::replays).post(jobs::make))
-            .route("/api/v1/replays/{id}", get(jobs::replay))
-            .route("/api/v1/replays/{id}/cancel", post(jobs::cancel_replay))
-            .route("/api/v1/jobs", get(jobs::list))
-            .route("/api/v1/jobs/{id}", get(jobs::one))
-            .route("/api/v1/jobs/{id}/cancel", post(jobs::cancel))
-            .route("/api/v1/targets", get(targets::list))
-            .route("/api/v1/targets/{name}", get(targets::one))
-            .route("/api/v1/targets/{name}/pause", post(targets::pause))
-            .route("/api/v1/targets/{name}/resume", post(targets::resume))
-            .route("/api/v1/targets/{name}/close", post(targets::close))
-            .route("/api/v1/targets/{name}/test", post(targets::test))
-            .route("/api/v1/targets/{name}/cancel", post(targets::cancel))
-            .route("/api/v1/mutes", get(mutes::list).post(mutes::add))
-            .route("/api/v1/mutes/{id}", get(mutes::one).delete(mutes::remove))
-            .route("/api/v1/sources", get(sources::list))
-            .route("/api/v1/rejections", get(rejections::list))
-            .route("/api/v1/rejections/retry", post(rejections::retry))
-            .route("/api/v1/explain", post(explain::explain))
-            .route("/api/v1/config", get(config::show))
-            .route("/api/v1/config/backtest", get(backtest::page))
-            .route("/api/v1/config/check", post(config::check))
-            .route("/api/v1/config/reload", post(config::reload))
-            .route("/healthz", get(health::alive))
-            .route("/readyz", get(health::ready_in_detail))
-            .route("/metrics", get(metrics::export))
+        let (router, said) = events()
+            .routes(routes!(deliveries::list))
+            .routes(routes!(deliveries::one))
+            .routes(routes!(deliveries::retry))
+            .routes(routes!(deliveries::cancel))
+            .routes(routes!(dead_letters::list))
+            .routes(routes!(dead_letters::retry))
+            .routes(routes!(dead_letters::one))
+            .routes(routes!(dead_letters::retry_one))
+            .routes(routes!(dead_letters::resolve))
+            .routes(routes!(jobs::replays, jobs::make))
+            .routes(routes!(jobs::replay))
+            .routes(routes!(jobs::cancel_replay))
+            .routes(routes!(jobs::list))
+            .routes(routes!(jobs::one))
+            .routes(routes!(jobs::cancel))
+            .routes(routes!(targets::list))
+            .routes(routes!(targets::one))
+            .routes(routes!(targets::pause))
+            .routes(routes!(targets::resume))
+            .routes(routes!(targets::close))
+            .routes(routes!(targets::test))
+            .routes(routes!(targets::cancel))
+            .routes(routes!(mutes::list, mutes::add))
+            .routes(routes!(mutes::one, mutes::remove))
+            .routes(routes!(sources::list))
+            .routes(routes!(rejections::list))
+            .routes(routes!(rejections::retry))
+            .routes(routes!(explain::explain))
+            .routes(routes!(config::show))
+            .routes(routes!(backtest::page))
+            .routes(routes!(config::check))
+            .routes(routes!(config::reload))
+            .routes(routes!(health::alive))
+            .routes(routes!(health::ready_in_detail))
+            .routes(routes!(metrics::export))
+            .routes(routes!(openapi::document))
+            .split_for_parts();
+        router
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
             .layer(middleware::from_fn_with_state(self.clone(), auth::require))
+            .layer(Extension(Document::new(said)))
             .with_state(self)
     }
 
@@ -216,7 +223,8 @@ impl Api {
             let (shown, mut otherwise) = (shown.clone(), otherwise.clone());
             async move { if shown() { Ok(next.run(request).await) } else { otherwise.call(request).await } }
         });
-        let events = events().method_not_allowed_fallback(method_not_allowed).layer(required.clone()).layer(where_shown);
+        let events =
+            Router::from(events()).method_not_allowed_fallback(method_not_allowed).layer(required.clone()).layer(where_shown);
         Router::new()
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
@@ -228,8 +236,8 @@ impl Api {
     }
 }
 
-fn events() -> Router<Api> {
-    Router::new().route("/api/v1/events", get(events::list)).route("/api/v1/events/{uid}", get(events::one))
+fn events() -> OpenApiRouter<Api> {
+    OpenApiRouter::default().routes(routes!(events::list)).routes(routes!(events::one))
 }
 
 async fn not_found() -> ApiError {

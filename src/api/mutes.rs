@@ -6,12 +6,18 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
+use serde_json::json;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
 
 use super::{
     Api, body,
     engine::ADMIN,
     error::ApiError,
-    list::{self, Params, invalid},
+    list::{self, Listed, One, Params, invalid},
+    openapi::params::{self, Kind},
 };
 use crate::{
     clock::{later, rfc3339_ms},
@@ -22,24 +28,48 @@ use crate::{
 /// What a mute matches by: as in a rule, and targets.
 const LISTS: [&str; 4] = ["source", "type", "namespace", "target"];
 const PARAMS: [&str; 8] = ["source", "type", "namespace", "target", "reason", "author", "until", "for"];
+/// The body of a mute: globs below `match` or beside it, and an end.
+struct Asked;
 
-/// Those that are not over, newest first.
+impl PartialSchema for Asked {
+    fn schema() -> RefOr<Schema> {
+        let globs = LISTS.map(|name| (name, Kind::Globs, "Globs, one or several."));
+        let mut body = params::body(&PARAMS, &globs);
+        body["properties"]["match"] = params::body(&LISTS, &globs);
+        body["properties"]["match"]["description"] = "The globs, as in a rule.".into();
+        body["properties"]["until"]["description"] = "When it ends.".into();
+        body["oneOf"] = json!([{"required": ["until"]}, {"required": ["for"]}]);
+        params::schema(body)
+    }
+}
+
+impl ToSchema for Asked {}
+
+/// All mutes that are not over, newest first.
+#[utoipa::path(get, path = "/api/v1/mutes", responses((status = 200, body = Listed<MuteItem>), (status = 400, description = "it takes no parameters")))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     Params::from_query(query.as_deref(), &[])?;
     let mutes = api.engine.mutes().await?;
     Ok(list::whole(mutes.iter().rev().map(MuteItem::new).collect()))
 }
 
-/// One of them.
+/// One mute that is not over.
+#[utoipa::path(get, path = "/api/v1/mutes/{id}", responses((status = 200, body = One<MuteItem>)))]
 pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|_| MISSING)?;
     let mutes = api.engine.mutes().await?;
     mutes.iter().find(|mute| mute.id == id).map(|mute| list::one(&MuteItem::new(mute))).ok_or(MISSING)
 }
 
-/// Mutes what is named: `source`, `type`, `namespace` and `target` as globs, one or several with commas between them (in JSON also as
+/// Mutes what is named. `source`, `type`, `namespace` and `target` as globs, one or several with commas between them (in JSON also as
 /// lists, and below `match` as in a rule); `reason`; `author`
 /// (default: who asks); `until` a time, or `for` so long.
+#[utoipa::path(
+    post,
+    path = "/api/v1/mutes",
+    request_body = inline(Asked),
+    responses((status = 201, body = One<MuteItem>), (status = 409, description = "as many mutes as there can be are there")),
+)]
 pub(super) async fn add(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
     let mut params = body::params_with_lists(query.as_deref(), body, &PARAMS, &LISTS).await?;
     let mut globs = |name: &str| params.take(name).map_or_else(Vec::new, |text| split(&text));
@@ -66,6 +96,7 @@ pub(super) async fn add(State(api): State<Api>, RawQuery(query): RawQuery, body:
 }
 
 /// Ends a mute before its time. What it has suppressed stays so.
+#[utoipa::path(delete, path = "/api/v1/mutes/{id}", responses((status = 200, body = One<MuteItem>)))]
 pub(super) async fn remove(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|_| MISSING)?;
     let mute = api.engine.unmute(&id).await?.ok_or(MISSING)?;
@@ -80,7 +111,8 @@ fn split(text: &str) -> Vec<String> {
 }
 
 /// A mute as lists show it. A list that is empty stands for anything.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Mute)]
 struct MuteItem {
     id: String,
     source: Vec<String>,

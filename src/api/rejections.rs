@@ -7,11 +7,13 @@ use axum::{
 };
 use jiff::SignedDuration;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Api, body,
     error::ApiError,
-    list::{self, Params},
+    list::{self, Listed, One, Params},
+    openapi::params::params,
 };
 use crate::{
     clock::rfc3339_ms,
@@ -21,8 +23,11 @@ use crate::{
 
 const PARAMS: [&str; 6] = ["source", "code", "since", "until", "limit", "after"];
 const RETRY_PARAMS: [&str; 6] = ["source", "code", "since", "until", "limit", "clock_offset"];
+params!(Asked = PARAMS);
+params!(RetryAsked = RETRY_PARAMS);
 
 /// A page of rejections.
+#[utoipa::path(get, path = "/api/v1/rejections", params(Asked), responses((status = 200, body = Listed<RejectionItem>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let filter = list::filter(&mut Params::from_query(query.as_deref(), &PARAMS)?, |_| None)?;
     let (page, limit) = (filter.page, filter.limit);
@@ -30,7 +35,13 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     Ok(list::answer(rows, page, limit, |row| row.id, RejectionItem::new))
 }
 
-/// Verifies quarantined requests again with today's configuration: all that the filters in query or JSON body let through.
+/// Verifies quarantined requests again with today's configuration. All that the filters in query or JSON body let through.
+#[utoipa::path(
+    post,
+    path = "/api/v1/rejections/retry",
+    request_body = inline(RetryAsked),
+    responses((status = 200, body = One<Retried>)),
+)]
 pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
     let mut params = body::params(query.as_deref(), body, &RETRY_PARAMS).await?;
     let offset = params.take_as("clock_offset", "a signed duration such as -5m or 300s", offset)?.unwrap_or_default();
@@ -55,7 +66,8 @@ fn offset(text: &str) -> Option<SignedDuration> {
     SignedDuration::try_from(duration(length)?).ok()?.checked_mul(sign)
 }
 
-#[derive(Serialize)]
+/// What another chance came to.
+#[derive(Serialize, ToSchema)]
 struct Retried {
     tried: u64,
     accepted: u64,
@@ -64,10 +76,13 @@ struct Retried {
 }
 
 /// A rejection as lists show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rejection)]
 struct RejectionItem {
     id: i64,
+    /// Null where no source is behind the path.
     source: Option<String>,
+    #[schema(format = DateTime)]
     at: String,
     status: u16,
     code: &'static str,

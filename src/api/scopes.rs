@@ -22,6 +22,8 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
     (Method::GET, "/healthz", Nothing),
     (Method::GET, "/readyz", Nothing),
     (Method::GET, "/metrics", Nothing),
+    // The same for every relay of this version.
+    (Method::GET, "/api/openapi.json", Nothing),
     (Method::POST, "/callbacks/twilio/{destination}", Nothing),
     (Method::GET, "/api/v1/events", Scopes(&[EventsRead])),
     (Method::GET, "/api/v1/events/{uid}", Scopes(&[EventsRead])),
@@ -92,14 +94,14 @@ fn is_below(path: &str, above: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
     use crate::api::tests::{Fake, api};
 
     /// The routes of a router, read from what it prints of itself: axum has no other way to ask for them.
-    fn routes(router: &axum::Router) -> BTreeSet<(String, String)> {
+    pub(in crate::api) fn routes(router: &axum::Router) -> BTreeSet<(String, String)> {
         let text = format!("{router:?}");
         let (mut paths, mut methods) = (BTreeMap::new(), BTreeMap::new());
         let (own, _) = text.split_once(", fallback_router: ").unwrap();

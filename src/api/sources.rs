@@ -7,11 +7,12 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Api,
     error::ApiError,
-    list::{self, Params},
+    list::{self, Listed, Params},
 };
 use crate::{
     clock::{Timestamp, rfc3339_ms},
@@ -19,13 +20,15 @@ use crate::{
 };
 
 /// All sources, in the order of the file.
+#[utoipa::path(get, path = "/api/v1/sources", responses((status = 200, body = Listed<SourceItem>), (status = 400, description = "it takes no parameters")))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     Params::from_query(query.as_deref(), &[])?;
     Ok(list::whole(api.engine.sources().into_iter().map(SourceItem::new).collect()))
 }
 
 /// A source as lists show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Source)]
 struct SourceItem {
     name: String,
     kind: &'static str,
@@ -37,7 +40,8 @@ struct SourceItem {
 }
 
 /// A secret by its position in the file: 0 is the current one.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SecretUse)]
 struct SecretItem {
     position: usize,
     last_used_at: Option<String>,

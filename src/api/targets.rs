@@ -11,51 +11,79 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Api, body,
     engine::{ADMIN, Steering},
     error::ApiError,
-    jobs::Bulk,
-    list::{self, Params},
+    jobs::{Bulk, Counted},
+    list::{self, Listed, One, Params},
+    openapi::{params::params, words},
 };
 use crate::{
     clock::{Timestamp, rfc3339_ms},
     deliver::{NoTrial, TargetStatus, Trial},
     envelope::Name,
-    jobs::Kind,
+    jobs::{self, Kind},
     store::{self, Backlog, Cause, Filter},
 };
 
 const CANCEL_PARAMS: [&str; 6] = ["source", "type", "since", "until", "rate", "dry_run"];
+const TEST_PARAMS: [&str; 1] = ["event"];
+params!(CancelAsked = CANCEL_PARAMS);
+params!(TestAsked = TEST_PARAMS, "event" means "The type of the sample." => Kind::Text);
 
 /// All targets: those of the file in its order, then those that are gone.
+#[utoipa::path(get, path = "/api/v1/targets", responses((status = 200, body = Listed<TargetItem>), (status = 400, description = "it takes no parameters")))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     Params::from_query(query.as_deref(), &[])?;
     Ok(list::whole(all(&api).await?))
 }
 
 /// One target.
+#[utoipa::path(get, path = "/api/v1/targets/{name}", responses((status = 200, body = One<TargetItem>)))]
 pub(super) async fn one(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     Ok(list::one(&found(&api, name).await?))
 }
 
 /// Sends nothing more to a target until it is resumed.
+#[utoipa::path(
+    post,
+    path = "/api/v1/targets/{name}/pause",
+    responses((status = 200, body = One<TargetItem>), (status = 409, description = "it is gone from the file")),
+)]
 pub(super) async fn pause(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     steer(&api, name, Steering::Pause).await
 }
 
 /// Sends to a paused target again.
+#[utoipa::path(
+    post,
+    path = "/api/v1/targets/{name}/resume",
+    responses((status = 200, body = One<TargetItem>), (status = 409, description = "it is gone from the file")),
+)]
 pub(super) async fn resume(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     steer(&api, name, Steering::Resume).await
 }
 
 /// Closes a target's breaker without waiting for a probe.
+#[utoipa::path(
+    post,
+    path = "/api/v1/targets/{name}/close",
+    responses((status = 200, body = One<TargetItem>), (status = 409, description = "it is gone from the file")),
+)]
 pub(super) async fn close(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     steer(&api, name, Steering::Close).await
 }
 
 /// Cancels what waits for a target, as a job.
+#[utoipa::path(
+    post,
+    path = "/api/v1/targets/{name}/cancel",
+    request_body = inline(CancelAsked),
+    responses((status = 200, body = One<Counted>), (status = 201, body = One<jobs::Shown>)),
+)]
 pub(super) async fn cancel(
     State(api): State<Api>,
     name: Result<Path<String>, PathRejection>,
@@ -71,7 +99,13 @@ pub(super) async fn cancel(
     bulk.go(&api, Kind::Cancel, filter).await
 }
 
-/// Sends a sample to a target once, `event` being its type, and answers with what came of it.
+/// Sends a sample to a target once, and answers with what came of it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/targets/{name}/test",
+    request_body = inline(TestAsked),
+    responses((status = 200, body = One<TrialItem>), (status = 409, description = "it is gone from the file")),
+)]
 pub(super) async fn test(
     State(api): State<Api>,
     name: Result<Path<String>, PathRejection>,
@@ -79,7 +113,7 @@ pub(super) async fn test(
     body: Body,
 ) -> Result<Response, ApiError> {
     let target = found(&api, name).await?;
-    let mut params = body::params(query.as_deref(), body, &["event"]).await?;
+    let mut params = body::params(query.as_deref(), body, &TEST_PARAMS).await?;
     let event_type = params.take("event");
     let name = Name::from(target.name.as_str());
     match api.engine.test(&name, event_type.as_deref()).await {
@@ -95,7 +129,8 @@ pub(super) async fn test(
 }
 
 /// What trying a target out came to.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Trial)]
 struct TrialItem {
     target: String,
     kind: &'static str,
@@ -157,13 +192,20 @@ async fn all(api: &Api) -> store::Result<Vec<TargetItem>> {
 }
 
 /// A target as lists show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Target)]
 struct TargetItem {
     name: String,
+    /// Null for one that is gone from the file.
     kind: Option<&'static str>,
+    /// Where to; secrets in it are masked.
     url: Option<String>,
+    #[schema(value_type = words::TargetState)]
     state: &'static str,
+    #[schema(value_type = Option<words::DeliveryCause>)]
     cause: Option<&'static str>,
+    /// Since when it is so.
+    #[schema(format = DateTime)]
     since: Option<String>,
     paused_by: Option<String>,
     /// Deliveries that are not final.

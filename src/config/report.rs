@@ -5,11 +5,13 @@ use std::{fmt::Write, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Files, Loaded, Problem, Severity, tree::Place};
 
 /// One problem as JSON: what `hookyard check --json` prints and what the API answers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub struct Diagnostic {
     /// Stable name of the kind of problem.
     pub code: &'static str,

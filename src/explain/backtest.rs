@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     config::Config,
@@ -20,7 +21,8 @@ const NAMES_MAX: usize = 20_000;
 const NAMESPACES: usize = 5;
 
 /// What one set of rules plans for one event, as far as people compare it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = Planned)]
 pub struct Summary {
     /// Names of the rules that fire.
     pub rules: Vec<String>,
@@ -28,8 +30,9 @@ pub struct Summary {
     pub targets: Vec<Going>,
 }
 
-/// One delivery of a [`Summary`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One delivery that a set of rules plans.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = PlannedDelivery)]
 pub struct Going {
     /// Where to.
     pub target: String,

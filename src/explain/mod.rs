@@ -5,6 +5,7 @@
 //! it says what it cannot know. Stays away from sockets, and changes nothing.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     clock::{Timestamp, rfc3339_ms},
@@ -30,7 +31,7 @@ pub use subscriptions::SubscriptionsItem;
 const KEY_MAX: usize = 120;
 
 /// The whole answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Explanation {
     /// The event that was asked about.
     event: EventItem,
@@ -52,7 +53,8 @@ pub struct Explanation {
     unknown: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplainedEvent)]
 struct EventItem {
     id: String,
     source: String,
@@ -62,7 +64,8 @@ struct EventItem {
     time: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplainedRule)]
 struct RuleItem {
     rule: String,
     /// Its place among the rules, from 0.
@@ -73,14 +76,16 @@ struct RuleItem {
     stop: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplainedEnd)]
 struct EndItem {
     rule: String,
     /// `throttle`: its window ends; `deliveries`: those that wait are cancelled.
     what: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplainedTarget)]
 struct TargetItem {
     target: String,
     kind: &'static str,
@@ -115,7 +120,8 @@ struct TargetItem {
     template_failed: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplainedFate)]
 struct FateItem {
     state: &'static str,
     cause: Option<&'static str>,
@@ -123,7 +129,8 @@ struct FateItem {
     reason: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplainedHeader)]
 struct HeaderItem {
     name: String,
     value: String,

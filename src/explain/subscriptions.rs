@@ -1,11 +1,13 @@
 //! What the subscriptions make of an event, as answers show it.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::route::{Taken, Takers};
 
 /// Which subscriptions take an event; of very many only some are named.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplainedSubscriptions)]
 pub struct SubscriptionsItem {
     /// How many there are.
     total: usize,
@@ -15,7 +17,8 @@ pub struct SubscriptionsItem {
     some: Vec<SubscriptionItem>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplainedSubscription)]
 struct SubscriptionItem {
     subscription: String,
     takes: bool,

@@ -1,7 +1,8 @@
 //! A job as JSON: as the API shows it, and, with its place in the walk, as the store keeps it.
 
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{Job, Kind, State};
 use crate::{
@@ -20,31 +21,65 @@ pub(super) fn key(id: &str) -> String {
 
 impl Serialize for Job {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        shown(self).serialize(serializer)
+        Shown::of(self).serialize(serializer)
     }
 }
 
-fn shown(job: &Job) -> Value {
-    let target = match &job.kind {
-        Kind::Replay { target } => target.as_ref().map(Name::as_str),
-        Kind::Retry | Kind::Cancel => None,
-    };
-    json!({
-        "id": job.id,
-        "kind": job.kind.word(),
-        "to": target,
-        "filter": filter(&job.filter),
-        "rate": job.rate,
-        "by": job.by,
-        "state": job.state.word(),
-        "total": job.total,
-        "done": job.done,
-        "made": job.made,
-        "failed": job.failed,
-        "started_at": rfc3339_ms(job.started_at),
-        "finished_at": job.finished_at.map(rfc3339_ms),
-        "error": job.error,
-    })
+/// A job as the API shows it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Job)]
+pub struct Shown<'j> {
+    id: &'j str,
+    /// `retry`, `cancel` or `replay`.
+    kind: &'static str,
+    /// The only target that a replay makes deliveries for; null: by today's rules.
+    to: Option<&'j str>,
+    /// What it does that to.
+    #[schema(value_type = Object)]
+    filter: Value,
+    /// How many things it takes up in a second at most.
+    rate: Option<u32>,
+    /// Who asked for it.
+    by: &'j str,
+    #[schema(value_type = State)]
+    state: &'static str,
+    /// How many things were counted when it began.
+    total: u64,
+    /// How many of them were looked at.
+    done: u64,
+    /// What came of them: deliveries that are pending again, cancelled, or new.
+    made: u64,
+    /// How many could not be done.
+    failed: u64,
+    started_at: String,
+    finished_at: Option<String>,
+    /// Why it gave up.
+    error: Option<&'j str>,
+}
+
+impl<'j> Shown<'j> {
+    fn of(job: &'j Job) -> Self {
+        let to = match &job.kind {
+            Kind::Replay { target } => target.as_ref().map(Name::as_str),
+            Kind::Retry | Kind::Cancel => None,
+        };
+        Self {
+            id: &job.id,
+            kind: job.kind.word(),
+            to,
+            filter: filter(&job.filter),
+            rate: job.rate,
+            by: &job.by,
+            state: job.state.word(),
+            total: job.total,
+            done: job.done,
+            made: job.made,
+            failed: job.failed,
+            started_at: rfc3339_ms(job.started_at),
+            finished_at: job.finished_at.map(rfc3339_ms),
+            error: job.error.as_deref(),
+        }
+    }
 }
 
 /// What a filter says; what it does not say is left out.
@@ -101,7 +136,7 @@ fn filter(filter: &Filter) -> Value {
 
 /// The text that the store keeps of `job`.
 pub(super) fn write(job: &Job) -> String {
-    let mut kept = shown(job);
+    let mut kept = serde_json::to_value(job).unwrap_or_default();
     kept["cursor"] = job.cursor.into();
     kept["end"] = job.end.into();
     kept.to_string()

@@ -11,6 +11,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
+use utoipa::ToSchema;
 
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -26,6 +27,8 @@ mod selection;
 #[cfg(test)]
 mod tests;
 mod work;
+
+pub use kept::Shown;
 
 /// What a job does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +56,8 @@ impl Kind {
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(as = JobState, rename_all = "snake_case")]
 pub enum State {
     /// Waits for other jobs, works, or waits for its rate.
     Running,

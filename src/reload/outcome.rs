@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use tracing::warn;
+use utoipa::ToSchema;
 
 use crate::{
     app::Handles,
@@ -15,7 +16,8 @@ use crate::{
 };
 
 /// A good file holds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Reloaded)]
 pub struct Outcome {
     /// The hash of the files.
     pub hash: String,
@@ -27,9 +29,9 @@ pub struct Outcome {
     pub loaded_at: String,
     /// What came and went, by name.
     pub sources: Change,
-    /// See [`Outcome::sources`].
+    /// Likewise.
     pub destinations: Change,
-    /// See [`Outcome::sources`].
+    /// Likewise.
     pub rules: Change,
     /// Deliveries whose destination is gone.
     pub waiting: Vec<Waiting>,
@@ -38,7 +40,7 @@ pub struct Outcome {
 }
 
 /// Names that came and went.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Change {
     /// New ones, in the order of the file.
     pub added: Vec<String>,
@@ -47,7 +49,7 @@ pub struct Change {
 }
 
 /// Deliveries that wait for a destination that the file does not declare.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Waiting {
     /// The destination that is gone.
     pub target: String,
