@@ -24,6 +24,7 @@ use crate::{
     seal::{self, Sealer},
     secret::Secret,
     store::{self, Pruned, Store},
+    subscriptions::{self, EventTypes, Subscriptions},
     telemetry::Metrics,
 };
 
@@ -62,6 +63,8 @@ pub struct Handles {
     pub deliver: Arc<Deliver>,
     /// Who takes what by subscription, whatever the file says.
     pub subscribers: Subscribers,
+    /// Ways out registered by API.
+    pub subscriptions: Arc<Subscriptions>,
     /// Work on many deliveries at once.
     pub jobs: Arc<Jobs>,
     /// Takes what is worth telling of the relay itself.
@@ -107,6 +110,8 @@ impl Handles {
         self.deliver.switch(prepared);
         self.routers.replace(generation.router.clone());
         self.ingest.switch(ways_in);
+        let config = &generation.config;
+        self.subscriptions.follow(config.subscriptions.clone(), config.event_types.clone());
         self.metrics.configured(&generation.config.hash);
         self.generation.replace(Arc::new(generation));
         Ok(())
@@ -195,11 +200,22 @@ impl App {
         };
         let deliver = Deliver::start(parts, ways_out)?;
         deliver.load().await?;
+        let types = Arc::new(EventTypes::new(generation.config.event_types.0.clone()));
+        let parts = subscriptions::Parts {
+            store: store.clone(),
+            sealer: sealer.clone(),
+            clock: options.clock.clone(),
+            announcer: announcer.clone(),
+            subscribers: subscribers.clone(),
+            types: types.clone(),
+        };
+        let subscriptions = Subscriptions::load(parts, generation.config.subscriptions.clone()).await?;
         let parts = ingest::Parts {
             store: store.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
             sealer: sealer.clone(),
+            types,
         };
         let ingest = Arc::new(Ingest::new(parts, ways_in));
         ingest.restore_statistics().await?;
@@ -211,6 +227,7 @@ impl App {
             stop: stop.clone(),
         })
         .await?;
+        subscriptions.start(deliver.clone(), jobs.clone(), stop.clone()).await?;
         metrics.config_read(options.rejected.is_none().then(|| options.clock.now()));
         announcer.tell(match &options.rejected {
             None => Notice::ConfigLoaded { hash: generation.config.hash.clone() },
@@ -224,6 +241,7 @@ impl App {
             ingest,
             deliver,
             subscribers,
+            subscriptions,
             jobs,
             announcer,
             reconnecting: Live::new(reconnecting),

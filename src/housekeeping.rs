@@ -10,6 +10,7 @@ use crate::{
     announce::Notice,
     app::Handles,
     clock::{Timestamp, rfc3339_ms, until},
+    deliver::seats::LABEL,
     envelope::Name,
     store::{self, Backlog, Pruned, Store},
 };
@@ -46,12 +47,11 @@ impl Keeper {
     async fn round(&mut self, handles: &Handles, stop: &CancellationToken) -> store::Result<()> {
         let now = handles.clock.now();
         let backlog = handles.store.backlog().await?;
-        let rows: Vec<_> =
-            backlog.iter().map(|row| (row.target.clone(), row.waiting, age(row.oldest_at, now), row.dead)).collect();
-        handles.metrics.backlog(&rows);
+        handles.metrics.backlog(&gauges(&backlog, handles, now));
         handles.ingest.notices().into_iter().for_each(|notice| handles.announcer.tell(notice));
         handles.ingest.keep_statistics().await?;
         handles.deliver.expire().await?;
+        handles.subscriptions.tidy(&backlog).await?;
         let mut held = handles.deliver.held();
         held.extend(self.gone(handles, &backlog, now).await?);
         let retention = handles.config().store.retention;
@@ -78,7 +78,7 @@ impl Keeper {
     async fn gone(&mut self, handles: &Handles, backlog: &[Backlog], now: Timestamp) -> store::Result<Vec<(Name, Timestamp)>> {
         let config = handles.config();
         let declared = |name: &Name| config.destinations.iter().any(|destination| destination.name == *name);
-        let names = backlog.iter().map(|row| &row.target).filter(|name| !declared(name));
+        let names = backlog.iter().map(|row| &row.target).filter(|name| !declared(name) && !handles.subscriptions.keeps(name));
         let gone = match self.gone.take() {
             Some(gone) => gone,
             None => Gone::read(&*handles.store).await?,
@@ -136,6 +136,20 @@ impl Gone {
         // Names and times can always be written.
         store.set_setting(GONE, serde_json::to_string(&kept).unwrap_or_default()).await
     }
+}
+
+/// What gauges show of `backlog`: subscriptions, of which there may be thousands, together.
+fn gauges(backlog: &[Backlog], handles: &Handles, now: Timestamp) -> Vec<(Name, u64, Duration, u64)> {
+    let (of_all, of_file): (Vec<&Backlog>, Vec<&Backlog>) =
+        backlog.iter().partition(|row| handles.subscriptions.keeps(&row.target));
+    let row = |row: &Backlog| (row.target.clone(), row.waiting, age(row.oldest_at, now), row.dead);
+    let mut rows: Vec<_> = of_file.into_iter().map(row).collect();
+    if !of_all.is_empty() {
+        let oldest = of_all.iter().filter_map(|row| row.oldest_at).min();
+        let sum = |of: fn(&Backlog) -> u64| of_all.iter().map(|row| of(row)).sum();
+        rows.push((LABEL.into(), sum(|row| row.waiting), age(oldest, now), sum(|row| row.dead)));
+    }
+    rows
 }
 
 fn age(oldest_at: Option<Timestamp>, now: Timestamp) -> Duration {

@@ -10,6 +10,7 @@
 //! - [`store`]: what is on disk.
 //! - [`contacts`]: who stands behind a namespace.
 //! - [`deliver`]: lanes, attempts, retries, dead letters.
+//! - [`subscriptions`]: ways out registered by API, and what becomes of them.
 //! - [`render`]: templates and their escapes.
 //! - [`reconnect`]: signed links that mend an expired credential, and their page.
 //! - [`rehearsal`]: `tests:` of the file, run by the same code as events and without a network.
@@ -51,4 +52,5 @@ pub mod seal;
 pub mod secret;
 pub mod sign;
 pub mod store;
+pub mod subscriptions;
 pub mod telemetry;

@@ -18,7 +18,10 @@ const KIND: &str = "hookyard";
 /// The event's type.
 pub(super) fn r#type(notice: &Notice) -> &'static str {
     match notice {
-        Notice::Dead { .. } | Notice::HeldTooLong { .. } | Notice::Removed { .. } => "relay.delivery.dead",
+        Notice::Dead { .. } | Notice::HeldTooLong { .. } | Notice::Expired { .. } | Notice::Removed { .. } => {
+            "relay.delivery.dead"
+        }
+        Notice::Disabled { .. } => "relay.target.disabled",
         Notice::Broken { .. } => "relay.target.broken",
         Notice::Recovered { .. } => "relay.target.recovered",
         Notice::Paused { .. } => "relay.target.paused",
@@ -34,6 +37,7 @@ pub(super) fn r#type(notice: &Notice) -> &'static str {
 pub(super) fn gathered_as(notice: &Notice) -> &'static str {
     match notice {
         Notice::HeldTooLong { .. } => "held too long",
+        Notice::Expired { .. } => "expired",
         Notice::Removed { .. } => "removed",
         _ => r#type(notice),
     }
@@ -45,6 +49,8 @@ pub(super) fn subject(notice: &Notice) -> Option<&Name> {
         Notice::Dead { target, .. }
         | Notice::Broken { target, .. }
         | Notice::Recovered { target, .. }
+        | Notice::Disabled { target, .. }
+        | Notice::Expired { target, .. }
         | Notice::Paused { target, .. } => Some(target),
         Notice::Rejecting { source, .. } | Notice::Silent { source, .. } => Some(source),
         Notice::HeldTooLong { .. }
@@ -58,7 +64,7 @@ pub(super) fn subject(notice: &Notice) -> Option<&Name> {
 /// How many things it tells of.
 pub(super) fn weight(notice: &Notice) -> u64 {
     match notice {
-        Notice::HeldTooLong { count } | Notice::Removed { count } => *count,
+        Notice::HeldTooLong { count } | Notice::Removed { count } | Notice::Expired { count, .. } => *count,
         _ => 1,
     }
 }
@@ -74,6 +80,16 @@ pub(super) fn item(notice: &Notice, at: Timestamp) -> Map<String, Value> {
             "error": error,
         }),
         Notice::HeldTooLong { count } => json!({"dead": count, "cause": "config", "error": "held_too_long"}),
+        Notice::Expired { target, count } => {
+            json!({"target": target.as_str(), "expired": count, "cause": "held_max", "error": "held_too_long"})
+        }
+        Notice::Disabled { target, why, error, event } => json!({
+            "target": target.as_str(),
+            "cause": why,
+            "error": error,
+            "delivery": event.as_ref().map(|(delivery, ..)| delivery.to_string()),
+            "event": event.as_ref().map(|(delivery, id, r#type)| json!({"uid": delivery.event.to_string(), "id": id, "type": r#type})),
+        }),
         Notice::Removed { count } => json!({"removed": count, "reason": "retention"}),
         Notice::Broken { target, cause, error } => json!({"target": target.as_str(), "cause": cause.word(), "error": error}),
         Notice::Recovered { target, broken_since } => {

@@ -74,6 +74,17 @@ pub enum Notice {
         /// Since when it had been open.
         broken_since: Timestamp,
     },
+    /// `relay.target.disabled`: the relay switched a subscription off.
+    Disabled {
+        /// Which.
+        target: Name,
+        /// Why: `gone`, `broken` or `undelivered`.
+        why: &'static str,
+        /// What the last attempt ended with.
+        error: Option<String>,
+        /// The delivery it was about, its event as its sender knows it, and that one's type, where they are known.
+        event: Option<(DeliveryId, String, String)>,
+    },
     /// `relay.target.paused`.
     Paused {
         /// Which target.
@@ -107,6 +118,13 @@ pub enum Notice {
     /// `relay.delivery.dead` again: deliveries that were held for too long, of which nobody was told one by one.
     HeldTooLong {
         /// How many died.
+        count: u64,
+    },
+    /// `relay.delivery.dead` too: the oldest of what a subscription held, which were beyond what it may hold and have expired.
+    Expired {
+        /// Which subscription.
+        target: Name,
+        /// How many.
         count: u64,
     },
     /// `relay.delivery.dead` too: dead letters that reached the end of their retention and are gone for good.

@@ -105,7 +105,10 @@ impl Engine for Handles {
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {
         match self.config().destinations.iter().find(|destination| destination.name == delivery.target) {
             Some(destination) => destination.request_headers(event, delivery, attempt.number, attempt.started_at),
-            None => deliver::relay_headers(event, delivery, attempt.number),
+            None => match self.deliver.destination(&delivery.target) {
+                Some(of_subscription) => of_subscription.request_headers(event, delivery, attempt.number, attempt.started_at),
+                None => deliver::relay_headers(event, delivery, attempt.number),
+            },
         }
     }
 

@@ -124,6 +124,20 @@ impl Store for Fake {
         Ok(vec![])
     }
 
+    async fn hand_over(&self, _: &Name, _: &Name, _: Timestamp) -> store::Result<store::HandedOver> {
+        Ok(store::HandedOver::default())
+    }
+
+    async fn bound_held(
+        &self,
+        _: &Name,
+        _: store::HeldBound,
+        _: Vec<DeliveryId>,
+        _: Timestamp,
+    ) -> store::Result<Vec<DeliveryId>> {
+        Ok(Vec::new())
+    }
+
     async fn rouse(&self, _: &Name, _: Timestamp) -> store::Result<()> {
         Ok(())
     }

@@ -24,8 +24,19 @@ pub(super) fn is_shared(section: &str) -> bool {
 }
 
 /// What only the main file holds.
-const OWN: [&str; 9] =
-    ["server", "store", "security", "defaults", "reconnect", "reconnect_url", "contacts_file", "contacts_lookup", "unmatched"];
+const OWN: [&str; 11] = [
+    "server",
+    "store",
+    "security",
+    "defaults",
+    "reconnect",
+    "reconnect_url",
+    "contacts_file",
+    "contacts_lookup",
+    "subscriptions",
+    "event_types",
+    "unmatched",
+];
 
 #[derive(Debug, Clone, Copy)]
 enum Shape {

@@ -18,6 +18,7 @@ use crate::{
     schedule::Schedule,
     secret::Secret,
     store::Retention,
+    subscriptions::{self, EventTypesOfFile},
 };
 
 pub mod decode;
@@ -72,6 +73,10 @@ pub struct Config {
     pub destinations: Vec<Destination>,
     /// `rules`, top to bottom.
     pub rules: Vec<Rule>,
+    /// `subscriptions`.
+    pub subscriptions: subscriptions::Settings,
+    /// `event_types`.
+    pub event_types: EventTypesOfFile,
     /// `contacts`, `contacts_file` and `contacts_lookup`.
     pub contacts: contacts::Settings,
     /// `reconnect` or `reconnect_url`.
@@ -232,6 +237,12 @@ const KEYS: Keys = Keys::of(&[
     Field::of::<Vec<Contact>>("contacts", "Who stands behind a namespace. The first that fits decides."),
     Field::of::<String>("contacts_file", "A file with more of them: CSV with a header line, or JSON.").example("contacts.csv"),
     Field::of::<Lookup>("contacts_lookup", "A service that is asked who stands behind a namespace that is listed nowhere."),
+    Field::of::<subscriptions::Settings>("subscriptions", "What whoever subscribes by API may do."),
+    Field::of::<EventTypesOfFile>(
+        "event_types",
+        "Types that senders will send one day: whoever subscribes may name them beside those that are known.",
+    )
+    .example(r#"["invoice.paid"]"#),
     Field::of::<Named<Schedule>>("schedules", "Windows of the week, by name: for `quiet` of destinations."),
     Field::of::<Named<render::Source>>("templates", "Jinja templates, by name, for destinations and rules.")
         .example(r#"{"failed-line": "{{ event.data.workflow_name }} failed in {{ event.data.failed_state }}"}"#),
@@ -293,6 +304,8 @@ fn decode(root: &Node, env: &dyn Environment, cx: &mut Context) -> Option<Config
     let [list, file_of_contacts, lookup] = ["contacts", "contacts_file", "contacts_lookup"].map(|name| fields.node(name));
     let contacts = contacts::Settings::decode(list, file_of_contacts, lookup, cx);
     let reconnect = Reconnect::decode(fields.node("reconnect"), fields.node("reconnect_url"), server.public_url.is_some(), cx);
+    let subscriptions = subscriptions::Settings::decode(fields.node("subscriptions"), cx);
+    let event_types = EventTypesOfFile::decode(fields.node("event_types"), cx);
     let templates = sections::templates(fields.node("templates"), cx);
     cx.templates.clone_from(&templates);
     cx.schedules = sections::schedules(fields.node("schedules"), cx);
@@ -309,7 +322,22 @@ fn decode(root: &Node, env: &dyn Environment, cx: &mut Context) -> Option<Config
     let said = lint::Said { sources: &sources, destinations: &destinations, rules: &rules, templates: &templates };
     lint::check(root, &said, cx);
     let hash = cx.files.hash();
-    Some(Config { hash, server, store, security, sources, destinations, rules, contacts, reconnect, templates, unmatched, tests })
+    Some(Config {
+        hash,
+        server,
+        store,
+        security,
+        sources,
+        destinations,
+        rules,
+        subscriptions,
+        event_types,
+        contacts,
+        reconnect,
+        templates,
+        unmatched,
+        tests,
+    })
 }
 
 fn version(fields: &mut Fields<'_>, cx: &mut Context) {

@@ -139,7 +139,7 @@ servr: {}
     let problems = report::diagnostics(&loaded);
     let json = |code: &str| serde_json::to_string(problems.iter().find(|problem| problem.code == code).unwrap()).unwrap();
     insta::assert_snapshot!(json("unknown-destination"), @r##"{"code":"unknown-destination","severity":"error","file":"routes.yaml","line":3,"col":48,"end_col":51,"path":"rules[0].to[0]","message":"rule \"all\" sends to `crn`, which is not declared","help":"did you mean `crm` (line 5)?","note":"declared: crm","fix":"crm"}"##);
-    insta::assert_snapshot!(json("unknown-key"), @r##"{"code":"unknown-key","severity":"error","file":"routes.yaml","line":6,"col":1,"end_col":6,"path":"servr","message":"the file has no key `servr`","help":"did you mean `server`?","note":"keys here: contacts contacts_file contacts_lookup defaults destinations include reconnect reconnect_url rules schedules security server sources store templates tests unmatched version","fix":"server"}"##);
+    insta::assert_snapshot!(json("unknown-key"), @r##"{"code":"unknown-key","severity":"error","file":"routes.yaml","line":6,"col":1,"end_col":6,"path":"servr","message":"the file has no key `servr`","help":"did you mean `server`?","note":"keys here: contacts contacts_file contacts_lookup defaults destinations event_types include reconnect reconnect_url rules schedules security server sources store subscriptions templates tests unmatched version","fix":"server"}"##);
     insta::assert_snapshot!(report::headline(&loaded).unwrap(), @r##"routes.yaml:3:48: rule "all" sends to `crn`, which is not declared (and 1 more)"##);
 }
 

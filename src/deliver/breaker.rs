@@ -104,6 +104,9 @@ pub(super) struct Breaker {
     /// Different events denied in a row, as far as they are counted.
     denied: Vec<EventUid>,
     ramp: Ramp,
+    /// Whether answers 3xx and 410 open it: a destination's do. Those of a subscription say something of the delivery only, and a 410
+    /// switches it off.
+    moves: bool,
 }
 
 /// How many attempts may run at once after the breaker has closed: it doubles with each round of successes.
@@ -121,7 +124,12 @@ impl Breaker {
     /// A closed breaker of a lane that makes `concurrency` attempts at once.
     pub(super) fn new(concurrency: u32) -> Self {
         let ramp = Ramp { limit: concurrency, successes: 0, full: concurrency };
-        Self { open: None, failures: 0, failed: Vec::new(), moved: 0, denied: Vec::new(), ramp }
+        Self { open: None, failures: 0, failed: Vec::new(), moved: 0, denied: Vec::new(), ramp, moves: true }
+    }
+
+    /// The same of a subscription's lane, which answers 3xx and 410 do not open.
+    pub(super) fn of_subscription(concurrency: u32) -> Self {
+        Self { moves: false, ..Self::new(concurrency) }
     }
 
     /// Lets `concurrency` attempts run at once from now on. One that ramps up goes on doing so.
@@ -199,8 +207,7 @@ impl Breaker {
     /// Closes it, whatever was counted; says since when it was open.
     pub(super) fn close(&mut self) -> Option<Timestamp> {
         let open = self.open.take()?;
-        let full = self.ramp.full;
-        *self = Self::new(full);
+        *self = Self { moves: self.moves, ..Self::new(self.ramp.full) };
         self.ramp.limit = 1;
         Some(open.since)
     }
@@ -234,7 +241,7 @@ impl Breaker {
                 self.denied.clear();
                 false
             }
-            Signal::Moved => known || MOVED <= self.moved,
+            Signal::Moved => self.moves && (known || MOVED <= self.moved),
             Signal::Permanent => false,
             Signal::Refused => true,
         }
@@ -326,6 +333,17 @@ mod tests {
         let moved = |seq| (Moved, seq);
         assert_eq!(after(&mut breaker, &[moved(1), moved(2), (Success, 3), moved(4), moved(5)]), Verdict::default());
         assert_eq!(after(&mut breaker, &[moved(6)]), AT_TARGET_LEVEL);
+    }
+
+    #[test]
+    fn a_subscriptions_moved_answers_never_open_it_and_heal_nothing() {
+        let mut breaker = Breaker::of_subscription(8);
+        assert_eq!(after(&mut breaker, &[(Moved, 1); 20]), Verdict::default());
+        breaker.answered(Refused, delivery(2), false, None, at(30));
+        breaker.probes();
+        assert_eq!(breaker.answered(Moved, delivery(3), true, None, at(60)), Verdict::default());
+        assert!(breaker.open().is_some() && breaker.close().is_some());
+        assert_eq!(after(&mut breaker, &[(Moved, 1); 20]), Verdict::default());
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl Clients {
         Self::new(policy)
     }
 
+    /// Whether they reach what `policy` permits, and no more.
+    pub(super) fn follow(&self, policy: &AddressPolicy) -> bool {
+        *self.policy == *policy
+    }
+
     /// Those that were asked for.
     pub(super) fn used(mut self) -> Self {
         self.made.retain(|tls, _| self.used.contains(tls));

@@ -1,6 +1,9 @@
 //! How a lane stands: paused by a person, broken, quiet, or well; and what of that outlives a restart, as JSON.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +13,8 @@ use super::{
     attempt::Tools,
     breaker::{Breaker, Change, Open, Signal, Verdict},
     inbox::Inbox,
+    seats,
+    signs::Signs,
     status::{TargetState, TargetStatus},
 };
 use crate::{
@@ -47,6 +52,10 @@ pub(super) struct Condition {
     counted_at: Timestamp,
     /// When it is quiet.
     quiet: Option<Arc<Schedule>>,
+    /// Since when its subscription is switched off.
+    pub(super) off: Option<Timestamp>,
+    /// Deliveries in a row that died for lack of attempts.
+    pub(super) undelivered: u32,
 }
 
 /// A pause.
@@ -70,15 +79,45 @@ impl Condition {
             still_ms: 0,
             counted_at: now,
             quiet,
+            off: None,
+            undelivered: 0,
+        }
+    }
+
+    /// That of a subscription's lane, which may be switched off since `off`.
+    fn of_subscription(concurrency: u32, off: Option<Timestamp>, now: Timestamp) -> Self {
+        let counted_at = off.map_or(now, |since| since.min(now));
+        Self { breaker: Breaker::of_subscription(concurrency), off, counted_at, ..Self::new(concurrency, None, now) }
+    }
+
+    /// Whether somebody has stopped it: nothing goes on by itself.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.paused.is_some() || self.off.is_some()
+    }
+
+    /// Its subscription is switched off since `off`, or on (`None`): as known to whoever keeps it. Switched on, it begins as if it had never
+    /// failed.
+    pub(super) fn switch(&mut self, off: Option<Timestamp>, now: Timestamp) {
+        match (self.off, off) {
+            (None, Some(since)) => {
+                self.count_until(since.clamp(self.counted_at.min(now), now));
+                self.off = Some(since);
+            }
+            (Some(_), None) => {
+                self.count_until(now);
+                (self.off, self.undelivered, self.told) = (None, 0, false);
+                self.breaker.close();
+            }
+            (None, None) | (Some(_), Some(_)) => {}
         }
     }
 
     /// How long it has stood still in all until `now`, in milliseconds. A pause in quiet hours counts once.
     pub(super) fn stood_still_ms(&self, now: Timestamp) -> i64 {
-        let since = match (&self.paused, &self.quiet) {
-            (Some(_), _) => until(self.counted_at, now),
-            (None, Some(quiet)) => quiet.within(self.counted_at, now),
-            (None, None) => Duration::ZERO,
+        let since = match (self.is_stopped(), &self.quiet) {
+            (true, _) => until(self.counted_at, now),
+            (false, Some(quiet)) => quiet.within(self.counted_at, now),
+            (false, None) => Duration::ZERO,
         };
         self.still_ms.saturating_add(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
@@ -160,7 +199,7 @@ impl Condition {
     /// Since when its deliveries are held.
     pub(super) fn held_since(&self) -> Option<Timestamp> {
         let broken = self.breaker.open().map(|open| open.since);
-        self.paused.as_ref().map(|paused| paused.since).into_iter().chain(broken).min()
+        self.paused.as_ref().map(|paused| paused.since).into_iter().chain(broken).chain(self.off).min()
     }
 
     /// Its target wants nothing before `until`.
@@ -180,6 +219,11 @@ impl Condition {
             (None, Some(_)) => true,
             (Some(kept), Some(at)) => SUCCESS_KEPT_EVERY <= until(kept, at),
         }
+    }
+
+    /// Whether a success has come since one was kept.
+    pub(super) fn has_unkept_success(&self) -> bool {
+        self.success_kept != self.last_success_at
     }
 
     /// That success is being kept.
@@ -202,6 +246,8 @@ impl Condition {
             hold_until_ms: self.hold_until.map(to_ms),
             still_ms: self.still_ms,
             counted_ms: Some(to_ms(self.counted_at)),
+            off_ms: self.off.map(to_ms),
+            undelivered: self.undelivered,
         };
         // Plain data: writing it cannot fail.
         serde_json::to_string(&kept).unwrap_or_default()
@@ -218,6 +264,7 @@ impl Condition {
         self.success_kept = self.last_success_at;
         self.hold_until = kept.hold_until_ms.map(from_ms);
         self.still_ms = kept.still_ms;
+        (self.off, self.undelivered) = (kept.off_ms.map(from_ms), kept.undelivered);
         let counted = kept.counted_ms.map(from_ms).or(self.paused.as_ref().map(|paused| paused.since));
         self.counted_at = counted.unwrap_or(self.counted_at);
     }
@@ -236,6 +283,15 @@ struct Kept {
     /// Absent in what older versions kept: they knew pauses only.
     #[serde(default)]
     counted_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    off_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    undelivered: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -278,6 +334,16 @@ pub(super) struct Desk {
     pub(super) store: Arc<dyn Store>,
     /// Cancelled once nothing of the lane is under way and nothing ever will be.
     pub(super) ended: CancellationToken,
+    /// Of a subscription's lane.
+    pub(super) seated: Option<Seated>,
+}
+
+/// What only the lanes of subscriptions have.
+pub(super) struct Seated {
+    /// Where they tell what befalls their subscriptions.
+    pub(super) signs: Arc<Signs>,
+    /// Since when it is switched off, as whoever keeps the subscription last said.
+    off: Mutex<Option<Timestamp>>,
 }
 
 impl Desk {
@@ -291,6 +357,50 @@ impl Desk {
             inbox: Arc::new(inbox),
             store,
             ended: CancellationToken::new(),
+            seated: None,
+        }
+    }
+
+    /// The desk of a subscription's lane, which does not work yet; it is switched off since `off`.
+    pub(super) fn of_subscription(
+        today: Arc<Today>,
+        store: Arc<dyn Store>,
+        now: Timestamp,
+        signs: Arc<Signs>,
+        off: Option<Timestamp>,
+    ) -> Self {
+        let condition = Condition::of_subscription(today.destination.concurrency, off, now);
+        let desk = Self { seated: Some(Seated { signs, off: Mutex::new(off) }), ..Self::new(today, store, now) };
+        {
+            let mut state = desk.inbox.state();
+            (state.condition, state.asleep) = (condition, true);
+        }
+        desk
+    }
+
+    /// Its subscription is switched off since `off`, or on.
+    pub(super) async fn switch(&self, off: Option<Timestamp>, now: Timestamp) -> store::Result<()> {
+        if let Some(seated) = &self.seated {
+            *seated.off.lock().unwrap_or_else(PoisonError::into_inner) = off;
+        }
+        self.change(|condition| condition.switch(off, now)).await
+    }
+
+    /// Goes on as `json`, which was kept, says.
+    pub(super) fn restore(&self, json: &str) {
+        let mut state = self.inbox.state();
+        if !state.loaded {
+            state.condition.restore(json);
+            state.loaded = true;
+            self.switch_as_told(&mut state.condition);
+        }
+    }
+
+    /// The subscription itself says whether it is switched off; how long it has been is the condition's to know.
+    fn switch_as_told(&self, condition: &mut Condition) {
+        if let Some(seated) = &self.seated {
+            let off = *seated.off.lock().unwrap_or_else(PoisonError::into_inner);
+            condition.switch(off, self.today().tools.clock.now());
         }
     }
 
@@ -360,14 +470,15 @@ impl Desk {
         let state = self.inbox.state();
         let (condition, open) = (&state.condition, state.condition.breaker.open());
         let (attempts, deliveries) = state.minute.sums(now);
-        let (word, since) = match (&condition.paused, open) {
-            (Some(paused), _) => (TargetState::Paused, Some(paused.since)),
-            (None, Some(open)) => (TargetState::Broken, Some(open.since)),
-            (None, None) => (TargetState::Ok, None),
+        let (word, since) = match (condition.off, &condition.paused, open) {
+            (Some(since), ..) => (TargetState::Disabled, Some(since)),
+            (None, Some(paused), _) => (TargetState::Paused, Some(paused.since)),
+            (None, None, Some(open)) => (TargetState::Broken, Some(open.since)),
+            (None, None, None) => (TargetState::Ok, None),
         };
         TargetStatus {
             name: self.name().clone(),
-            kind: destination.kind.word(),
+            kind: if self.seated.is_some() { seats::KIND } else { destination.kind.word() },
             url: destination.masked_url(),
             state: word,
             since,
@@ -399,6 +510,7 @@ impl Desk {
                     state.condition.restore(&json);
                 }
                 state.loaded = true;
+                self.switch_as_told(&mut state.condition);
             }
         }
         // From here on the time it stands still is counted: that must not begin anew at every start.
@@ -434,6 +546,11 @@ impl Desk {
 }
 
 fn key(target: &Name) -> String {
+    key_of(target.as_str())
+}
+
+/// Where the store keeps the condition of the lane of `target`, or of all whose names begin so.
+pub(super) fn key_of(target: &str) -> String {
     format!("lane.{target}")
 }
 

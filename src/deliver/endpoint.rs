@@ -134,6 +134,13 @@ impl Endpoint {
         Some(Self { url, ready, headers: headers?, tls, signing })
     }
 
+    /// `url`, whose text was vetted before, with `headers` and signatures; `verify`: certificates are checked. `None`: no request can
+    /// carry this URL.
+    pub(super) fn of(url: Url, headers: HeaderMap, verify: bool, signing: Signing) -> Option<Self> {
+        let ready = ReadyUrl::new(&url)?;
+        Some(Self { url, ready, headers, tls: TlsProfile::verifying(verify), signing: Some(signing) })
+    }
+
     /// `url` with `headers` that only the kind knows, and nothing else.
     pub(super) fn at((url, ready): (Url, ReadyUrl), headers: HeaderMap) -> Self {
         Self { url, ready, headers, tls: TlsProfile::default(), signing: None }
@@ -184,7 +191,7 @@ impl Endpoint {
     /// Sends `body`. Where a scheme carries one signature and the target refuses it with 401 or 403, the same is sent
     /// again at once under the next secret.
     pub(super) async fn post(&self, attempt: &Try<'_>, body: &Body, answer_max: usize) -> Result<Answer, Failure> {
-        let rounds = self.signing.as_ref().map_or(1, Signing::rounds);
+        let rounds = self.signing.as_ref().map_or(1, |signing| signing.rounds(attempt.at));
         let mut round = 0;
         loop {
             let headers =
@@ -226,21 +233,53 @@ fn value(text: String) -> Result<HeaderValue, String> {
     HeaderValue::try_from(text).map_err(|_| "a header cannot carry its value".to_owned())
 }
 
+/// Why a text is no URL that deliveries may go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadUrl {
+    /// It is none, or of another scheme.
+    NoUrl,
+    /// It holds a user name or a password.
+    UserInfo,
+    /// It is too long, or holds what no request can carry.
+    Unfit,
+}
+
+impl BadUrl {
+    /// What is wrong, behind the name of the field.
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::NoUrl => "is a URL such as https://example.com/hooks",
+            Self::UserInfo => "must not hold a user name or password",
+            Self::Unfit => "is one that no request can carry",
+        }
+    }
+}
+
+/// `text` as a URL that deliveries may go to, as far as the text alone tells. It has no fragment: none is ever sent.
+pub(crate) fn parse_url(text: &str) -> Result<Url, BadUrl> {
+    let mut url = Url::parse(text).map_err(|_| BadUrl::NoUrl)?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(BadUrl::NoUrl);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(BadUrl::UserInfo);
+    }
+    url.set_fragment(None);
+    ReadyUrl::new(&url).map(|_| url).ok_or(BadUrl::Unfit)
+}
+
 /// A URL that deliveries may go to, as far as its text tells.
 pub(super) fn read_url(text: &Located<String>, cx: &mut Context) -> Option<(Url, ReadyUrl)> {
     let refused = |cx: &mut Context, code, message: &str| {
         cx.error(code, text.place, message);
         None
     };
-    let Ok(mut url) = Url::parse(&text.value) else {
-        return refused(cx, "bad-url", "expected a URL such as https://example.com/hooks");
+    let url = match parse_url(&text.value) {
+        Ok(url) => url,
+        Err(BadUrl::NoUrl) => return refused(cx, "bad-url", "expected a URL such as https://example.com/hooks"),
+        Err(BadUrl::UserInfo) => return refused(cx, "bad-url", "a URL must not hold a user name or password"),
+        Err(BadUrl::Unfit) => return refused(cx, "bad-url", "no request can carry this URL"),
     };
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return refused(cx, "bad-url", "expected a URL such as https://example.com/hooks");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return refused(cx, "bad-url", "a URL must not hold a user name or password");
-    }
     let policy = AddressPolicy::new(&cx.allow_targets);
     if url.scheme() == "http" && cx.require_https && !policy.lets_through(&url) {
         let help = "use https, name the host under `security.allow_targets`, or set `security.require_https: false`";
@@ -251,11 +290,8 @@ pub(super) fn read_url(text: &Located<String>, cx: &mut Context) -> Option<(Url,
         let help = "let it through under `security.allow_targets`";
         cx.warning("address-forbidden", text.place, "no delivery will reach this address: it is not public").help(help);
     }
-    url.set_fragment(None);
-    match ReadyUrl::new(&url) {
-        Some(ready) => Some((url, ready)),
-        None => refused(cx, "bad-url", "no request can carry this URL"),
-    }
+    let ready = ReadyUrl::new(&url)?;
+    Some((url, ready))
 }
 
 /// Headers that a destination may set; none of `signatures`.
@@ -292,20 +328,38 @@ pub(super) fn own_header_name(text: &str, place: Place, cx: &mut Context) -> Opt
         cx.error("bad-value", place, "this is not the name of a header");
         return None;
     };
-    if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("x-hookyard-") {
+    if is_reserved(&name) {
         cx.error("reserved-header", place, format!("header `{name}` is the relay's own"));
         return None;
     }
     Some(name)
 }
 
-/// A header's value, marked as a secret: it may carry one.
-pub(super) fn read_value(node: &Node, cx: &mut Context) -> Option<HeaderValue> {
-    let text = String::decode(node, cx)?;
-    let Ok(mut value) = HeaderValue::from_str(&text) else {
-        cx.error("bad-value", node.place, "a header cannot carry this value");
-        return None;
-    };
+fn is_reserved(name: &HeaderName) -> bool {
+    RESERVED.contains(&name.as_str()) || name.as_str().starts_with("x-hookyard-")
+}
+
+/// `text` as the name of a header that whoever subscribes may set; the error says why not.
+pub(crate) fn custom_header(text: &str) -> Result<HeaderName, &'static str> {
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| "it is not the name of a header")?;
+    if is_reserved(&name) {
+        return Err("it is the relay's own");
+    }
+    if SIGNATURES.contains(&name.as_str()) { Err("it belongs to a signature") } else { Ok(name) }
+}
+
+/// `text` as the value of a header, marked as a secret: it may carry one.
+pub(crate) fn header_value(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+/// A header's value, marked as a secret: it may carry one.
+pub(super) fn read_value(node: &Node, cx: &mut Context) -> Option<HeaderValue> {
+    let value = header_value(&String::decode(node, cx)?);
+    if value.is_none() {
+        cx.error("bad-value", node.place, "a header cannot carry this value");
+    }
+    value
 }

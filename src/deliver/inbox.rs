@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{condition::Condition, reports::Report, status::Minute};
+use super::{condition::Condition, reports::Report, seats::Seats, status::Minute};
 use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Name},
@@ -23,6 +23,8 @@ use crate::{
 
 /// Deliveries that one lane takes over from commits without reading them back.
 const HANDED_OVER_MAX: usize = 512;
+/// Bytes that a lane which is held may grow by before that is told: how much is held at most is looked at then.
+const GROWN: usize = 1024 * 1024;
 /// Bytes of bodies that all lanes together hold from commits.
 const HANDED_OVER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -62,6 +64,10 @@ pub(super) struct State {
     pub(super) urgent_at: Option<Timestamp>,
     /// Its destination is gone from the file: nothing more is begun.
     pub(super) retired: bool,
+    /// No lane works: whoever has something for it calls one.
+    pub(super) asleep: bool,
+    /// Bytes of events that were committed while it held them, since that was last told.
+    grown: usize,
     /// What was reported on deliveries that the target took.
     pub(super) reports: VecDeque<Report>,
     /// Its target is broken, nobody was told, and somebody's event waits for it.
@@ -105,6 +111,8 @@ impl Inbox {
             next_due: None,
             urgent_at: None,
             retired: false,
+            asleep: false,
+            grown: 0,
             reports: VecDeque::new(),
             keeps_others: false,
         };
@@ -116,11 +124,19 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hand_over(&self, due: Due, budget: &Arc<AtomicUsize>) {
+    /// Hands over what was just committed; what does not fit is read from the store.
+    pub(super) fn hand_over(&self, due: Due, budget: &Arc<AtomicUsize>) -> HandOver {
         let mut state = self.state();
+        if state.asleep {
+            state.behind = true;
+            if !state.condition.is_stopped() {
+                return HandOver::Asleep;
+            }
+            return HandOver::Held { grown: state.grows(due.envelope.body.len()) };
+        }
         // A read-back may have seen the commit before this call: what it claimed is in hand already.
         if state.claimed.contains_key(&due.delivery.id) {
-            return;
+            return HandOver::Awake;
         }
         state.keeps_others |= !is_own(&due) && state.condition.is_untold();
         // The store knows the order of a key.
@@ -141,8 +157,38 @@ impl Inbox {
                     let at = due.delivery.due_at.unwrap_or(due.delivery.created_at);
                     state.urgent_at = Some(state.urgent_at.map_or(at, |known| known.min(at)));
                 }
+                if state.condition.held_since().is_some() {
+                    return HandOver::Held { grown: state.grows(due.envelope.body.len()) };
+                }
             }
         }
+        HandOver::Awake
+    }
+
+    /// A lane is to work. False: one does, or none ever will.
+    pub(super) fn wakes(&self) -> bool {
+        let mut state = self.state();
+        let wakes = state.asleep && !state.retired;
+        if wakes {
+            (state.asleep, state.behind) = (false, true);
+        }
+        wakes
+    }
+
+    /// Its lane stops working, as there is nothing to do: from now on it is called. False: there is something after all.
+    pub(super) fn falls_asleep(&self) -> bool {
+        let mut state = self.state();
+        let holds = state.condition.is_stopped();
+        let nothing_waits = !state.behind && state.next_due.is_none() && state.urgent_at.is_none();
+        let idle = state.claimed.is_empty() && state.reports.is_empty() && !state.keeps_others && !state.retired;
+        state.asleep = idle && state.loaded && (nothing_waits || holds);
+        state.shut |= state.asleep;
+        state.asleep
+    }
+
+    /// The deliveries an attempt of which is under way.
+    pub(super) fn in_flight(&self) -> Vec<DeliveryId> {
+        self.state().claimed.iter().filter(|(_, sending)| **sending).map(|(id, _)| *id).collect()
     }
 
     /// Puts back into the store what is in hand and not being sent; `shut`: and takes nothing over until told otherwise.
@@ -225,7 +271,35 @@ impl Inbox {
     }
 }
 
+/// What became of a delivery that was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HandOver {
+    /// Its lane works, and has or will read it.
+    Awake,
+    /// No lane works: it is to be called.
+    Asleep,
+    /// Its lane is held, and it waits in the store.
+    Held {
+        /// So much was held since that was last told that it is told again.
+        grown: bool,
+    },
+}
+
 impl State {
+    /// So many bytes more are held; true when that is to be told.
+    fn grows(&mut self, bytes: usize) -> bool {
+        self.grown += bytes;
+        let grown = GROWN <= self.grown;
+        if grown {
+            self.grown = 0;
+        }
+        grown
+    }
+
+    /// Whether a lane would do something if it worked.
+    pub(super) fn sleeps_though_it_may_send(&self) -> bool {
+        self.asleep && !self.condition.is_stopped()
+    }
     /// Whether anything is in hand and not being sent.
     #[cfg(test)]
     pub(super) fn has_more(&self) -> bool {
@@ -331,14 +405,15 @@ pub(super) struct Known {
 /// The inboxes of all lanes; hears of commits.
 pub(super) struct Inboxes {
     known: Live<Known>,
+    seats: Arc<Seats>,
     budget: Arc<AtomicUsize>,
     metrics: Metrics,
 }
 
 impl Inboxes {
     /// Hands commits to the lane of each target; targets without one wait in the store.
-    pub(super) fn new(metrics: Metrics) -> Self {
-        Self { known: Live::new(Arc::default()), budget: Arc::default(), metrics }
+    pub(super) fn new(metrics: Metrics, seats: Arc<Seats>) -> Self {
+        Self { known: Live::new(Arc::default()), seats, budget: Arc::default(), metrics }
     }
 
     /// Tells these from now on.
@@ -360,11 +435,9 @@ impl Inboxes {
 
     /// The deliveries an attempt of which is under way.
     pub(super) fn in_flight(&self) -> Vec<DeliveryId> {
-        let sending = |inbox: &Arc<Inbox>| {
-            inbox.state().claimed.iter().filter(|(_, sending)| **sending).map(|(id, _)| *id).collect::<Vec<_>>()
-        };
         let known = self.known.now();
-        known.by_target.values().chain(&known.leaving).flat_map(sending).collect()
+        let of_file = known.by_target.values().chain(&known.leaving).flat_map(|inbox| inbox.in_flight());
+        of_file.chain(self.seats.in_flight()).collect()
     }
 }
 
@@ -375,11 +448,14 @@ impl OnCommit for Inboxes {
         for event in events {
             for delivery in event.deliveries {
                 let Some(inbox) = known.by_target.get(&delivery.target) else {
-                    // Planned just before its target got another name.
-                    known.former.get(&delivery.target).into_iter().for_each(|bell| bell.notify_one());
+                    match known.former.get(&delivery.target) {
+                        // Planned just before its target got another name.
+                        Some(bell) => bell.notify_one(),
+                        None => self.seats.hand_over(Due { delivery, envelope: event.envelope.clone() }, &self.budget),
+                    }
                     continue;
                 };
-                inbox.hand_over(Due { delivery, envelope: event.envelope.clone() }, &self.budget);
+                let _awake = inbox.hand_over(Due { delivery, envelope: event.envelope.clone() }, &self.budget);
                 if !told.iter().any(|known| Arc::ptr_eq(known, inbox)) {
                     told.push(inbox);
                 }

@@ -21,6 +21,7 @@ use super::{
     mutes::{Active, Mutes},
     ownership::{LAST, Lease, Leases},
     record::Recorder,
+    seats,
 };
 use crate::{
     announce::{Announcer, Notice},
@@ -28,7 +29,7 @@ use crate::{
     envelope::Name,
     rate::Bucket,
     route::OWN_SOURCE,
-    store::{self, Attempt, Store, Wish, shard_of},
+    store::{self, Attempt, Due, Store, Wish, shard_of},
     telemetry::Metrics,
 };
 
@@ -38,6 +39,7 @@ mod giving_up;
 mod reading;
 mod recording;
 mod reporting;
+mod seated;
 
 use deciding::Decided;
 pub(super) use deciding::{decisions, expired, wish};
@@ -112,6 +114,8 @@ pub(super) struct Lane {
     deciding: JoinSet<store::Result<Vec<Decided>>>,
     /// What is known of deliveries that die while the target is broken; `None`: the store is asked.
     looked: Option<Looked>,
+    /// When there was last something to do.
+    busy_at: Instant,
 }
 
 /// An attempt that is under way.
@@ -168,6 +172,7 @@ impl Lane {
             asked: Vec::new(),
             deciding: JoinSet::new(),
             looked: None,
+            busy_at: Instant::now(),
         }
     }
 
@@ -175,10 +180,19 @@ impl Lane {
         self.parts.desk.name()
     }
 
+    /// What metrics call it.
+    fn label(&self) -> Name {
+        match &self.parts.desk.seated {
+            Some(_) => Name::from(seats::LABEL),
+            None => self.name().clone(),
+        }
+    }
+
     /// Delivers until it is stopped, or its destination is gone; then waits for what is under way, unless that is broken off.
     pub(super) async fn run(mut self) {
         let stop = self.parts.stop.clone();
-        let _ended = self.parts.desk.ended.clone().drop_guard();
+        // The desk of a subscription outlives its lane.
+        let _ended = self.parts.desk.seated.is_none().then(|| self.parts.desk.ended.clone().drop_guard());
         while !stop.is_cancelled() {
             self.follow_file();
             self.follow_lease().await;
@@ -191,7 +205,7 @@ impl Lane {
             self.begin_attempts();
             self.decide();
             self.record();
-            if self.leaves().await {
+            if self.leaves().await || self.falls_asleep().await {
                 return;
             }
             // One read-back may bring less than there are slots: what is left is read at once.
@@ -334,7 +348,7 @@ impl Lane {
         let owns = self.owns();
         let now = self.parts.clock.now();
         let state = self.inbox.state();
-        if !owns || !self.prepared || !state.loaded || state.retired || state.condition.paused.is_some() {
+        if !owns || !self.prepared || !state.loaded || state.retired || state.condition.is_stopped() {
             return IDLE;
         }
         if *self.refused.borrow() != 0 {
@@ -433,13 +447,15 @@ impl Lane {
         let (due, error) = (&it.handed.due, made.tried.error.clone());
         let (verdict, still_now, told) = self.judge(it, &made, now);
         let standing = Standing { verdict, still_then: it.still_ms, still_now, epoch: it.epoch, now };
+        let (outcome, status) = (made.tried.outcome, made.tried.status);
         let settled = attempt::settle(&it.today.destination, &due.delivery, made, standing);
+        let ails = self.ails(due, &settled.attempt, outcome, status);
         if let Some(until) = settled.hold {
             self.inbox.state().condition.hold(until);
         }
         self.report(due, &settled, now);
         if let Some(change) = verdict.change {
-            self.changed(change, error.as_deref());
+            self.changed(change, error.as_deref(), due);
         }
         if let Some(told) = told {
             self.tell(told, error);
@@ -448,6 +464,7 @@ impl Lane {
             || verdict.change.is_some()
             || told.is_some()
             || settled.hold.is_some()
+            || ails
             || self.inbox.state().condition.success_is_new();
         if keep {
             self.keep();
@@ -478,8 +495,9 @@ impl Lane {
         (verdict, still_now, told)
     }
 
-    fn changed(&self, change: Change, error: Option<&str>) {
+    fn changed(&self, change: Change, error: Option<&str>, due: &Due) {
         let target = self.name();
+        self.tell_sign(change, error, due);
         match change {
             Change::Opened(cause) => {
                 // A probe is made with the oldest of all that wait, not of what happens to be in hand.

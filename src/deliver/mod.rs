@@ -57,10 +57,13 @@ mod rehearsing;
 mod reports;
 pub mod retry;
 mod roster;
+pub(crate) mod seats;
 mod shown;
 mod signing;
+mod signs;
 mod stage;
 mod status;
+mod subscribed;
 mod tls;
 mod trial;
 
@@ -76,9 +79,12 @@ pub use reach::{Reached, reach};
 pub use rehearsing::{Rehearsing, Turn};
 pub use reports::Heard;
 pub use roster::Prepared;
+pub use seats::{Outlet, Outlets};
 pub use shown::relay_headers;
+pub use signs::{Ailment, Broken, Signs, Told, Tried};
 pub use stage::Sent;
 pub use status::{TargetState, TargetStatus};
+pub use subscribed::Subscribed;
 pub use tls::TlsProfile;
 pub use trial::{NoTrial, Trial};
 
@@ -95,6 +101,7 @@ use record::Recorder;
 use reports::Overdue;
 use retry::Policy;
 use roster::Roster;
+use seats::Seats;
 
 /// A named way out, as `routes.yaml` declares it.
 #[derive(Debug, Clone)]
@@ -140,6 +147,10 @@ pub struct Defaults {
     pub retry_after_max: Duration,
 }
 
+/// What a destination gets that says nothing, and every subscription.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const CONCURRENCY: u32 = 8;
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// The longest timeout of one attempt (agent webhooks guide, "Webhook Settings").
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// The most attempts of one destination at once.
@@ -148,11 +159,11 @@ const CONCURRENCY_MAX: u32 = 1024;
 impl Default for Defaults {
     fn default() -> Self {
         Self {
-            timeout: Duration::from_secs(30),
-            concurrency: 8,
+            timeout: TIMEOUT,
+            concurrency: CONCURRENCY,
             retry: Policy::honeyframe(),
             answers: Answers::Default,
-            retry_after_max: Duration::from_secs(3600),
+            retry_after_max: RETRY_AFTER_MAX,
         }
     }
 }
@@ -356,6 +367,8 @@ pub enum StartError {
 pub struct Deliver {
     /// Who has a lane now.
     roster: Live<Roster>,
+    /// The lanes of subscriptions.
+    seats: Arc<Seats>,
     /// One file at a time takes the place of another; the clients of the last one.
     switching: std::sync::Mutex<Clients>,
     store: Arc<dyn Store>,
@@ -386,9 +399,11 @@ impl Deliver {
         let awaited = Arc::new(Notify::new());
         let (stop, break_off, leave) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let leases = Arc::new(watch::Sender::new(Leases::new()));
-        let inboxes = Arc::new(Inboxes::new(metrics.clone()));
+        let seats = Arc::new(Seats::default());
+        let inboxes = Arc::new(Inboxes::new(metrics.clone(), seats.clone()));
         let deliver = Arc::new(Self {
             roster: Live::new(Arc::default()),
+            seats: seats.clone(),
             switching: std::sync::Mutex::new(Clients::new(AddressPolicy::default())),
             store: store.clone(),
             metrics: metrics.clone(),
@@ -409,6 +424,7 @@ impl Deliver {
         let prepared = deliver.prepare(ways_out)?;
         store.on_commit(inboxes.clone());
         deliver.switch(prepared);
+        tokio::spawn(seats::answer_calls(Arc::downgrade(&deliver), seats, leave.clone()));
         let overdue = Overdue { store: store.clone(), clock: clock.clone(), inboxes, metrics, bell: awaited };
         tokio::spawn(leave.clone().run_until_cancelled_owned(overdue.run()));
         let keeper = Keeper { owner: OwnerId(attempt::draw()), store, clock, leases, stop: leave };
@@ -456,13 +472,20 @@ impl Deliver {
         self.inboxes.in_flight()
     }
 
-    /// How every target stands, in the order of the file.
+    /// How every target stands: destinations in the order of the file, then subscriptions.
     pub fn targets(&self) -> Vec<TargetStatus> {
         let now = self.clock.now();
-        self.roster.now().desks.iter().map(|desk| desk.status(now)).collect()
+        let mut all: Vec<_> = self.roster.now().desks.iter().map(|desk| desk.status(now)).collect();
+        all.extend(self.seat_statuses(now));
+        all
     }
 
-    /// The targets that are held (paused, broken), and since when. One where an attempt is under way is not among them: what is just being
+    /// What a target is sent by now.
+    pub fn destination(&self, target: &Name) -> Option<Arc<Destination>> {
+        self.desk(target).map(|desk| desk.today().destination.clone())
+    }
+
+    /// The destinations that are held (paused, broken), and since when. One where an attempt is under way is not among them: what is just being
     /// tried may arrive.
     pub fn held(&self) -> Vec<(Name, Timestamp)> {
         let held = |desk: &Arc<Desk>| {
@@ -489,6 +512,7 @@ impl Deliver {
         let Some(desk) = self.desk(target) else { return Ok(false) };
         let now = self.clock.now();
         desk.change(|condition| condition.resume(now)).await?;
+        self.rouse_seat(target);
         tracing::info!(target.name = %target, "resumed");
         Ok(true)
     }
@@ -499,17 +523,25 @@ impl Deliver {
         if let Some(broken_since) = desk.change(condition::Condition::close).await? {
             self.announcer.tell(Notice::Recovered { target: target.clone(), broken_since });
         }
+        self.seats.signs.heals(target);
+        self.rouse_seat(target);
         Ok(true)
     }
 
     /// The store may hold due deliveries for `targets` that it told nobody of.
     pub fn wake(&self, targets: &[Name]) {
-        targets.iter().filter_map(|target| self.desk(target)).for_each(|desk| desk.inbox.wake());
+        for target in targets {
+            match self.roster.now().desk(target) {
+                Some(desk) => desk.inbox.wake(),
+                None => _ = self.rouse_seat(target),
+            }
+        }
     }
 
     /// Lets go of those of `ids` that wait in hand: they were cancelled. Those under way are answered all the same.
     pub fn forget(&self, ids: &[DeliveryId]) {
         self.roster.now().desks.iter().for_each(|desk| desk.inbox.forget(ids));
+        self.seats.desks().iter().for_each(|desk| desk.inbox.forget(ids));
     }
 
     /// Begins no new attempt; returns when those under way are recorded, or after `grace`, when they are broken off: their
@@ -535,7 +567,8 @@ impl Deliver {
     }
 
     fn desk(&self, target: &Name) -> Option<Arc<Desk>> {
-        self.roster.now().desk(target).cloned()
+        let of_file = self.roster.now().desk(target).cloned();
+        of_file.or_else(|| self.seat_desk(target))
     }
 }
 

@@ -34,6 +34,7 @@ use crate::{
 pub(super) struct Roster {
     /// One per lane, in the order of the file.
     pub(super) desks: Vec<Arc<Desk>>,
+    by_name: HashMap<Name, Arc<Desk>>,
     /// Those whose destinations are gone, while something of them is under way.
     leaving: Vec<Arc<Desk>>,
     /// What the former names of destinations are taken over by.
@@ -43,7 +44,7 @@ pub(super) struct Roster {
 impl Roster {
     /// The desk of the lane of `target`.
     pub(super) fn desk(&self, target: &Name) -> Option<&Arc<Desk>> {
-        self.desks.iter().find(|desk| desk.name() == target)
+        self.by_name.get(target)
     }
 
     /// The same, though its destination may be gone.
@@ -117,6 +118,7 @@ impl Deliver {
             }
             roster.desks.push(desk);
         }
+        roster.by_name = roster.desks.iter().map(|desk| (desk.name().clone(), desk.clone())).collect();
         let kept: HashSet<&Name> = roster.desks.iter().map(|desk| desk.name()).collect();
         let gone = former.desks.iter().chain(&former.leaving).filter(|desk| !kept.contains(desk.name()));
         roster.leaving = gone.filter(|desk| !desk.ended.is_cancelled()).cloned().collect();
@@ -142,7 +144,7 @@ impl Deliver {
         (Arc::new(desk), true)
     }
 
-    fn begin(&self, desk: Arc<Desk>) {
+    pub(super) fn begin(&self, desk: Arc<Desk>) {
         let lane = Lane::new(lane::Parts {
             desk,
             recorder: self.recorder.clone(),

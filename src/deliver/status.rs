@@ -40,6 +40,8 @@ pub enum TargetState {
     Broken,
     /// A person has paused it.
     Paused,
+    /// A subscription that is switched off.
+    Disabled,
 }
 
 impl TargetState {
@@ -49,6 +51,7 @@ impl TargetState {
             Self::Ok => "ok",
             Self::Broken => "broken",
             Self::Paused => "paused",
+            Self::Disabled => "disabled",
         }
     }
 }

@@ -42,6 +42,13 @@ impl Default for TlsProfile {
     }
 }
 
+impl TlsProfile {
+    /// The system's certificates are trusted, or (`false`) any.
+    pub(super) fn verifying(verify: bool) -> Self {
+        Self { verify, ca: None }
+    }
+}
+
 const KEYS: Keys = Keys::of(&[
     Field::of::<bool>("verify", "Whether its certificate is checked. Without, anybody on the way can answer in its name.")
         .default("true"),

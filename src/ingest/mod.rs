@@ -31,6 +31,7 @@ use crate::{
     route::{Plan, Router},
     seal::Sealer,
     store::{self, Accepted, Filter, NewEvent, Store},
+    subscriptions::EventTypes,
     telemetry::Metrics,
 };
 
@@ -70,6 +71,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Seals the quarantine.
     pub sealer: Sealer,
+    /// Which types of events are known: those that come are.
+    pub types: Arc<EventTypes>,
 }
 
 /// What the file says of requests.
@@ -96,6 +99,7 @@ pub struct Ingest {
     clock: Clock,
     metrics: Metrics,
     sealer: Sealer,
+    types: Arc<EventTypes>,
     room: Room,
 }
 
@@ -126,7 +130,7 @@ impl<R: Into<Rejection>> From<R> for Failure {
 impl Ingest {
     /// Takes requests for the sources of `ways_in`. Must be called on a runtime, on which rejections are written from then on.
     pub fn new(parts: Parts, ways_in: WaysIn) -> Self {
-        let Parts { store, clock, metrics, sealer } = parts;
+        let Parts { store, clock, metrics, sealer, types } = parts;
         Self {
             inbound: Live::new(Arc::new(Inbound::new(ways_in, None, &clock, &sealer))),
             quarantine: Quarantine::start(sealer.clone(), store.clone(), &clock),
@@ -134,6 +138,7 @@ impl Ingest {
             clock,
             metrics,
             sealer,
+            types,
             room: Room::new(),
         }
     }
@@ -275,6 +280,7 @@ impl Ingest {
         let dedupe = dedupe::key(&source.name, &facts.id, facts.replayed, &request.body, inbound.remember_ids, source.window);
         let envelope = envelope(source, facts, request, now);
         let plan = inbound.router.plan(&envelope);
+        self.types.saw(&envelope.r#type, envelope.namespace.as_deref());
         let r#type = envelope.r#type.clone();
         let Plan { deliveries, rules, endings } = plan;
         let accepted = self.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings, setting: None }).await?;

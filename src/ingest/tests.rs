@@ -71,6 +71,14 @@ impl Store for Memory {
         Ok(Vec::new())
     }
 
+    async fn hand_over(&self, _: &Name, _: &Name, _: Timestamp) -> Result<store::HandedOver> {
+        Ok(store::HandedOver::default())
+    }
+
+    async fn bound_held(&self, _: &Name, _: store::HeldBound, _: Vec<DeliveryId>, _: Timestamp) -> Result<Vec<DeliveryId>> {
+        Ok(Vec::new())
+    }
+
     async fn rouse(&self, _: &Name, _: Timestamp) -> Result<()> {
         Ok(())
     }
@@ -230,6 +238,7 @@ fn over(store: Arc<Memory>, clock: Clock, sources: &[(&str, &str)]) -> Relay {
         clock: clock.clone(),
         metrics: Metrics::default(),
         sealer: Sealer::new(&Secret::new(sign::base64(&[7; 32]))).unwrap(),
+        types: Arc::new(crate::subscriptions::EventTypes::new(Vec::new())),
     };
     Relay { ingest: Arc::new(Ingest::new(parts, ways_in(sources))), store, clock }
 }

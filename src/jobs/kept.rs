@@ -30,7 +30,7 @@ impl Serialize for Job {
 #[schema(as = Job)]
 pub struct Shown<'j> {
     id: &'j str,
-    /// `retry`, `cancel` or `replay`.
+    /// `retry`, `cancel`, `replay` or `release`.
     kind: &'static str,
     /// The only target that a replay makes deliveries for; null: by today's rules.
     to: Option<&'j str>,
@@ -61,7 +61,7 @@ impl<'j> Shown<'j> {
     fn of(job: &'j Job) -> Self {
         let to = match &job.kind {
             Kind::Replay { target } => target.as_ref().map(Name::as_str),
-            Kind::Retry | Kind::Cancel => None,
+            Kind::Retry | Kind::Cancel | Kind::Release => None,
         };
         Self {
             id: &job.id,
@@ -173,6 +173,7 @@ fn kind(word: &str, target: Option<&str>) -> Option<Kind> {
         "retry" => Some(Kind::Retry),
         "cancel" => Some(Kind::Cancel),
         "replay" => Some(Kind::Replay { target: target.map(Name::from) }),
+        "release" => Some(Kind::Release),
         _ => None,
     }
 }

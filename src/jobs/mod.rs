@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod kept;
+mod release;
 mod selection;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,8 @@ pub enum Kind {
         /// For this target only; `None`: by today's rules.
         target: Option<Name>,
     },
+    /// Counts what a subscription that was switched on sends of what it held; its lane sends it, under a cap.
+    Release,
 }
 
 impl Kind {
@@ -51,6 +54,7 @@ impl Kind {
             Self::Retry => "retry",
             Self::Cancel => "cancel",
             Self::Replay { .. } => "replay",
+            Self::Release => "release",
         }
     }
 }
@@ -136,6 +140,8 @@ pub trait Lanes: Send + Sync {
     fn wake(&self, targets: &[Name]);
     /// Those of `ids` that wait in hand were cancelled.
     fn forget(&self, ids: &[DeliveryId]);
+    /// What `target` held is released, or will not be: its cap may go.
+    fn released(&self, target: &Name);
 }
 
 impl Lanes for Deliver {
@@ -145,6 +151,10 @@ impl Lanes for Deliver {
 
     fn forget(&self, ids: &[DeliveryId]) {
         self.forget(ids);
+    }
+
+    fn released(&self, target: &Name) {
+        self.signs().released(target);
     }
 }
 
@@ -218,9 +228,21 @@ impl Jobs {
         rate: Option<u32>,
         by: &str,
     ) -> std::result::Result<Job, BeginError> {
-        if UNFINISHED_MAX <= self.list().iter().filter(|job| job.state == State::Running).count() {
+        // Releases last as long as their receivers take, and are counted by themselves.
+        let counts = |job: &&Job| job.state == State::Running && job.kind != Kind::Release;
+        if UNFINISHED_MAX <= self.list().iter().filter(counts).count() {
             return Err(BeginError::TooMany);
         }
+        self.begin_one(kind, filter, rate, by).await
+    }
+
+    async fn begin_one(
+        self: &Arc<Self>,
+        kind: Kind,
+        filter: Filter,
+        rate: Option<u32>,
+        by: &str,
+    ) -> std::result::Result<Job, BeginError> {
         let end = self.end().await?;
         let total = self.count(&kind, &filter).await?;
         let started_at = self.parts.clock.now();

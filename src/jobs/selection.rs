@@ -37,6 +37,7 @@ impl Selection {
             (Kind::Cancel, None | Some(State::Pending | State::Held | State::Sending)) => {
                 Self::Deliveries(Filter { state: Some(State::Pending), ..filter })
             }
+            (Kind::Release, _) => Self::Deliveries(Filter { state: Some(State::Pending), ..filter }),
             (Kind::Retry | Kind::Cancel, Some(_)) => Self::Nothing,
             (Kind::Replay { .. }, None) if is_about_events(&filter) => Self::Events(filter),
             (Kind::Replay { .. }, Some(State::Held | State::Sending)) => {

@@ -43,6 +43,7 @@ struct Bench {
 struct Told {
     woken: AtomicUsize,
     forgotten: AtomicUsize,
+    released: AtomicUsize,
 }
 
 impl Lanes for Told {
@@ -52,6 +53,10 @@ impl Lanes for Told {
 
     fn forget(&self, ids: &[DeliveryId]) {
         self.forgotten.fetch_add(ids.len(), Ordering::Relaxed);
+    }
+
+    fn released(&self, _target: &Name) {
+        self.released.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tracing::{info, warn};
 
 use super::{
-    Job, Jobs, Kind, State,
+    Job, Jobs, Kind, State, release,
     selection::{self, Selection},
 };
 use crate::{
@@ -43,6 +43,9 @@ pub(super) async fn run(jobs: Arc<Jobs>, id: String, resumed: bool) {
         tokio::select! { () = cancel.cancelled() => {}, () = stop.cancelled() => {} }
     };
     tokio::pin!(stopped);
+    if jobs.get(&id).is_some_and(|job| job.kind == Kind::Release) {
+        return release::run(&jobs, &id, stopped).await;
+    }
     let turn = tokio::select! {
         turn = jobs.turns.acquire() => turn,
         () = &mut stopped => return,

@@ -69,10 +69,11 @@ pub(super) async fn of(
     warnings: Vec<Diagnostic>,
     now: Timestamp,
 ) -> Outcome {
-    let backlog = handles.store.backlog().await.unwrap_or_else(|error| {
+    let mut backlog = handles.store.backlog().await.unwrap_or_else(|error| {
         warn!(%error, "how many deliveries wait without their destination is not known");
         Vec::new()
     });
+    backlog.retain(|row| !handles.subscriptions.keeps(&row.target));
     let names = |config: &Config| -> [Vec<String>; 3] {
         [
             config.sources.iter().map(|it| it.name.to_string()).collect(),

@@ -64,8 +64,21 @@ pub enum Content {
 #[derive(Debug, Clone)]
 pub struct Signing {
     schemes: Vec<Scheme>,
-    literal: Vec<Key>,
-    standard: Vec<Key>,
+    literal: Vec<Lasting>,
+    standard: Vec<Lasting>,
+}
+
+/// A key, and until when it signs; `None`: for good.
+#[derive(Debug, Clone)]
+struct Lasting {
+    key: Key,
+    until: Option<Timestamp>,
+}
+
+impl Lasting {
+    fn signs_at(&self, at: Timestamp) -> bool {
+        self.until.is_none_or(|until| at < until)
+    }
 }
 
 /// What one attempt signs.
@@ -82,19 +95,32 @@ pub struct Message<'a> {
 impl Signing {
     /// Makes keys of `secrets`, the current one first. Fails when `schemes` has `standard` and a secret does not fit it.
     pub fn new(schemes: Vec<Scheme>, secrets: &[Secret]) -> Result<Self, NotAStandardSecret> {
+        let lasting = |key| Lasting { key, until: None };
         let standard = if schemes.contains(&Scheme::Standard) {
-            secrets.iter().map(standard_key).collect::<Result<_, _>>()?
+            secrets.iter().map(|secret| standard_key(secret).map(lasting)).collect::<Result<_, _>>()?
         } else {
             Vec::new()
         };
-        Ok(Self { literal: secrets.iter().map(Key::literal).collect(), standard, schemes })
+        Ok(Self { literal: secrets.iter().map(Key::literal).map(lasting).collect(), standard, schemes })
     }
 
-    /// How many secrets there are to sign with, for schemes that carry one signature only: an attempt refused with 401
+    /// The same of secrets that have an end each, or none, the current one first. `standard` is left out where the current one does not
+    /// fit it; a former one that does not signs the other schemes only.
+    pub fn lasting(mut schemes: Vec<Scheme>, secrets: &[(Secret, Option<Timestamp>)]) -> Self {
+        let fits = secrets.first().is_some_and(|(secret, _)| standard_key(secret).is_ok());
+        schemes.retain(|scheme| fits || *scheme != Scheme::Standard);
+        let literal = secrets.iter().map(|(secret, until)| Lasting { key: Key::literal(secret), until: *until });
+        let standard =
+            secrets.iter().filter_map(|(secret, until)| Some(Lasting { key: standard_key(secret).ok()?, until: *until }));
+        let standard = if schemes.contains(&Scheme::Standard) { standard.collect() } else { Vec::new() };
+        Self { literal: literal.collect(), standard, schemes }
+    }
+
+    /// How many secrets there are to sign with at `at`, for schemes that carry one signature only: an attempt refused with 401
     /// or 403 is repeated with the next. 1 where every scheme carries all signatures at once.
-    pub fn rounds(&self) -> usize {
+    pub fn rounds(&self, at: Timestamp) -> usize {
         let single = self.schemes.iter().any(|scheme| *scheme != Scheme::Standard);
-        if single { self.literal.len().max(1) } else { 1 }
+        if single { self.literal.iter().filter(|key| key.signs_at(at)).count().max(1) } else { 1 }
     }
 
     /// The headers for `message`. `round` says which secret signs where a scheme carries one signature: 0 is the current one.
@@ -128,17 +154,19 @@ impl Signing {
         headers: &mut Vec<(&'s str, String)>,
     ) {
         let mut header = |name: &'s str, value: String| headers.push((name, value));
+        let literal = || self.literal.iter().filter(|key| key.signs_at(message.at)).nth(round).map(|it| &it.key);
         let body_hex = |prefix: &str| {
-            let key = self.literal.get(round)?;
+            let key = literal()?;
             Some(prefixed(prefix, key.sign(&[message.body]).as_ref(), Encoding::Hex))
         };
         match scheme {
             Scheme::Standard => {
                 let parts = [message.id.as_bytes(), b".", seconds.as_bytes(), b".", message.body];
-                let item = |key: &Key| prefixed("v1,", key.sign(&parts).as_ref(), Encoding::Base64);
+                let item = |it: &Lasting| prefixed("v1,", it.key.sign(&parts).as_ref(), Encoding::Base64);
                 header("webhook-id", message.id.to_owned());
                 header("webhook-timestamp", seconds.to_owned());
-                header("webhook-signature", joined(self.standard.iter().map(item)));
+                let signing = self.standard.iter().filter(|key| key.signs_at(message.at));
+                header("webhook-signature", joined(signing.map(item)));
             }
             Scheme::Interactor => {
                 if let Some(signature) = body_hex("sha256=") {
@@ -157,7 +185,7 @@ impl Signing {
                 }
             }
             Scheme::Custom(custom) => {
-                let Some(key) = self.literal.get(round) else { return };
+                let Some(key) = literal() else { return };
                 let tag = match custom.content {
                     Content::Body => key.sign(&[message.body]),
                     Content::TimestampBody => {
@@ -247,15 +275,33 @@ mod tests {
         assert_eq!(find("X-Sig-Time"), "1768910400");
         assert!(find("X-Sig").starts_with("v0="));
         assert_eq!(signing.header_names().len(), 9);
-        assert_eq!(signing.rounds(), 2);
+        assert_eq!(signing.rounds(message().at), 2);
         assert_ne!(headers, signing.headers(message(), 1));
     }
 
     #[test]
     fn standard_alone_needs_one_round_and_standard_secrets() {
-        assert_eq!(Signing::new(vec![Scheme::Standard], &secrets()).unwrap().rounds(), 1);
+        assert_eq!(Signing::new(vec![Scheme::Standard], &secrets()).unwrap().rounds(message().at), 1);
         assert!(Signing::new(vec![Scheme::Standard], &[Secret::new("plain")]).is_err());
         assert!(Signing::new(vec![Scheme::Agent], &[Secret::new("plain")]).is_ok());
+    }
+
+    #[test]
+    fn a_secret_signs_until_its_end_by_the_clock() {
+        let [new, old] = secrets();
+        let end: Timestamp = "2026-01-22T12:00:00Z".parse().unwrap();
+        let schemes = vec![Scheme::Standard, Scheme::Honeyframe];
+        let signing = Signing::lasting(schemes.clone(), &[(new.clone(), None), (old, Some(end))]);
+        let signatures = |at: Timestamp, round| {
+            let headers = signing.headers(Message { at, ..message() }, round);
+            let find = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+            (find("webhook-signature").map_or(0, |it| it.split(' ').count()), find("X-Honeyframe-Signature").is_some())
+        };
+        let before = crate::clock::earlier(end, std::time::Duration::from_millis(1));
+        assert_eq!((signing.rounds(before), signatures(before, 1)), (2, (2, true)));
+        assert_eq!((signing.rounds(end), signatures(end, 0), signatures(end, 1).1), (1, (1, true), false));
+        let plain = Signing::lasting(schemes, &[(Secret::new("hush-hush"), None), (new, Some(end))]);
+        assert!(!plain.header_names().contains(&"webhook-id".to_owned()) && plain.rounds(before) == 2);
     }
 
     #[test]

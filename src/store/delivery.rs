@@ -284,6 +284,26 @@ pub struct DeliveryRow {
     pub r#type: String,
 }
 
+/// What one slice of [`super::Store::hand_over`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HandedOver {
+    /// Deliveries that have another target now.
+    pub moved: u64,
+    /// Deliveries that were cancelled, as the other has their event.
+    pub dropped: u64,
+}
+
+/// How much may wait for one target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBound {
+    /// What was planned, and last due, at this time or before is beyond it; `None`: nothing is for its age.
+    pub cutoff: Option<Timestamp>,
+    /// Bytes of events and of bodies made of them; beyond them, the oldest are.
+    pub bytes: u64,
+    /// Why, for a person.
+    pub reason: String,
+}
+
 /// What waits for one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backlog {

@@ -35,7 +35,8 @@ pub mod sqlite;
 pub use attempt::{Attempt, Next, Unreported};
 pub use change::{AtMost, AuditFilter, AuditRow, Change, Changed, NewAudit, Record, RecordKind, Write};
 pub use delivery::{
-    Backlog, Cause, Delivery, DeliveryRow, Due, GaveUp, GivenUp, NewDelivery, Rendered, Resolution, Severity, State,
+    Backlog, Cause, Delivery, DeliveryRow, Due, GaveUp, GivenUp, HandedOver, HeldBound, NewDelivery, Rendered, Resolution,
+    Severity, State,
 };
 pub use event::{Accepted, Committed, DedupeKey, EventRow, NewEvent, Remember};
 pub use handling::{
@@ -250,6 +251,21 @@ pub trait Store: Send + Sync {
 
     /// Gives what waits for `old`, and its dead letters, to `new`; answers how many. One commit per slice: call until 0.
     async fn adopt(&self, old: &Name, new: &Name) -> Result<u64>;
+
+    /// Gives a slice of what waits for `old` to `new`, which takes its place, then its dead letters; what `new` has a delivery of that
+    /// waits or arrived (a replay only of a replay) is cancelled instead. One commit per slice: call until nothing was done. For targets
+    /// that keep no order.
+    async fn hand_over(&self, old: &Name, new: &Name, now: Timestamp) -> Result<HandedOver>;
+
+    /// Expires a slice of what waits for `target`, the oldest first: what is beyond the bound; those in `except` (sorted) are left out.
+    /// Answers which; call until there is none.
+    async fn bound_held(
+        &self,
+        target: &Name,
+        bound: HeldBound,
+        except: Vec<DeliveryId>,
+        now: Timestamp,
+    ) -> Result<Vec<DeliveryId>>;
 
     /// How many deliveries `filter` selects; `page` and `limit` are not looked at.
     async fn count_deliveries(&self, filter: Filter) -> Result<u64>;

@@ -58,5 +58,6 @@ mod spec_retention;
 mod spec_rules;
 mod spec_states;
 mod store;
+mod subscriptions;
 mod trial;
 mod whatsapp;

@@ -84,6 +84,11 @@ impl Webhook {
         Some(Self { endpoint, payload: payload? })
     }
 
+    /// Sends the envelope to `endpoint`: a subscription.
+    pub(in crate::deliver) fn of_envelopes(endpoint: Endpoint) -> Self {
+        Self { endpoint, payload: Payload::Envelope(JSON) }
+    }
+
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }

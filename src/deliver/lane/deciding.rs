@@ -25,7 +25,9 @@ impl Lane {
         if !self.prepared {
             self.parts.mutes.load().await?;
             // Today's file may have other quiet hours: what they held is decided about anew.
-            self.store.rouse(self.name(), self.parts.clock.now()).await?;
+            if self.parts.desk.seated.is_none() {
+                self.store.rouse(self.name(), self.parts.clock.now()).await?;
+            }
             self.prepared = true;
         }
         Ok(())
@@ -108,13 +110,13 @@ impl Lane {
 
     /// Counts what ends without having been sent on its own.
     fn count(&self, it: &Delivery, decision: Decision) {
-        let metrics = &self.parts.metrics;
+        let (metrics, label) = (&self.parts.metrics, self.label());
         match decision {
             // A digest that is tried again was counted when it was closed.
             Decision::Go(carries) if it.stage == Stage::Gathering => {
-                metrics.unsent(self.name(), State::Digested, None, u64::from(carries));
+                metrics.unsent(&label, State::Digested, None, u64::from(carries));
             }
-            Decision::Ended { state, cause, others } => metrics.unsent(self.name(), state, cause, u64::from(others) + 1),
+            Decision::Ended { state, cause, others } => metrics.unsent(&label, state, cause, u64::from(others) + 1),
             _ => {}
         }
     }

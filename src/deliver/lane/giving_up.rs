@@ -47,7 +47,7 @@ impl Lane {
             return false;
         }
         let state = self.inbox.state();
-        state.loaded && !state.retired && state.condition.paused.is_none() && state.condition.breaker.open().is_some()
+        state.loaded && !state.retired && !state.condition.is_stopped() && state.condition.breaker.open().is_some()
     }
 
     async fn give_up_some(&mut self) -> store::Result<()> {
@@ -67,12 +67,13 @@ impl Lane {
             self.inbox.state().behind = true;
         }
         given_up.dead.iter().for_each(|row| self.tell_given_up(row));
+        self.ails_of(&given_up.dead);
         Ok(())
     }
 
     fn tell_given_up(&self, row: &DeliveryRow) {
         let (target, delivery, error) = (self.name(), row.delivery.id, row.delivery.error.clone());
-        self.parts.metrics.given_up(target);
+        self.parts.metrics.given_up(&self.label());
         tracing::error!(
             delivery.id = %delivery, target.name = %target, attempts = row.delivery.attempts,
             "given up without another attempt: its give-up time came while the target is broken; dead letter"

@@ -73,9 +73,9 @@ impl Lane {
 
     /// Counts and logs a settled attempt.
     pub(super) fn report(&self, due: &Due, settled: &Settled, now: Timestamp) {
-        let (target, attempt, metrics) = (self.name(), &settled.attempt, &self.parts.metrics);
+        let (target, attempt, metrics, label) = (self.name(), &settled.attempt, &self.parts.metrics, self.label());
         if settled.template_failed {
-            metrics.template_failed(target);
+            metrics.template_failed(&label);
         }
         let outcome = match attempt.next {
             Next::Delivered => Some("delivered"),
@@ -85,14 +85,14 @@ impl Lane {
             Next::Awaits(_) => None,
         };
         if let Some(outcome) = outcome {
-            metrics.attempted(target, outcome);
+            metrics.attempted(&label, outcome);
         }
         let duration_ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
         let (number, status) = (attempt.number, attempt.status);
         let error = attempt.error.as_deref().unwrap_or_default();
         match attempt.next {
             Next::Delivered => {
-                metrics.delivered_after(target, until(due.envelope.received_at, now));
+                metrics.delivered_after(&label, until(due.envelope.received_at, now));
                 tracing::debug!(delivery.id = %attempt.delivery, target.name = %target, attempt = number, status, duration_ms, "delivered");
             }
             Next::Awaits(until) => {

@@ -110,7 +110,15 @@ fn move_windows(conn: &Connection, old: i64, new: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn move_dead(conn: &Connection, old: i64, new: i64, limit: usize) -> rusqlite::Result<usize> {
+/// Gives the waiting delivery at `place` to another target; for targets that keep no order.
+pub(super) fn move_one(conn: &Connection, old: i64, new: i64, place: i64) -> rusqlite::Result<()> {
+    let sql = "UPDATE deliveries SET target_id = ?2, order_key = NULL, turn = iif(turn = 2, iif(severity = 2, 0, 1), turn)
+        WHERE place = ?1 AND target_id = ?3";
+    conn.prepare_cached(sql)?.execute((place, new, old)).map(|_| ())
+}
+
+/// Gives dead letters that nobody has settled to another target.
+pub(super) fn move_dead(conn: &Connection, old: i64, new: i64, limit: usize) -> rusqlite::Result<usize> {
     let mut dead = conn.prepare_cached(DEAD)?;
     let places = dead.query_map((old, limit as i64), |row| row.get(0))?;
     let places: Vec<i64> = places.collect::<rusqlite::Result<_>>()?;

@@ -2,7 +2,7 @@
 //! commits together what is queued ([`writer`]); those that read go to a few connections beside it ([`reader`]).
 //!
 //! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`], [`lanes`] (who goes before
-//! whom), [`give_up`], [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`keys`] (of events), [`mod@change`] (records that people manage), [`checkpoint`]. The
+//! whom), [`give_up`], [`held`] (by subscriptions), [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`keys`] (of events), [`mod@change`] (records that people manage), [`checkpoint`]. The
 //! readers' side:
 //! [`query`] (due work, events, deliveries), [`foresee`] and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
 
@@ -26,8 +26,8 @@ use self::{
 };
 use super::{
     Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Decision, DeliveryRow, Due, Error, EventRow, Filter,
-    Foreseen, GaveUp, GivenUp, Handling, NewDelivery, NewEvent, NewRejection, OnCommit, Owned, OwnerId, Pruned, Record,
-    RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported,
+    Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection, OnCommit, Owned, OwnerId,
+    Pruned, Record, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -44,6 +44,7 @@ mod digest;
 mod ending;
 mod foresee;
 mod give_up;
+mod held;
 mod keys;
 mod lanes;
 mod owners;
@@ -291,6 +292,29 @@ impl Store for Sqlite {
     async fn adopt(&self, old: &Name, new: &Name) -> Result<u64> {
         let (old, new) = (old.clone(), new.clone());
         self.writer.run(move |session| lanes::adopt(session, &old, &new)).await
+    }
+
+    async fn hand_over(&self, old: &Name, new: &Name, now: Timestamp) -> Result<HandedOver> {
+        let (old, new) = (old.clone(), new.clone());
+        self.writer.run(move |session| held::hand_over(session, &old, &new, to_ms(now))).await
+    }
+
+    async fn bound_held(
+        &self,
+        target: &Name,
+        bound: HeldBound,
+        except: Vec<DeliveryId>,
+        now: Timestamp,
+    ) -> Result<Vec<DeliveryId>> {
+        let (name, HeldBound { cutoff, bytes, reason }) = (target.clone(), bound);
+        let except: Vec<i64> = except.into_iter().map(DeliveryId::place).collect();
+        // What is beyond is found beside the writer: there may be very much to look at.
+        let beyond = self.lists.ask(move |conn, _| held::beyond(conn, &name, cutoff.map(to_ms), bytes, &except)).await?;
+        if beyond.is_empty() {
+            return Ok(Vec::new());
+        }
+        let target = target.clone();
+        self.writer.run(move |session| held::expire(session, &target, &beyond, &reason, to_ms(now))).await
     }
 
     async fn count_deliveries(&self, filter: Filter) -> Result<u64> {

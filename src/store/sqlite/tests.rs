@@ -348,6 +348,7 @@ async fn no_hot_query_walks_a_table() {
         digest::OPEN,
         digest::FOLLOWER,
         ending::OLD,
+        held::HAS,
         ending::ROUSE,
         record::ARRIVE,
     ];

@@ -1,0 +1,429 @@
+//! What becomes of subscriptions by themselves: switched off when their receivers are gone or take nothing, forgotten some time after they
+//! were deleted, with what waits for them handed over or cancelled, and held to what they may hold.
+//!
+//! Facts: `delivery.md`, "What moves a delivery", "Clocks", "What answers mean" (410), "Breaker".
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Batch, Kept, Refused, Running, Subscriptions,
+    model::{Disabled, Life, Subscription, Why},
+    switching::{later_again, waiting},
+};
+use crate::{
+    announce::Notice,
+    clock::{Timestamp, earlier, later, short},
+    deliver::{Ailment, Deliver, Outlets, Told, Tried},
+    envelope::Name,
+    jobs::{Jobs, State as JobState},
+    store::{self, Backlog, Filter, HandedOver, HeldBound, Page, State},
+};
+
+/// Who changes subscriptions where no person does, in the audit.
+const RELAY: &str = "relay";
+/// A subscription that is broken for so long is switched off.
+const BROKEN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long one that is gone is remembered: whatever was planned for it in its last moment comes to light by then.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// How long what the store refused is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Deliveries that are cancelled at once.
+const SLICE: u32 = 500;
+
+/// What is to be done, as far as it is not done yet.
+#[derive(Default)]
+struct Todo {
+    ailing: BTreeMap<Name, Ailment>,
+    strays: BTreeSet<Name>,
+    heavy: BTreeSet<Name>,
+    released: BTreeSet<Name>,
+    /// Adopted ones of which everything was handed over.
+    handed: BTreeSet<Name>,
+    /// Adopted ones that are being handed over.
+    handing: BTreeSet<Name>,
+}
+
+impl Todo {
+    fn add(&mut self, told: Told) {
+        let Told { ailing, strays, heavy, released, .. } = told;
+        for (name, ailment) in ailing {
+            self.ailing.entry(name).or_insert(ailment);
+        }
+        self.strays.extend(strays);
+        self.heavy.extend(heavy);
+        self.released.extend(released);
+    }
+}
+
+impl Subscriptions {
+    /// Lets lanes begin with what waits for subscriptions, and looks after their lives until `stop`. Once, on a runtime.
+    pub async fn start(self: &Arc<Self>, deliver: Arc<Deliver>, jobs: Arc<Jobs>, stop: CancellationToken) -> store::Result<()> {
+        let names = self.all(Subscription::is_planned).into_iter().map(|kept| kept.subscription.id.clone()).collect();
+        let outlets = Arc::downgrade(self);
+        let outlets: Weak<dyn Outlets> = outlets;
+        deliver.open_seats(outlets, names, &self.settings.now().allow_targets).await?;
+        let held: Vec<Backlog> = self.parts.store.backlog().await?;
+        let mut todo = Todo { released: self.releasing(), ..Todo::default() };
+        todo.heavy.extend(deliver.held_seats(&held).into_iter().map(|(name, _)| name));
+        if self.running.set(Running { deliver, jobs }).is_err() {
+            warn!("subscriptions were started twice");
+            return Ok(());
+        }
+        tokio::spawn(run(self.clone(), todo, stop));
+        Ok(())
+    }
+
+    /// Those whose release has begun.
+    fn releasing(&self) -> BTreeSet<Name> {
+        self.all(|it| it.release.is_some()).into_iter().map(|kept| kept.subscription.id.clone()).collect()
+    }
+
+    /// What housekeeping does for subscriptions: notes which event types came, and lets the oldest of what is held for too long expire.
+    pub async fn tidy(&self, backlog: &[Backlog]) -> store::Result<()> {
+        self.parts.types.keep(&*self.parts.store).await?;
+        let Some(running) = self.running.get() else { return Ok(()) };
+        running.deliver.call_for(backlog);
+        let cutoff = earlier(self.parts.clock.now(), self.settings.now().held_max.age);
+        let old = |row: &&Backlog| row.oldest_at.is_some_and(|at| at <= cutoff);
+        let old: Vec<Backlog> = backlog.iter().filter(old).cloned().collect();
+        for (name, since) in running.deliver.held_seats(&old) {
+            if since <= cutoff {
+                self.bound(running, &name, Some(cutoff)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the oldest of what `name` holds expire, as far as it is more than it may hold or waits since `cutoff`; tells of that.
+    async fn bound(&self, running: &Running, name: &Name, cutoff: Option<Timestamp>) -> store::Result<()> {
+        let held_max = self.settings.now().held_max;
+        let reason = format!("a subscription holds at most {} and {} bytes", short(held_max.age), held_max.bytes);
+        let mut count = 0;
+        loop {
+            let mut in_flight = running.deliver.in_flight();
+            in_flight.sort_unstable();
+            let bound = HeldBound { cutoff, bytes: held_max.bytes, reason: reason.clone() };
+            let expired = self.parts.store.bound_held(name, bound, in_flight, self.parts.clock.now()).await?;
+            if expired.is_empty() {
+                break;
+            }
+            running.deliver.forget_expired(name, &expired);
+            count += expired.len() as u64;
+        }
+        if 0 < count {
+            warn!(target.name = %name, deliveries = count, "expired: {reason}");
+            self.parts.announcer.tell(Notice::Expired { target: name.clone(), count });
+        }
+        Ok(())
+    }
+}
+
+async fn run(all: Arc<Subscriptions>, mut todo: Todo, stop: CancellationToken) {
+    let Some(running) = all.running.get() else { return };
+    let signs = running.deliver.signs();
+    let mut handing: JoinSet<Name> = JoinSet::new();
+    loop {
+        todo.add(signs.take());
+        let failed = match all.round(running, &mut todo, &mut handing).await {
+            Ok(()) => false,
+            Err(Refused::Store(store::Error::Closed)) => return,
+            Err(error) => {
+                warn!(%error, "what is due for subscriptions is not done; it is tried again");
+                true
+            }
+        };
+        let next = all.next_time(running);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            Some(ended) = handing.join_next() => {
+                if let Ok(name) = ended {
+                    todo.handing.remove(&name);
+                    todo.handed.insert(name);
+                }
+            }
+            () = signs.rung(), if !failed => {}
+            () = sleep_until(&all, next), if !failed => {}
+            () = tokio::time::sleep(AGAIN), if failed => {}
+        }
+    }
+}
+
+async fn sleep_until(all: &Subscriptions, at: Option<Timestamp>) {
+    match at {
+        Some(at) => all.parts.clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Subscriptions {
+    /// When something is due next.
+    fn next_time(&self, running: &Running) -> Option<Timestamp> {
+        let of_life = |kept: &Kept| match &kept.subscription.life {
+            Life::Living => None,
+            Life::InGrace { until } => Some(*until),
+            Life::Adopted { at, .. } | Life::Over { at } => Some(later(*at, REMEMBERED)),
+        };
+        let broken = running.deliver.signs().broken();
+        let lives = self.known().values().filter_map(of_life).min();
+        lives.into_iter().chain(broken.values().map(|broken| later(broken.since, BROKEN_MAX))).min()
+    }
+
+    async fn round(self: &Arc<Self>, running: &Running, todo: &mut Todo, handing: &mut JoinSet<Name>) -> Result<(), Refused> {
+        while let Some((name, ailment)) = todo.ailing.first_key_value().map(|(name, it)| (name.clone(), it.clone())) {
+            let (why, tried) = match ailment {
+                Ailment::Gone(tried) => (Why::Gone, tried),
+                Ailment::Undelivered(tried) => (Why::Undelivered, tried),
+            };
+            self.switch_off(running, &name, why, Some(tried)).await?;
+            todo.ailing.remove(&name);
+        }
+        let now = self.parts.clock.now();
+        for (name, broken) in running.deliver.signs().broken() {
+            if later(broken.since, BROKEN_MAX) <= now {
+                let tried = match broken.by {
+                    Some(tried) => Some(tried),
+                    None => self.oldest_waiting(&name).await?,
+                };
+                self.switch_off(running, &name, Why::Broken, tried).await?;
+            }
+        }
+        while let Some(name) = todo.released.first().cloned() {
+            self.end_of_release(running, &name).await?;
+            todo.released.remove(&name);
+        }
+        while let Some(name) = todo.heavy.first().cloned() {
+            self.bound(running, &name, None).await?;
+            todo.heavy.remove(&name);
+        }
+        while let Some(name) = todo.strays.first().cloned() {
+            self.stray(running, &name, todo).await?;
+            todo.strays.remove(&name);
+        }
+        self.end_graces(running).await?;
+        self.hand_over_all(todo, handing);
+        self.forget_gone(todo).await
+    }
+
+    /// The oldest delivery that waits for `name`, and what its last attempt ended with.
+    async fn oldest_waiting(&self, name: &Name) -> store::Result<Option<Tried>> {
+        let oldest = Filter { page: Page::After(0), limit: 1, ..waiting(name) };
+        let rows = self.parts.store.deliveries(oldest).await?;
+        Ok(rows.into_iter().next().map(|row| Tried {
+            delivery: row.delivery.id,
+            event_id: row.event_id,
+            event_type: row.r#type,
+            error: row.delivery.error,
+        }))
+    }
+
+    /// Switches `name` off, as its receiver takes nothing; tells of that.
+    async fn switch_off(&self, running: &Running, name: &Name, why: Why, tried: Option<Tried>) -> Result<(), Refused> {
+        let _changing = self.changing.lock().await;
+        let Some(kept) = self.kept(name).filter(|kept| kept.subscription.is_enabled()) else {
+            running.deliver.signs().forget(name);
+            return Ok(());
+        };
+        let now = self.parts.clock.now();
+        let error = tried.as_ref().and_then(|tried| tried.error.clone());
+        let disabled = Some(Disabled { at: now, why, error: error.clone() });
+        let after = Subscription { disabled, release: None, updated_at: now, ..(*kept.subscription).clone() };
+        let mut batch = Batch::by(RELAY, now);
+        batch.put("subscription.disabled", Some(&kept), after, kept.sealed.clone());
+        self.write(batch).await?;
+        self.reseat(name).await;
+        if let Some(release) = &kept.subscription.release {
+            self.end_release(release, "it was switched off again: what it holds is released when it is switched on").await;
+        }
+        warn!(target.name = %name, cause = why.word(), error, "a subscription was switched off");
+        let event = tried.map(|tried| (tried.delivery, tried.event_id, tried.event_type));
+        self.parts.announcer.tell(Notice::Disabled { target: name.clone(), why: why.word(), error, event });
+        Ok(())
+    }
+
+    /// Takes the cap off `name` once its release has ended; where a person has cancelled that, cancels what it still holds of it.
+    async fn end_of_release(&self, running: &Running, name: &Name) -> Result<(), Refused> {
+        let _changing = self.changing.lock().await;
+        let Some(kept) = self.kept(name) else { return Ok(()) };
+        let Some(release) = kept.subscription.release.clone() else { return Ok(()) };
+        let Some(job) = &release.job else {
+            // The relay was killed before the job began.
+            self.count_release(name, RELAY).await?;
+            return Ok(());
+        };
+        match running.jobs.get(job).map(|job| job.state) {
+            Some(JobState::Running) => return Ok(()),
+            Some(JobState::Cancelled) => {
+                let filter = Filter { until: Some(release.until), ..waiting(name) };
+                let cancelled = self.cancel_all(running, filter).await?;
+                info!(target.name = %name, job.id = %job, cancelled, "what was not released yet is cancelled");
+            }
+            _ => {}
+        }
+        let after = Subscription { release: None, ..(*kept.subscription).clone() };
+        let mut batch = Batch::by(RELAY, self.parts.clock.now());
+        batch.put_silently(Some(&kept), after, kept.sealed.clone());
+        self.write(batch).await?;
+        self.reseat(name).await;
+        Ok(())
+    }
+
+    /// Cancels what `filter` selects; answers how many.
+    async fn cancel_all(&self, running: &Running, filter: Filter) -> store::Result<u64> {
+        let (mut cancelled, mut after) = (0, 0);
+        loop {
+            let rows = self.parts.store.deliveries(Filter { page: Page::After(after), limit: SLICE, ..filter.clone() }).await?;
+            let Some(last) = rows.last() else { return Ok(cancelled) };
+            after = last.delivery.id.place();
+            let ids = rows.into_iter().map(|row| row.delivery.id).collect();
+            let ids = self.parts.store.cancel(ids, self.parts.clock.now()).await?;
+            running.deliver.forget(&ids);
+            cancelled += ids.len() as u64;
+        }
+    }
+
+    /// Something was committed for `name`, which has no lane.
+    async fn stray(&self, running: &Running, name: &Name, todo: &mut Todo) -> Result<(), Refused> {
+        match self.kept(name).map(|kept| kept.subscription.life.clone()) {
+            Some(Life::Living | Life::InGrace { .. }) => running.deliver.wake(std::slice::from_ref(name)),
+            Some(Life::Adopted { .. }) => _ = todo.handed.remove(name),
+            Some(Life::Over { .. }) => _ = self.cancel_all(running, waiting(name)).await?,
+            None => {
+                // Targets of the file that are gone are not ours to cancel.
+                if name.as_str().starts_with("wh_") {
+                    self.cancel_all(running, waiting(name)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the grace of those for which nobody came.
+    async fn end_graces(&self, running: &Running) -> Result<(), Refused> {
+        let now = self.parts.clock.now();
+        for kept in self.all(|it| matches!(&it.life, Life::InGrace { until } if *until <= now)) {
+            let _changing = self.changing.lock().await;
+            let name = kept.subscription.id.clone();
+            // Somebody may have come in this moment.
+            let Some(kept) = self.kept(&name).filter(|kept| matches!(kept.subscription.life, Life::InGrace { .. })) else {
+                continue;
+            };
+            let after = Subscription { life: Life::Over { at: now }, updated_at: now, ..(*kept.subscription).clone() };
+            let mut batch = Batch::by(RELAY, now);
+            batch.put_silently(Some(&kept), after, kept.sealed.clone());
+            self.write(batch).await?;
+            self.parts.subscribers.remove(&name);
+        }
+        for kept in self.all(|it| matches!(it.life, Life::Over { .. })) {
+            let name = &kept.subscription.id;
+            running.deliver.unseat(name);
+            let cancelled = self.cancel_all(running, waiting(name)).await?;
+            if 0 < cancelled {
+                info!(target.name = %name, cancelled, "nobody took the place of a deleted subscription: what waited for it is cancelled");
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to hand over what waits for those that others took the place of.
+    fn hand_over_all(self: &Arc<Self>, todo: &mut Todo, handing: &mut JoinSet<Name>) {
+        for kept in self.all(|it| matches!(it.life, Life::Adopted { .. })) {
+            let name = kept.subscription.id.clone();
+            if !todo.handed.contains(&name) && todo.handing.insert(name.clone()) {
+                let all = self.clone();
+                handing.spawn(async move {
+                    all.hand_over(&name).await;
+                    name
+                });
+            }
+        }
+    }
+
+    /// Gives what waits for `old` to the one that took its place, once nothing is under way there.
+    async fn hand_over(&self, old: &Name) {
+        let Some(running) = self.running.get() else { return };
+        if let Some(ended) = running.deliver.unseat(old) {
+            // What is under way there must not be sent from elsewhere too.
+            ended.cancelled().await;
+        }
+        let mut all = HandedOver::default();
+        loop {
+            let slice = match self.heir(old) {
+                Some(heir) => self.hand_over_slice(running, old, &heir).await,
+                // Nobody is there any more.
+                None => self.cancel_all(running, waiting(old)).await.map(|_| HandedOver::default()),
+            };
+            match slice {
+                Ok(HandedOver { moved: 0, dropped: 0 }) => break,
+                Ok(slice) => (all.moved, all.dropped) = (all.moved + slice.moved, all.dropped + slice.dropped),
+                Err(store::Error::Closed) => return,
+                Err(error) => {
+                    later_again("what waits for a deleted subscription is not handed over", &error);
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+        if all != HandedOver::default() {
+            info!(target.name = %old, moved = all.moved, dropped = all.dropped, "what waited for a deleted subscription was handed over");
+        }
+    }
+
+    async fn hand_over_slice(&self, running: &Running, old: &Name, heir: &Name) -> store::Result<HandedOver> {
+        let slice = self.parts.store.hand_over(old, heir, self.parts.clock.now()).await?;
+        running.deliver.wake(std::slice::from_ref(heir));
+        Ok(slice)
+    }
+
+    /// Who takes over what comes for `old`: the last of those that took each other's place. `None`: that one is gone.
+    fn heir(&self, old: &Name) -> Option<Name> {
+        let known = self.known();
+        let mut name = old.clone();
+        // A place is taken by one that was made later: there is no ring.
+        for _ in 0..=known.len() {
+            match &known.get(&name)?.subscription.life {
+                Life::Living | Life::InGrace { .. } => return Some(name),
+                Life::Adopted { by, .. } => name = by.clone(),
+                Life::Over { .. } => return None,
+            }
+        }
+        None
+    }
+
+    /// Forgets those that have been gone for long enough.
+    async fn forget_gone(&self, todo: &mut Todo) -> Result<(), Refused> {
+        let now = self.parts.clock.now();
+        let gone = |it: &Subscription| match it.life {
+            Life::Adopted { at, .. } => later(at, REMEMBERED) <= now && todo.handed.contains(&it.id),
+            Life::Over { at } => later(at, REMEMBERED) <= now,
+            Life::Living | Life::InGrace { .. } => false,
+        };
+        for kept in self.all(gone) {
+            let name = kept.subscription.id.clone();
+            let left = self.parts.store.count_deliveries(Filter { state: Some(State::Pending), ..waiting(&name) }).await?;
+            if 0 < left {
+                todo.handed.remove(&name);
+                continue;
+            }
+            // Who comes after one that is forgotten must not be looked for under its name.
+            if self.all(|it| matches!(&it.life, Life::Adopted { by, .. } if *by == name)).is_empty() {
+                let _changing = self.changing.lock().await;
+                let Some(kept) = self.kept(&name) else { continue };
+                let mut batch = Batch::by(RELAY, now);
+                batch.note("subscription.removed", Some(&kept), None);
+                batch.remove(&kept);
+                self.write(batch).await?;
+                self.parts.store.remove_setting(&crate::deliver::seats::key_of(&name)).await?;
+                todo.handed.remove(&name);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,187 @@
+//! Subscriptions switched off and on, and deleted: by their makers.
+//!
+//! While one is off, events are planned for it all the same, and wait. What waited when it is switched on goes out under a cap, which a
+//! job counts ([`crate::jobs::Kind::Release`]).
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::info;
+
+use super::{Batch, Kept, Refused, Subscriptions, Updated};
+use crate::{
+    access::Caller,
+    clock::{Timestamp, later},
+    config::decode::Rate,
+    jobs::Job,
+    store::{self, Filter, State},
+    subscriptions::{Disabled, Life, Release, Subscription, Why},
+};
+
+impl Subscriptions {
+    /// Switches it on; what it held is released at `rate`, or at `subscriptions.release_rate`. One that is on stays so.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`], [`Refused::Releasing`]; else what the store says.
+    pub async fn enable(&self, caller: &Caller, id: &str, rate: Option<Rate>) -> Result<Updated, Refused> {
+        self.set(caller, id, |_| true, rate).await
+    }
+
+    /// Switches it off: what comes for it is held. One that is off stays so.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`]; else what the store says.
+    pub async fn disable(&self, caller: &Caller, id: &str) -> Result<Updated, Refused> {
+        self.set(caller, id, |_| false, None).await
+    }
+
+    /// Switches it on where it is off, and off where it is on.
+    ///
+    /// # Errors
+    /// As [`Subscriptions::enable`].
+    pub async fn toggle(&self, caller: &Caller, id: &str, rate: Option<Rate>) -> Result<Updated, Refused> {
+        self.set(caller, id, |it| it.disabled.is_some(), rate).await
+    }
+
+    async fn set(
+        &self,
+        caller: &Caller,
+        id: &str,
+        on: impl FnOnce(&Subscription) -> bool,
+        rate: Option<Rate>,
+    ) -> Result<Updated, Refused> {
+        let _changing = self.changing.lock().await;
+        let kept = self.found(caller, id)?;
+        let on = on(&kept.subscription);
+        if on == kept.subscription.disabled.is_none() {
+            return Ok(Updated { job: self.release_of(&kept.subscription), subscription: kept.subscription });
+        }
+        let after = Subscription { updated_at: self.parts.clock.now(), ..(*kept.subscription).clone() };
+        self.switched(caller, &kept, after, kept.sealed.clone(), Some(on), rate).await
+    }
+
+    /// Keeps `after` in the place of `kept`, switched on or off where `switched` says so. Under [`Subscriptions::changing`].
+    pub(super) async fn switched(
+        &self,
+        caller: &Caller,
+        kept: &Kept,
+        mut after: Subscription,
+        sealed: bytes::Bytes,
+        switched: Option<bool>,
+        rate: Option<Rate>,
+    ) -> Result<Updated, Refused> {
+        let now = after.updated_at;
+        let action = match switched {
+            None => "subscription.updated",
+            Some(false) => {
+                after.disabled = Some(Disabled { at: now, why: Why::Person, error: None });
+                "subscription.disabled"
+            }
+            Some(true) => {
+                after.disabled = None;
+                after.release = self.begins_release(&after, rate, now).await?;
+                "subscription.enabled"
+            }
+        };
+        let ends = if switched == Some(false) { after.release.take() } else { None };
+        let mut batch = Batch::by(&caller.id, now);
+        batch.put(action, Some(kept), after.clone(), sealed);
+        self.write(batch).await?;
+        self.reseat(&after.id).await;
+        self.parts.subscribers.put(after.subscriber());
+        if let Some(release) = ends {
+            self.end_release(&release, "it was switched off again: what it holds is released when it is switched on").await;
+        }
+        if switched.is_some() {
+            info!(target.name = %after.id, by = %caller.id, "{action}");
+        }
+        let job = if switched == Some(true) { self.count_release(&after.id, &caller.id).await? } else { None };
+        let subscription = self.kept(&after.id).map_or_else(|| Arc::new(after), |kept| kept.subscription);
+        Ok(Updated { subscription, job })
+    }
+
+    /// What is to be released, where anything is held.
+    async fn begins_release(&self, it: &Subscription, rate: Option<Rate>, now: Timestamp) -> Result<Option<Release>, Refused> {
+        let held = Filter { target: Some(it.id.to_string()), state: Some(State::Pending), ..Filter::default() };
+        if self.parts.store.count_deliveries(held).await? == 0 {
+            return Ok(None);
+        }
+        if self.running.get().is_some_and(|running| running.jobs.too_many_releases()) {
+            return Err(Refused::Releasing);
+        }
+        let rate = rate.unwrap_or(self.settings.now().release_rate);
+        // Whatever was planned in this millisecond was planned before, too.
+        Ok(Some(Release::new(later(now, Duration::from_millis(1)), rate)))
+    }
+
+    /// Lets a job count the release of `id`, which has begun. Under [`Subscriptions::changing`].
+    pub(super) async fn count_release(&self, id: &crate::envelope::Name, by: &str) -> Result<Option<Job>, Refused> {
+        let (Some(running), Some(kept)) = (self.running.get(), self.kept(id)) else { return Ok(None) };
+        let Some(release) = kept.subscription.release.clone() else { return Ok(None) };
+        let job = running.jobs.release(id, release.until, release.per_second(), by).await?;
+        let release = release.counted_by(&job.id);
+        let after = Subscription { release: Some(release), ..(*kept.subscription).clone() };
+        let mut batch = Batch::by(by, self.parts.clock.now());
+        batch.put_silently(Some(&kept), after, kept.sealed.clone());
+        self.write(batch).await?;
+        Ok(Some(job))
+    }
+
+    fn release_of(&self, it: &Subscription) -> Option<Job> {
+        self.running.get()?.jobs.get(it.release.as_ref()?.job.as_deref()?)
+    }
+
+    /// Ends the job that counts `release`, without cancelling anything.
+    pub(super) async fn end_release(&self, release: &Release, why: &str) {
+        let (Some(running), Some(job)) = (self.running.get(), &release.job) else { return };
+        if let Err(error) = running.jobs.end_release(job, why).await {
+            tracing::warn!(job.id = %job, %error, "a job that has ended is not kept as ended");
+        }
+    }
+
+    /// Deletes it. What waits for it goes to another of the same token with the same URL: at once where there is one, else it is held for
+    /// `subscriptions.grace` for one that may come, and cancelled then.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`]; else what the store says.
+    pub async fn delete(&self, caller: &Caller, id: &str) -> Result<Arc<Subscription>, Refused> {
+        let _changing = self.changing.lock().await;
+        let kept = self.found(caller, id)?;
+        let now = self.parts.clock.now();
+        let it = &kept.subscription;
+        let siblings =
+            self.all(|other| other.is_living() && other.id != it.id && other.made_by == it.made_by && other.url == it.url);
+        let heir = siblings
+            .iter()
+            .max_by_key(|kept| (kept.subscription.created_at, kept.revision))
+            .map(|kept| kept.subscription.id.clone());
+        let life = match heir {
+            Some(by) => Life::Adopted { by, at: now },
+            None => Life::InGrace { until: later(now, self.settings.now().grace) },
+        };
+        let after = Subscription { life, release: None, updated_at: now, ..(**it).clone() };
+        let adopted = matches!(after.life, Life::Adopted { .. });
+        let mut batch = Batch::by(&caller.id, now);
+        batch.put("subscription.deleted", Some(&kept), after.clone(), kept.sealed.clone());
+        self.write(batch).await?;
+        if adopted {
+            self.parts.subscribers.remove(&after.id);
+        }
+        self.reseat(&after.id).await;
+        if let Some(release) = &it.release {
+            self.end_release(release, "its subscription was deleted").await;
+        }
+        self.look_again();
+        info!(target.name = %after.id, by = %caller.id, adopted, "a subscription was deleted");
+        Ok(Arc::new(after))
+    }
+}
+
+/// Whatever waits for one target.
+pub(super) fn waiting(target: &crate::envelope::Name) -> Filter {
+    Filter { target: Some(target.to_string()), state: Some(State::Pending), ..Filter::default() }
+}
+
+/// Says what the store said of something that is tried again later.
+pub(super) fn later_again(what: &str, error: &store::Error) {
+    tracing::warn!(%error, "{what}; it is tried again");
+}
