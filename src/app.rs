@@ -1,6 +1,6 @@
 //! Puts the rooms together: sees every room, decides nothing. `serve`, `demo` and every test start the relay here.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use self::generation::{Built, Fixed};
 use crate::{
+    access::Tokens,
     announce::{self, Announcer, Announcing, Notice},
     api,
     clock::{Clock, Timestamp},
@@ -79,6 +80,10 @@ pub struct Handles {
     pub clock: Clock,
     /// See [`Options::admin_token`].
     pub admin_token: Option<Secret>,
+    /// The tokens that people have created.
+    pub tokens: Arc<Tokens>,
+    /// How much may be asked of the API, on both listeners together.
+    pub(crate) limits: Arc<api::Limits>,
     /// Cancelled when the relay stops.
     pub stop: CancellationToken,
     /// The rules, for those who need nothing else of the file.
@@ -219,6 +224,8 @@ impl App {
         };
         let ingest = Arc::new(Ingest::new(parts, ways_in));
         ingest.restore_statistics().await?;
+        let tokens = Tokens::load(store.clone()).await?;
+        let limits = Arc::new(api::Limits::new(generation.config.server.api_rate_limit, &options.clock));
         let jobs = Jobs::start(jobs::Parts {
             store: store.clone(),
             router: routers.clone(),
@@ -249,6 +256,8 @@ impl App {
             sealer,
             clock: options.clock,
             admin_token: options.admin_token,
+            tokens,
+            limits,
             stop,
             routers,
         };
@@ -284,6 +293,9 @@ impl App {
         announcing.finish().await;
         if let Err(error) = handles.ingest.keep_statistics().await {
             warn!("the counts of the sources since the last round are lost: {error}");
+        }
+        if let Err(error) = handles.tokens.keep_uses(Duration::ZERO).await {
+            warn!("when tokens were used last is kept some minutes too early: {error}");
         }
         handles.store.close().await;
         info!("stopped");

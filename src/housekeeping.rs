@@ -50,6 +50,7 @@ impl Keeper {
         handles.metrics.backlog(&gauges(&backlog, handles, now));
         handles.ingest.notices().into_iter().for_each(|notice| handles.announcer.tell(notice));
         handles.ingest.keep_statistics().await?;
+        handles.tokens.tidy(now).await?;
         handles.deliver.expire().await?;
         handles.subscriptions.tidy(&backlog).await?;
         let mut held = handles.deliver.held();

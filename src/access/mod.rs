@@ -6,8 +6,12 @@
 use std::collections::BTreeSet;
 
 mod scope;
+mod token;
+mod tokens;
 
 pub use scope::{Scope, Scopes};
+pub use token::{Standing, Token};
+pub use tokens::{Refused, Tokens, Wanted};
 
 /// Id and name of whoever shows the token the relay was started with (`HOOKYARD_ADMIN_TOKEN`).
 pub const BOOTSTRAP: &str = "bootstrap";

@@ -1,7 +1,9 @@
 //! Who may use the API: whoever shows a token that allows it.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use axum::{
-    extract::{FromRequestParts, MatchedPath, Request, State},
+    extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
     http::{HeaderMap, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -10,9 +12,14 @@ use axum::{
 use super::{
     Api,
     error::ApiError,
+    limits::{self, Guess, Left},
     scopes::{self, Needs},
 };
-use crate::{access::Caller, secret::Secret, sign};
+use crate::{
+    access::{BOOTSTRAP, Caller},
+    secret::Secret,
+    sign,
+};
 
 /// Lets `request` through when it carries a token that allows what its route needs, and tells the handler who asks: [`Caller`] is an
 /// extractor. Without a token nothing passes, not even to paths of the API which do not exist, so that nothing tells which do.
@@ -23,20 +30,46 @@ pub(super) async fn require(State(api): State<Api>, mut request: Request, next: 
     if is_open {
         return Ok(next.run(request).await);
     }
-    let caller = api.caller(request.headers()).ok_or(ApiError::Unauthorized)?;
-    if let (Some(path), Some(needs)) = (path, needs) {
-        scopes::allow(&caller, &path, needs).map_err(ApiError::Forbidden)?;
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let caller = api.caller(request.headers(), peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))?;
+    let left = api.left(&caller);
+    let allowed = match (path, needs) {
+        (Some(path), Some(needs)) => scopes::allow(&caller, &path, needs),
+        _ => Ok(()),
+    };
+    let mut response = match (left.and_then(|left| left.wait), allowed) {
+        (Some(wait), _) => ApiError::RateLimited(wait).into_response(),
+        (None, Err(why)) => ApiError::Forbidden(why).into_response(),
+        (None, Ok(())) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+    };
+    if let Some(left) = left {
+        left.tell(response.headers_mut());
     }
-    request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    Ok(response)
 }
 
 impl Api {
-    /// Who shows the token in `headers`.
-    fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()))?;
-        let bootstrap = self.admin_token.as_ref().is_some_and(|token| is(token, given));
-        bootstrap.then(Caller::bootstrap)
+    /// Who shows the token in `headers`, asking from `peer`.
+    fn caller(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Caller, ApiError> {
+        let given =
+            headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes())).ok_or(ApiError::Unauthorized)?;
+        if let Some(caller) = self.tokens.caller(given, self.engine.now()) {
+            return Ok(caller);
+        }
+        let right = || self.admin_token.as_ref().is_some_and(|token| is(token, given));
+        match self.limits.guess(peer, right) {
+            Guess::Right => Ok(Caller::bootstrap()),
+            Guess::Wrong => Err(ApiError::Unauthorized),
+            Guess::TooMany => Err(ApiError::RateLimited(limits::WRONG_WAIT)),
+        }
+    }
+
+    /// What `caller` has left of its rate once this request is counted. `None`: it has none.
+    fn left(&self, caller: &Caller) -> Option<Left> {
+        (caller.id != BOOTSTRAP).then(|| self.limits.take(&caller.id, self.running.api_rate()))
     }
 }
 

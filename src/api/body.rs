@@ -50,6 +50,17 @@ pub(super) async fn params_with_lists(
     Ok(params)
 }
 
+/// The JSON object in `body`, each of whose members is among `known`.
+pub(super) async fn object(body: Body, known: &[&str]) -> Result<Map<String, Value>, ApiError> {
+    let given = read(body).await?;
+    match given.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => {
+            Err(ApiError::Invalid(format!("there is no parameter `{}`; known here: {}", short(name), known.join(", "))))
+        }
+        None => Ok(given),
+    }
+}
+
 /// A list as the query writes it.
 fn joined(name: &str, items: Vec<Value>) -> Result<String, ApiError> {
     let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();

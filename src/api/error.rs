@@ -1,5 +1,7 @@
 //! What the API answers when it cannot do what it is asked: `{"error": "<code>", "message": "<one sentence>"}`.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -9,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
+use super::limits;
 use crate::{config::report::Diagnostic, jobs::BeginError, reload::Rejected, store};
 
 /// How long a caller is asked to wait while the store cannot be reached.
@@ -26,6 +29,9 @@ pub(super) enum ApiError {
     /// A token that does not allow this; says why not.
     #[error("{0}")]
     Forbidden(String),
+    /// More is asked than the token may ask, or too many wrong tokens come from this address; when to come back.
+    #[error("too many requests: come back in {} s", limits::seconds(*.0))]
+    RateLimited(Duration),
     /// A signature that is not whose it should be.
     #[error("the signature is wrong")]
     Forged,
@@ -72,7 +78,7 @@ pub(super) const CODES: &[(u16, &[&str])] = &[
     (409, &["conflict"]),
     (413, &["payload_too_large"]),
     (422, &["invalid_config"]),
-    (429, &["too_many_jobs"]),
+    (429, &["rate_limited", "too_many_jobs"]),
     (503, &["unavailable"]),
 ];
 
@@ -95,6 +101,7 @@ impl ApiError {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::Forged => (StatusCode::FORBIDDEN, "invalid_signature"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
@@ -117,10 +124,17 @@ impl IntoResponse for ApiError {
                 let (problems, left_off) = (rejected.problems.clone(), rejected.left_off);
                 (status, Json(BadFile { error: code, message, problems, left_off })).into_response()
             }
+            Self::RateLimited(wait) => {
+                let retry_after = limits::seconds(*wait);
+                (status, Json(json!({"error": code, "message": message, "retry_after": retry_after}))).into_response()
+            }
             _ => (status, Json(json!({"error": code, "message": message}))).into_response(),
         };
         match &self {
             Self::Unauthorized => _ = response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            Self::RateLimited(wait) => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(limits::seconds(*wait)));
+            }
             Self::Store(error) => {
                 tracing::warn!("the API cannot answer: {error}");
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);

@@ -17,8 +17,10 @@ use tower_service::Service;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    access::Tokens,
     app::Handles,
     clock::Timestamp,
+    config::decode::Rate,
     envelope::{DeliveryId, Envelope},
     explain::backtest::Summary,
     ingest::RetryReport,
@@ -30,6 +32,7 @@ use crate::{
     telemetry::Metrics,
 };
 
+mod audit;
 mod auth;
 mod backtest;
 mod body;
@@ -43,6 +46,7 @@ mod events;
 mod explain;
 mod health;
 mod jobs;
+mod limits;
 mod list;
 mod metrics;
 mod mutes;
@@ -55,9 +59,11 @@ mod sources;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use engine::Engine;
 use error::ApiError;
+pub(crate) use limits::Limits;
 use openapi::Document;
 
 /// Answers on the admin listener: the whole API, metrics and health.
@@ -81,6 +87,8 @@ struct Api {
     engine: Arc<dyn Engine>,
     metrics: Metrics,
     admin_token: Option<Secret>,
+    tokens: Arc<Tokens>,
+    limits: Arc<Limits>,
     ready: Arc<health::Probe>,
     stop: CancellationToken,
 }
@@ -99,6 +107,9 @@ struct Loaded {
 trait Running: Send + Sync {
     /// What the relay goes by.
     fn config(&self) -> Loaded;
+
+    /// How much a created token may ask.
+    fn api_rate(&self) -> Rate;
 
     /// Reads the file again and goes by it when it is good.
     async fn reload(&self) -> Result<Outcome, reload::Failure>;
@@ -129,6 +140,10 @@ impl Running for Handles {
             rejected: (*self.rejected.now()).clone(),
             file: self.reloader.file().map(|path| path.display().to_string()),
         }
+    }
+
+    fn api_rate(&self) -> Rate {
+        self.generation.now().config.server.api_rate_limit
     }
 
     async fn reload(&self) -> Result<Outcome, reload::Failure> {
@@ -162,6 +177,8 @@ impl Api {
             store: handles.store.clone(),
             metrics: handles.metrics.clone(),
             admin_token: handles.admin_token.clone(),
+            tokens: handles.tokens.clone(),
+            limits: handles.limits.clone(),
             ready: Arc::default(),
             stop: handles.stop.clone(),
             engine: Arc::new(handles.clone()),
@@ -198,6 +215,9 @@ impl Api {
             .routes(routes!(sources::list))
             .routes(routes!(rejections::list))
             .routes(routes!(rejections::retry))
+            .routes(routes!(tokens::list, tokens::create))
+            .routes(routes!(tokens::one, tokens::revoke))
+            .routes(routes!(audit::list))
             .routes(routes!(explain::explain))
             .routes(routes!(config::show))
             .routes(routes!(backtest::page))

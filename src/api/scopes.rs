@@ -57,6 +57,11 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
     (Method::GET, "/api/v1/sources", Scopes(&[EventsRead])),
     (Method::GET, "/api/v1/rejections", Scopes(&[EventsRead])),
     (Method::POST, "/api/v1/rejections/retry", Scopes(&[DeliveriesWrite])),
+    (Method::GET, "/api/v1/tokens", Scopes(&[Admin])),
+    (Method::POST, "/api/v1/tokens", Scopes(&[Admin])),
+    (Method::GET, "/api/v1/tokens/{id}", Scopes(&[Admin])),
+    (Method::DELETE, "/api/v1/tokens/{id}", Scopes(&[Admin])),
+    (Method::GET, "/api/v1/audit", Scopes(&[Admin])),
     // Both show events beside what the file makes of them.
     (Method::POST, "/api/v1/explain", Scopes(&[ConfigRead, EventsRead])),
     (Method::GET, "/api/v1/config/backtest", Scopes(&[ConfigRead, EventsRead])),

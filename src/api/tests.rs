@@ -322,6 +322,10 @@ impl Running for Fake {
         Loaded { hash: "0123456789ab".into(), at: sample().received_at, rejected: None, file: None }
     }
 
+    fn api_rate(&self) -> Rate {
+        Rate::per_second(20, 100)
+    }
+
     async fn reload(&self) -> Result<Outcome, reload::Failure> {
         Err(reload::Failure::NoFile)
     }
@@ -355,9 +359,11 @@ pub(super) fn api(fake: Arc<Fake>) -> Api {
     Api {
         store: fake.clone(),
         engine: fake.clone(),
-        running: fake,
+        running: fake.clone(),
         metrics: Metrics::default(),
         admin_token: Some(Secret::new(TOKEN)),
+        tokens: Arc::new(crate::access::Tokens::none(fake.clone())),
+        limits: Arc::new(Limits::new(Rate::per_second(20, 100), &crate::clock::Clock::system())),
         ready: Arc::default(),
         stop: CancellationToken::new(),
     }

@@ -85,7 +85,10 @@ const GROUPS: [(&str, &[(&str, Examples)]); 4] = [
             ("replay", &["hookyard replay --source interactor --since 2h --target crm --dry-run"]),
             ("target", &["hookyard target", "hookyard target test crm --event credential.expired", "hookyard target pause crm"]),
             ("mute", &["hookyard mute add --target ops-slack --for 2h --reason \"move of the CRM\""]),
-            ("token", &[]),
+            (
+                "token",
+                &["hookyard token create --name zapier --scopes webhooks,events:read --namespace user_123 --expires-in 90d"],
+            ),
             ("secrets", &[]),
             ("store", &[]),
             (

@@ -35,6 +35,7 @@ mod sources;
 mod tail;
 mod target;
 mod test;
+mod token;
 mod way;
 
 /// What the relay and its tools are asked to do.
@@ -83,6 +84,8 @@ enum Verb {
     Mute(mute::Args),
     /// Lists what works on many things at once.
     Jobs(jobs::Args),
+    /// Makes, lists and ends tokens of the API.
+    Token(token::Args),
     /// Makes the running relay go by its file as it is now.
     Reload(reload::Args),
     Completions(completions::Args),
@@ -164,6 +167,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Verb::Sources(args) => tool(sources::run(args)),
         Verb::Mute(args) => tool(mute::run(args)),
         Verb::Jobs(args) => tool(jobs::run(args)),
+        Verb::Token(args) => tool(token::run(args)),
         Verb::Reload(args) => tool(reload::run(args)),
         Verb::Completions(args) => completions::run(&args),
     }
@@ -206,6 +210,7 @@ mod tests {
             "sources",
             "mute",
             "jobs",
+            "token",
             "reload",
             "completions",
         ];

@@ -102,6 +102,8 @@ pub struct Server {
     pub admin_url: Option<url::Url>,
     /// Whether `/api/v1/events` answers on the public listener too.
     pub public_api: bool,
+    /// How much each created token may ask of the API. Default 20/s, burst 100.
+    pub api_rate_limit: decode::Rate,
     /// Largest request body in bytes. Default 1 MiB.
     pub max_body: usize,
     /// How long a stop waits for what is under way. Default 30 s.

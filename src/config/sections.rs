@@ -12,7 +12,7 @@ use url::Url;
 
 use super::{
     AllowTarget, Security, Server, StoreSettings,
-    decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Schema, Shape, Size, nearest},
+    decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Rate, Schema, Shape, Size, nearest},
     references::Environment,
     tree::{Node, Value},
 };
@@ -33,6 +33,8 @@ pub(super) const ENCRYPTION_KEY: &str = "HOOKYARD_ENCRYPTION_KEY";
 const BODY: std::ops::RangeInclusive<u64> = 1024..=64 * 1024 * 1024;
 /// Longest `server.shutdown_grace`.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
+/// `server.api_rate_limit` by default.
+const API_RATE: Rate = Rate::per_second(20, 100);
 /// Smallest `store.max_bytes`: an empty store with its journal and room to work.
 const STORE_MIN: u64 = 1024 * 1024;
 /// Longest host name (RFC 1035), in bytes.
@@ -50,6 +52,11 @@ const SERVER: Keys = Keys::of(&[
     Field::of::<WebUrl>("admin_url", "Where ops reach the admin listener: in links for ops.")
         .example("https://relay-admin.example.com"),
     Field::of::<bool>("public_api", "Whether events can be read and subscribed to on the public listener too.").default("false"),
+    Field::of::<Rate>(
+        "api_rate_limit",
+        "How much each created token may ask of the API; more gets 429. The token of the start has no limit.",
+    )
+    .default(r#"{"rate": "20/s", "burst": 100}"#),
     Field::of::<Size>("max_body", "Largest body of a request, between 1KiB and 64MiB; what is larger gets 413.").default("1MiB"),
     Field::of::<Duration>("shutdown_grace", "How long a stop waits for what is under way, at most 1h.").default("30s"),
     Field::of::<bool>("watch", "Whether the files are watched, and gone by as soon as they change.").default("true"),
@@ -69,6 +76,7 @@ pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
         public_url: None,
         admin_url: None,
         public_api: false,
+        api_rate_limit: API_RATE,
         max_body: 1024 * 1024,
         shutdown_grace: Duration::from_secs(30),
         watch: true,
@@ -79,6 +87,7 @@ pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
     server.public_url = fields.optional("public_url", cx).map(|WebUrl(url)| url);
     server.admin_url = fields.optional("admin_url", cx).map(|WebUrl(url)| url);
     server.public_api = fields.or("public_api", false, cx);
+    server.api_rate_limit = fields.or("api_rate_limit", API_RATE, cx);
     server.watch = fields.or("watch", true, cx);
     if let Some(size) = fields.optional::<Located<Size>>("max_body", cx) {
         server.max_body = max_body(&size, cx).unwrap_or(server.max_body);

@@ -180,6 +180,7 @@ fn what_the_file_leaves_out_has_a_default() {
             public_api: false,
             max_body: 1048576,
             shutdown_grace: 30s,
+            api_rate_limit: Rate::per_second(20, 100),
             watch: true,
         },
         StoreSettings {
@@ -206,7 +207,7 @@ fn what_the_file_leaves_out_has_a_default() {
 #[test]
 fn what_the_file_says_is_what_one_gets() {
     let text = "version: 1
-server: {listen: '[::1]:0', admin_listen: 'localhost:9', public_url: 'https://r.example.com', public_api: true, max_body: 64KiB, shutdown_grace: 0s, watch: false}
+server: {listen: '[::1]:0', admin_listen: 'localhost:9', public_url: 'https://r.example.com', public_api: true, max_body: 64KiB, shutdown_grace: 0s, watch: false, api_rate_limit: {rate: 5/s, burst: 7}}
 store: {url: 'sqlite:///var/x.db', retention: {events: 1d}, max_bytes: 1GiB}
 security: {allow_targets: [10.1.2.3/8, '::1', LocalHost.], require_https: false, encryption_key: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}
 templates: {t: '{{ event.type }}'}
@@ -240,6 +241,7 @@ templates: {t: '{{ event.type }}'}
             public_api: true,
             max_body: 65536,
             shutdown_grace: 0ns,
+            api_rate_limit: Rate::per_second(5, 7),
             watch: false,
         },
         StoreSettings {

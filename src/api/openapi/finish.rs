@@ -23,6 +23,8 @@ const TAGS: &[(&str, &str, &str)] = &[
     ("/api/v1/mutes", "mutes", "What people want to hear nothing of for a while."),
     ("/api/v1/sources", "sources", "What came in by each source."),
     ("/api/v1/rejections", "rejections", "Requests that were not accepted, why, and another chance for them."),
+    ("/api/v1/tokens", "tokens", "Who else may use the API, what for, and until when."),
+    ("/api/v1/audit", "audit", "Who changed what, how it was before and how it is since."),
     ("/api/v1/explain", "explain", "What would become of an event, and why."),
     ("/api/v1/config", "config", "What the relay goes by, and another file in its place."),
     ("/api/", "documentation", "This."),
@@ -149,6 +151,7 @@ fn in_path(path: &str, name: &str) -> Value {
         "events" => ("The event's `uid`.", "ev_00000000000000ab0000000000000007"),
         "deliveries" | "dead-letters" => ("The delivery's id.", "dl_00000000000000ab0000000000000007_1"),
         "replays" | "jobs" => ("The job's id.", "job_00000000000000000000"),
+        "tokens" => ("The token's id.", "tok_aaaaaaaaaaaaaaaaaaaaaaaaaa"),
         "targets" => ("The target's name.", "crm"),
         _ => ("Its id.", "mute_1"),
     };
@@ -199,6 +202,17 @@ fn refused(status: &str, response: &mut Value) {
     let header = |what: &str, kind: &str| json!({"description": what, "schema": {"type": kind}});
     match status {
         401 => response["headers"] = json!({"WWW-Authenticate": header("`Bearer`.", "string")}),
+        429 => {
+            let mut headers = json!({"Retry-After": header("Seconds to wait.", "integer")});
+            for (name, what) in [
+                ("X-RateLimit-Limit", "How many may come at once."),
+                ("X-RateLimit-Remaining", "How many more."),
+                ("X-RateLimit-Reset", "When all may come again, in Unix seconds."),
+            ] {
+                headers[name] = header(what, "integer");
+            }
+            response["headers"] = headers;
+        }
         503 => response["headers"] = json!({"Retry-After": header("Seconds to wait.", "integer")}),
         _ => {}
     }

@@ -37,6 +37,10 @@ words! {
     DeliverySeverity = Severity::ALL.map(|(word, _)| word);
     /// Whether a target is sent to.
     TargetState = ["ok", "broken", "paused", "disabled"];
+    /// How a token stands.
+    TokenState = ["active", "expired", "revoked"];
+    /// What a token may do.
+    Scope = crate::access::Scope::ALL.map(|(_, word)| word);
     /// What became of a request.
     Verdict = ["accepted", "unmatched"];
     /// What came of an attempt.
