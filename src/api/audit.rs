@@ -27,7 +27,6 @@ params!(Asked = PARAMS,
     "what" means "Only this action, or actions that begin so: `token.created`, `subscription.`." => Kind::Text,
     "subject" means "Only what was done to this: an id or a name." => Kind::Text);
 
-
 /// A page of the audit. `who` is the id of a token, `what` an action or what actions begin with (`token.created`, `subscription.`),
 /// `subject` the id or name of what was changed.
 #[utoipa::path(get, path = "/api/v1/audit", params(Asked), responses((status = 200, body = Listed<AuditItem>)))]

@@ -8,6 +8,7 @@ use axum::{
     extract::State,
 };
 use serde::Serialize;
+use serde_json::json;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
@@ -17,6 +18,7 @@ use super::{
     list::One,
 };
 use crate::{
+    access::Caller,
     clock::rfc3339_ms,
     config::{self, File, Loaded, System, report, report::Diagnostic, yaml},
     reload::{Failure, Outcome},
@@ -80,9 +82,15 @@ pub(super) async fn show(State(api): State<Api>) -> Json<One<ConfigItem>> {
     path = "/api/v1/config/reload",
     responses((status = 200, body = One<Outcome>), (status = 409, description = "it was started without a file"), (status = 422, body = BadFile, description = "the file is bad, and nothing has changed")),
 )]
-pub(super) async fn reload(State(api): State<Api>) -> Result<Json<One<Outcome>>, ApiError> {
+pub(super) async fn reload(State(api): State<Api>, caller: Caller) -> Result<Json<One<Outcome>>, ApiError> {
+    let before = json!({"hash": api.running.config().hash});
     match api.running.reload().await {
-        Ok(outcome) => Ok(Json(One { data: outcome })),
+        Ok(outcome) => {
+            let now = api.running.config();
+            let file = now.file.unwrap_or_else(|| UNNAMED.to_owned());
+            api.note(&caller, "config.reloaded", &file, before, json!({"hash": now.hash})).await;
+            Ok(Json(One { data: outcome }))
+        }
         Err(Failure::Bad(rejected)) => Err(ApiError::BadConfig(rejected)),
         Err(refused @ Failure::NoFile) => Err(ApiError::Conflict(refused.to_string())),
         Err(refused @ Failure::Stopping) => Err(store::Error::Full(refused.to_string()).into()),

@@ -5,17 +5,19 @@ use axum::{
     extract::{Path, RawQuery, State, rejection::PathRejection},
     response::Response,
 };
+use serde_json::json;
 
 use super::{
     Api, body,
     deliveries::{self, DeliveryItem, DeliveryStory},
-    engine::ADMIN,
     error::ApiError,
+    events,
     jobs::{Bulk, Counted},
     list::{self, Listed, One, Params, invalid},
     openapi::{params::params, words},
 };
 use crate::{
+    access::Caller,
     jobs::{self, Kind},
     store::{Cause, Filter, Resolution, State as Stored},
 };
@@ -32,12 +34,12 @@ const NOTE_MAX: usize = 1000;
 
 /// A page of dead letters: resolved ones too, unless `resolved` says otherwise.
 #[utoipa::path(get, path = "/api/v1/dead-letters", params(Asked), responses((status = 200, body = Listed<DeliveryItem>)))]
-pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let resolved = params.take_as("resolved", "true or false", list::flag)?;
     params.take_as("state", "`dead`, which all of these are", |text| (text == Stored::Dead.word()).then_some(()))?;
     let filter = Filter { resolved, ..filter(&mut params)? };
-    deliveries::page(&api, filter, Some(Stored::Dead)).await
+    deliveries::page(&api, &caller, filter, Some(Stored::Dead)).await
 }
 
 /// Retries what the filters select, as a job.
@@ -47,17 +49,22 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     request_body = inline(RetryAsked),
     responses((status = 200, body = One<Counted>), (status = 201, body = One<jobs::Shown>)),
 )]
-pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn retry(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
     let mut params = body::params(query.as_deref(), body, &RETRY_PARAMS).await?;
     let bulk = Bulk::take(&mut params)?;
     let filter = Filter { state: Some(Stored::Dead), resolved: Some(false), ..filter(&mut params)? };
-    bulk.go(&api, Kind::Retry, filter).await
+    bulk.go(&api, &caller, Kind::Retry, events::visible(&caller, filter)).await
 }
 
 /// One dead letter with its attempts, by its delivery's id.
 #[utoipa::path(get, path = "/api/v1/dead-letters/{id}", responses((status = 200, body = One<DeliveryStory>)))]
-pub(super) async fn one(api: State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    deliveries::one(api, id).await
+pub(super) async fn one(api: State<Api>, caller: Caller, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    deliveries::one(api, caller, id).await
 }
 
 /// Tries a dead letter again: same delivery, same body, as if for the first time.
@@ -66,8 +73,12 @@ pub(super) async fn one(api: State<Api>, id: Result<Path<String>, PathRejection>
     path = "/api/v1/dead-letters/{id}/retry",
     responses((status = 200, body = One<DeliveryStory>), (status = 409, description = "it is no dead letter, or a resolved one")),
 )]
-pub(super) async fn retry_one(api: State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    deliveries::retry(api, id).await
+pub(super) async fn retry_one(
+    api: State<Api>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    deliveries::retry(api, caller, id).await
 }
 
 /// Settles a dead letter with a note.
@@ -79,6 +90,7 @@ pub(super) async fn retry_one(api: State<Api>, id: Result<Path<String>, PathReje
 )]
 pub(super) async fn resolve(
     State(api): State<Api>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     body: Body,
@@ -86,7 +98,8 @@ pub(super) async fn resolve(
     let id = deliveries::id_of(id)?;
     let mut params = body::params(query.as_deref(), body, &RESOLVE_PARAMS).await?;
     let note = note(params.take("note").as_deref().unwrap_or_default())?;
-    let mut known = deliveries::Known::read(&api, id).await?;
+    let mut known = deliveries::Known::read(&api, &caller, id).await?;
+    known.is_alone()?;
     if known.row.delivery.state != Stored::Dead {
         return Err(ApiError::Conflict("this delivery is no dead letter".to_owned()));
     }
@@ -94,7 +107,9 @@ pub(super) async fn resolve(
     if !api.store.resolve(id, resolution.clone()).await? {
         return Err(ApiError::Conflict("this dead letter is resolved already".to_owned()));
     }
-    tracing::info!(delivery.id = %id, by = ADMIN, "a dead letter is resolved");
+    tracing::info!(delivery.id = %id, by = %caller.id, "a dead letter is resolved");
+    let (before, after) = (deliveries::told(&known.row.delivery), json!({"state": Stored::Dead.word(), "note": resolution.note}));
+    api.note(&caller, "dead_letter.resolved", &id.to_string(), before, after).await;
     known.row.delivery.resolved = Some(resolution);
     Ok(known.shown(&api))
 }

@@ -13,17 +13,18 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
     Api,
-    engine::ADMIN,
     error::ApiError,
     events,
     list::{self, Listed, One, Params},
     openapi::{params::params, words},
 };
 use crate::{
+    access::Caller,
     clock::rfc3339_ms,
     deliver::TargetState,
     envelope::{DeliveryId, Envelope, EventUid, Name},
@@ -36,7 +37,7 @@ params!(Asked = PARAMS, "after" => Kind::DeliveryCursor, "state" => Kind::Words(
 
 /// A page of deliveries.
 #[utoipa::path(get, path = "/api/v1/deliveries", params(Asked), responses((status = 200, body = Listed<DeliveryItem>)))]
-pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let state = params.take_as("state", "a state of deliveries", Stored::parse)?;
     let event = params.take_as("event", "an event's uid", |text| text.parse().ok())?;
@@ -46,13 +47,17 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     if replayed == Some(true) && state == Some(Stored::Sending) {
         return Err(list::invalid("replayed", "does not go with `state=sending`: what is in hand is listed by event"));
     }
-    page(&api, filter, state).await
+    page(&api, &caller, filter, state).await
 }
 
 /// One delivery with its attempts.
 #[utoipa::path(get, path = "/api/v1/deliveries/{id}", responses((status = 200, body = One<DeliveryStory>)))]
-pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    Ok(Known::read(&api, id_of(id)?).await?.shown(&api))
+pub(super) async fn one(
+    State(api): State<Api>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    Ok(Known::read(&api, &caller, id_of(id)?).await?.shown(&api))
 }
 
 /// Tries a dead letter again: same delivery, same body, as if for the first time.
@@ -61,22 +66,28 @@ pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRej
     path = "/api/v1/deliveries/{id}/retry",
     responses((status = 200, body = One<DeliveryStory>), (status = 409, description = "it is no dead letter, or a resolved one")),
 )]
-pub(super) async fn retry(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+pub(super) async fn retry(
+    State(api): State<Api>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     let id = id_of(id)?;
-    let mut known = Known::read(&api, id).await?;
+    let mut known = Known::read(&api, &caller, id).await?;
     let refused = |state: &str| ApiError::Conflict(format!("this delivery is {state}: only dead letters are retried"));
     let delivery = &mut known.row.delivery;
     match delivery.state {
         Stored::Dead if delivery.resolved.is_some() => return Err(refused("resolved")),
         Stored::Dead => {}
-        _ => return Err(refused(View::new(&api).state(delivery).0.word())),
+        _ => return Err(refused(View::new(&api, &caller).state(delivery).0.word())),
     }
     let now = api.engine.now();
     if api.store.retry(vec![id], now).await?.is_empty() {
         return Err(refused("dead no more"));
     }
     api.engine.wake(std::slice::from_ref(&delivery.target));
-    tracing::info!(delivery.id = %id, by = ADMIN, "a dead letter is retried");
+    tracing::info!(delivery.id = %id, by = %caller.id, "a dead letter is retried");
+    let (before, after) = (told(delivery), json!({"state": Stored::Pending.word()}));
+    api.note(&caller, "delivery.retried", &id.to_string(), before, after).await;
     (delivery.state, delivery.cause, delivery.due_at) = (Stored::Pending, None, Some(now));
     delivery.out_of_order |= delivery.order_key.is_some();
     Ok(known.shown(&api))
@@ -88,9 +99,14 @@ pub(super) async fn retry(State(api): State<Api>, id: Result<Path<String>, PathR
     path = "/api/v1/deliveries/{id}/cancel",
     responses((status = 200, body = One<DeliveryStory>), (status = 409, description = "it is final already")),
 )]
-pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     let id = id_of(id)?;
-    let mut known = Known::read(&api, id).await?;
+    let mut known = Known::read(&api, &caller, id).await?;
+    known.is_alone()?;
     let delivery = &mut known.row.delivery;
     if api.store.cancel(vec![id], api.engine.now()).await?.is_empty() {
         let state = delivery.state.word();
@@ -99,9 +115,16 @@ pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, Path
     api.engine.forget(&[id]);
     // It may have been the head of its order key.
     api.engine.wake(std::slice::from_ref(&delivery.target));
-    tracing::info!(delivery.id = %id, by = ADMIN, "a delivery is cancelled");
+    tracing::info!(delivery.id = %id, by = %caller.id, "a delivery is cancelled");
+    let (before, after) = (told(delivery), json!({"state": Stored::Cancelled.word()}));
+    api.note(&caller, "delivery.cancelled", &id.to_string(), before, after).await;
     (delivery.state, delivery.cause, delivery.due_at) = (Stored::Cancelled, None, None);
     Ok(known.shown(&api))
+}
+
+/// What the audit says of a delivery that somebody acts upon.
+pub(super) fn told(delivery: &Delivery) -> Value {
+    json!({"state": delivery.state.word(), "cause": delivery.cause.map(Cause::word), "target": delivery.target.as_str()})
 }
 
 /// The delivery a path names.
@@ -113,35 +136,46 @@ pub(super) fn id_of(id: Result<Path<String>, PathRejection>) -> Result<DeliveryI
 pub(super) struct Known {
     /// The delivery.
     pub(super) row: DeliveryRow,
+    caller: Caller,
     event: Envelope,
     attempts: Vec<Attempt>,
     carried: Vec<DeliveryRow>,
 }
 
 impl Known {
-    /// Asks the store.
-    pub(super) async fn read(api: &Api, id: DeliveryId) -> Result<Self, ApiError> {
+    /// Asks the store, for what `caller` sees.
+    pub(super) async fn read(api: &Api, caller: &Caller, id: DeliveryId) -> Result<Self, ApiError> {
         // The page that begins with it: an event can have more deliveries than one page holds.
         let page = Page::After(id.place().saturating_sub(1));
         let rows = api.store.deliveries(Filter { event: Some(id.event), page, limit: 1, ..Filter::default() }).await?;
         let row = rows.into_iter().find(|row| row.delivery.id == id).ok_or(MISSING)?;
-        let event = api.store.event(id.event).await?.ok_or(MISSING)?.envelope;
+        let event = api.store.event(id.event).await?.map(|row| row.envelope);
+        let event = event.filter(|event| events::sees(caller, event)).ok_or(MISSING)?;
         let carried = carried(api, &row.delivery).await?;
-        Ok(Self { row, event, attempts: api.store.attempts(id.event).await?, carried })
+        Ok(Self { row, caller: caller.clone(), event, attempts: api.store.attempts(id.event).await?, carried })
+    }
+
+    /// Refuses what would settle others' events too: a digest carries those of any namespace.
+    pub(super) fn is_alone(&self) -> Result<(), ApiError> {
+        if self.caller.is_bound() && self.row.delivery.stage == Stage::Carrying {
+            return Err(ApiError::Conflict("this delivery carries events of others as well".to_owned()));
+        }
+        Ok(())
     }
 
     /// The delivery with its log.
     pub(super) fn shown(&self, api: &Api) -> Response {
-        list::one(&DeliveryStory::new(&View::new(api), &self.row, &self.event, &self.attempts, &self.carried))
+        list::one(&DeliveryStory::new(&View::new(api, &self.caller), &self.row, &self.event, &self.attempts, &self.carried))
     }
 }
 
 const MISSING: ApiError = ApiError::NotFound("delivery");
 
-/// The page of deliveries that `filter` asks for, in `state` where one is given.
-pub(super) async fn page(api: &Api, filter: Filter, state: Option<Stored>) -> Result<Response, ApiError> {
+/// The page of deliveries that `filter` asks for among those that `caller` sees, in `state` where one is given.
+pub(super) async fn page(api: &Api, caller: &Caller, filter: Filter, state: Option<Stored>) -> Result<Response, ApiError> {
+    let filter = events::visible(caller, filter);
     let (page, limit) = (filter.page, filter.limit);
-    let view = View::new(api);
+    let view = View::new(api, caller);
     let rows = match state {
         Some(Stored::Sending) => view.sending(api, filter).await?,
         _ => view.written(api, filter, state).await?,
@@ -149,9 +183,14 @@ pub(super) async fn page(api: &Api, filter: Filter, state: Option<Stored>) -> Re
     Ok(list::answer(rows, page, limit, |row| row.delivery.id.place(), |row| view.item(row)))
 }
 
-/// The deliveries of `event` with their attempts.
-pub(super) async fn of_event(api: &Api, event: EventUid, envelope: &Envelope) -> store::Result<Vec<DeliveryStory>> {
-    let view = View::new(api);
+/// The deliveries of `event`, which `caller` sees, with their attempts.
+pub(super) async fn of_event(
+    api: &Api,
+    caller: &Caller,
+    event: EventUid,
+    envelope: &Envelope,
+) -> store::Result<Vec<DeliveryStory>> {
+    let view = View::new(api, caller);
     let rows = api.store.deliveries(events::all_of(event)).await?;
     let attempts = api.store.attempts(event).await?;
     let mut stories = Vec::with_capacity(rows.len());
@@ -170,14 +209,21 @@ pub(super) fn place_of(id: &str) -> Option<i64> {
 /// How rows look at this moment: which are in hand, and how their lanes stand.
 struct View<'a> {
     api: &'a Api,
+    caller: &'a Caller,
     in_flight: HashSet<DeliveryId>,
     lanes: HashMap<Name, TargetState>,
 }
 
 impl<'a> View<'a> {
-    fn new(api: &'a Api) -> Self {
+    fn new(api: &'a Api, caller: &'a Caller) -> Self {
         let lanes = api.engine.targets().into_iter().map(|target| (target.name, target.state)).collect();
-        Self { api, in_flight: api.running.in_flight().into_iter().collect(), lanes }
+        Self { api, caller, in_flight: api.running.in_flight().into_iter().collect(), lanes }
+    }
+
+    /// Whether all is shown of a delivery. To a caller that is bound to namespaces a destination is everybody's: it learns whether
+    /// its event got there, and nothing of rules, recipients, headers, answers and other events.
+    fn whole(&self) -> bool {
+        !self.caller.is_bound()
     }
 
     /// The state to show, and why.
@@ -236,6 +282,7 @@ impl<'a> View<'a> {
     fn item(&self, row: &DeliveryRow) -> DeliveryItem {
         let delivery = &row.delivery;
         let (state, cause) = self.state(delivery);
+        let whole = self.whole();
         DeliveryItem {
             id: delivery.id.to_string(),
             event: delivery.id.event.to_string(),
@@ -243,7 +290,7 @@ impl<'a> View<'a> {
             source: row.source.clone(),
             r#type: row.r#type.clone(),
             target: delivery.target.to_string(),
-            rule: delivery.rule.as_ref().map(ToString::to_string),
+            rule: delivery.rule.as_ref().filter(|_| whole).map(ToString::to_string),
             state: state.word(),
             cause,
             error: delivery.error.clone(),
@@ -252,13 +299,13 @@ impl<'a> View<'a> {
                 .due_at
                 .filter(|_| state == Stored::Pending || cause == Some(Cause::Quiet.word()))
                 .map(rfc3339_ms),
-            reason: delivery.reason.clone(),
-            carrier: delivery.carrier.as_ref().map(ToString::to_string),
+            reason: delivery.reason.clone().filter(|_| whole),
+            carrier: delivery.carrier.as_ref().filter(|_| whole).map(ToString::to_string),
             created_at: rfc3339_ms(delivery.created_at),
             severity: delivery.severity.word(),
             replayed: delivery.replayed,
             out_of_order: delivery.out_of_order,
-            recipient: delivery.recipient.clone(),
+            recipient: delivery.recipient.clone().filter(|_| whole),
             unconfirmed: delivery.unconfirmed,
             resolved: delivery.resolved.as_ref().map(ResolutionItem::new),
         }
@@ -368,8 +415,9 @@ impl DeliveryStory {
         let id = row.delivery.id;
         let of_it = attempts.iter().filter(|attempt| attempt.delivery == id);
         let headers = |attempt| view.api.engine.request_headers(event, &row.delivery, attempt).into_iter().collect();
-        let log = of_it.map(|attempt| AttemptItem::new(attempt, headers(attempt))).collect();
-        let carries = carried.iter().map(CarriedItem::new).collect();
+        let whole = |attempt| AttemptItem::new(attempt, headers(attempt));
+        let log = of_it.map(|attempt| if view.whole() { whole(attempt) } else { AttemptItem::bare(attempt) }).collect();
+        let carries = carried.iter().filter(|_| view.whole()).map(CarriedItem::new).collect();
         Self { id, delivery: view.item(row), log, carries }
     }
 
@@ -440,5 +488,10 @@ impl AttemptItem {
             response: String::from_utf8_lossy(&attempt.response).into_owned(),
             next_attempt_at: next.map(rfc3339_ms),
         }
+    }
+
+    /// The same without what is the destination's own business.
+    fn bare(attempt: &Attempt) -> Self {
+        Self { detail: None, response: String::new(), ..Self::new(attempt, BTreeMap::new()) }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     store::{self, Attempt, Delivery, Filter},
 };
 
-/// Lanes, jobs and sources as the API needs them. Whoever acts is [`ADMIN`].
+/// Lanes, jobs and sources as the API needs them. `by` is what whoever acts is called.
 #[async_trait]
 pub(super) trait Engine: Send + Sync {
     /// What time it is.
@@ -38,7 +38,7 @@ pub(super) trait Engine: Send + Sync {
     fn written(&self, text: &[u8], source: Option<&str>) -> Result<Envelope, String>;
 
     /// Pauses, resumes or closes a lane; false when there is none of this name.
-    async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool>;
+    async fn steer(&self, target: &Name, how: Steering, by: &str) -> store::Result<bool>;
 
     /// Sends a sample to a destination once, beside its lane.
     async fn test(&self, target: &Name, event_type: Option<&str>) -> Result<Trial, NoTrial>;
@@ -65,7 +65,7 @@ pub(super) trait Engine: Send + Sync {
     async fn count(&self, kind: &Kind, filter: &Filter) -> store::Result<u64>;
 
     /// Begins a job.
-    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> Result<Job, BeginError>;
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>, by: &str) -> Result<Job, BeginError>;
 
     /// All jobs that are remembered, newest first.
     fn jobs(&self) -> Vec<Job>;
@@ -73,9 +73,6 @@ pub(super) trait Engine: Send + Sync {
     /// Stops a job; what it did stays done. `None` when there is none of this id.
     async fn cancel_job(&self, id: &str) -> store::Result<Option<Job>>;
 }
-
-/// Who acts while there is one token only.
-pub(super) const ADMIN: &str = "admin";
 
 /// What a person does to a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +83,17 @@ pub(super) enum Steering {
     Resume,
     /// Closes the breaker.
     Close,
+}
+
+impl Steering {
+    /// What the audit calls it.
+    pub(super) fn action(self) -> &'static str {
+        match self {
+            Self::Pause => "target.paused",
+            Self::Resume => "target.resumed",
+            Self::Close => "target.closed",
+        }
+    }
 }
 
 #[async_trait]
@@ -122,9 +130,9 @@ impl Engine for Handles {
         explain::event::read(text, source, &self.config().sources, self.clock.now())
     }
 
-    async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool> {
+    async fn steer(&self, target: &Name, how: Steering, by: &str) -> store::Result<bool> {
         match how {
-            Steering::Pause => self.deliver.pause(target, ADMIN).await,
+            Steering::Pause => self.deliver.pause(target, by).await,
             Steering::Resume => self.deliver.resume(target).await,
             Steering::Close => self.deliver.close(target).await,
         }
@@ -162,8 +170,8 @@ impl Engine for Handles {
         self.jobs.count(kind, filter).await
     }
 
-    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> Result<Job, BeginError> {
-        self.jobs.begin(kind, filter, rate, ADMIN).await
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>, by: &str) -> Result<Job, BeginError> {
+        self.jobs.begin(kind, filter, rate, by).await
     }
 
     fn jobs(&self) -> Vec<Job> {

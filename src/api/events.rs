@@ -16,6 +16,7 @@ use super::{
     openapi::{params::params, words},
 };
 use crate::{
+    access::Caller,
     clock::rfc3339_ms,
     envelope::{Envelope, EventUid},
     explain::SubscriptionsItem,
@@ -29,29 +30,34 @@ params!(Asked = PARAMS, "after" => Kind::EventCursor);
 
 /// A page of events.
 #[utoipa::path(get, path = "/api/v1/events", params(Asked), responses((status = 200, body = Listed<EventItem>)))]
-pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
     let state = params.take_as("state", "the state of a delivery", Stored::parse)?;
-    let filter = without_own(Filter { state, ..list::filter(&mut params, place_of)? });
+    let filter = visible(&caller, without_own(Filter { state, ..list::filter(&mut params, place_of)? }));
     let (page, limit) = (filter.page, filter.limit);
     let rows = api.store.events(Filter { limit: list::one_more(&filter), ..filter }).await?;
     Ok(list::answer(rows, page, limit, |row| row.uid.seq, EventItem::new))
 }
 
 /// The whole story of one event. Its verdict, its envelope, the rules that matched, why each of today's rules would or would not, and
-/// each delivery with its attempts.
+/// each delivery with its attempts. A caller that is bound to namespaces is told of neither rules nor subscriptions.
 #[utoipa::path(get, path = "/api/v1/events/{uid}", responses((status = 200, body = One<EventStory>)))]
-pub(super) async fn one(State(api): State<Api>, uid: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+pub(super) async fn one(
+    State(api): State<Api>,
+    caller: Caller,
+    uid: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     let missing = ApiError::NotFound("event");
     let Some(uid) = uid.ok().and_then(|Path(uid)| uid.parse().ok()) else { return Err(missing) };
-    let Some(row) = api.store.event(uid).await? else { return Err(missing) };
-    let mut deliveries = deliveries::of_event(&api, uid, &row.envelope).await?;
+    let Some(row) = api.store.event(uid).await?.filter(|row| sees(&caller, &row.envelope)) else { return Err(missing) };
+    let mut deliveries = deliveries::of_event(&api, &caller, uid, &row.envelope).await?;
     deliveries.sort_unstable_by_key(DeliveryStory::number);
+    let whole = !caller.is_bound();
     Ok(list::one(&EventStory {
         event: EventItem::new(&row),
-        rules: &row.rules,
-        why: api.running.explain(&row.envelope).into_iter().map(WhyItem::from).collect(),
-        subscriptions: api.running.takers(&row.envelope).into(),
+        rules: whole.then_some(&row.rules),
+        why: whole.then(|| api.running.explain(&row.envelope).into_iter().map(WhyItem::from).collect()),
+        subscriptions: whole.then(|| api.running.takers(&row.envelope).into()),
         envelope: raw(&row.envelope),
         deliveries,
     }))
@@ -61,6 +67,18 @@ pub(super) async fn one(State(api): State<Api>, uid: Result<Path<String>, PathRe
 fn without_own(filter: Filter) -> Filter {
     let except_source = filter.source.is_none().then(|| OWN_SOURCE.to_owned());
     Filter { except_source, ..filter }
+}
+
+/// `filter`, of what `caller` sees. What the relay tells of itself is for nobody who is bound to namespaces, whatever it is about.
+pub(super) fn visible(caller: &Caller, filter: Filter) -> Filter {
+    let Some(own) = &caller.namespaces else { return filter };
+    let (namespaces, except_source) = (Some(own.iter().cloned().collect()), Some(OWN_SOURCE.to_owned()));
+    Filter { namespaces, except_source, ..filter }
+}
+
+/// Whether `caller` sees this event, and what became of it.
+pub(super) fn sees(caller: &Caller, event: &Envelope) -> bool {
+    caller.sees(event.namespace.as_deref()) && !(caller.is_bound() && event.source.as_str() == OWN_SOURCE)
 }
 
 fn place_of(id: &str) -> Option<i64> {
@@ -96,11 +114,14 @@ struct EventStory<'r> {
     #[serde(flatten)]
     event: EventItem,
     /// The rules that matched when it came, and the subscriptions that took it.
-    rules: &'r [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules: Option<&'r Vec<String>>,
     /// What today's rules make of it.
-    why: Vec<WhyItem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<Vec<WhyItem>>,
     /// What today's subscriptions make of it.
-    subscriptions: SubscriptionsItem,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscriptions: Option<SubscriptionsItem>,
     #[schema(value_type = words::Envelope)]
     envelope: Box<RawValue>,
     deliveries: Vec<DeliveryStory>,

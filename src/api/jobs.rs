@@ -7,16 +7,17 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
     Api, body,
-    engine::ADMIN,
     error::ApiError,
     list::{self, Listed, One, Params, invalid},
     openapi::params::params,
 };
 use crate::{
+    access::Caller,
     envelope::Name,
     jobs::{Job, Kind, Shown},
     store::{Filter, State as Stored},
@@ -57,9 +58,13 @@ pub(super) async fn replay(State(api): State<Api>, id: Result<Path<String>, Path
     path = "/api/v1/jobs/{id}/cancel",
     responses((status = 200, body = One<Shown>), (status = 409, description = "it has ended")),
 )]
-pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     let job = found(&api, id, "job", |_| true)?;
-    stop(&api, &job).await
+    stop(&api, &caller, &job).await
 }
 
 /// Stops a replay; what it made stays made.
@@ -68,9 +73,13 @@ pub(super) async fn cancel(State(api): State<Api>, id: Result<Path<String>, Path
     path = "/api/v1/replays/{id}/cancel",
     responses((status = 200, body = One<Shown>), (status = 409, description = "it has ended")),
 )]
-pub(super) async fn cancel_replay(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+pub(super) async fn cancel_replay(
+    State(api): State<Api>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     let job = found(&api, id, "replay", is_replay)?;
-    stop(&api, &job).await
+    stop(&api, &caller, &job).await
 }
 
 /// Makes deliveries again of the events that the filters select: by today's rules, or to `target` only. With `state`, only of events
@@ -81,7 +90,12 @@ pub(super) async fn cancel_replay(State(api): State<Api>, id: Result<Path<String
     request_body = inline(ReplayAsked),
     responses((status = 200, body = One<Counted>), (status = 201, body = One<Shown>)),
 )]
-pub(super) async fn make(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn make(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
     let mut params = body::params(query.as_deref(), body, &REPLAY_PARAMS).await?;
     let target = params.take("target").map(|name| destination(&api, &name)).transpose()?;
     let state = params.take_as("state", "a state of deliveries", Stored::parse)?;
@@ -89,7 +103,7 @@ pub(super) async fn make(State(api): State<Api>, RawQuery(query): RawQuery, body
     let bulk = Bulk::take(&mut params)?;
     let with = target.as_ref().filter(|_| state.is_some()).map(ToString::to_string);
     let filter = Filter { state, event, target: with, ..list::filter(&mut params, |_| None)? };
-    bulk.go(&api, Kind::Replay { target }, filter).await
+    bulk.go(&api, &caller, Kind::Replay { target }, filter).await
 }
 
 /// How many things a job would touch.
@@ -118,13 +132,14 @@ impl Bulk {
     }
 
     /// Answers how many things the job would touch, or begins it: 201.
-    pub(super) async fn go(&self, api: &Api, kind: Kind, filter: Filter) -> Result<Response, ApiError> {
+    pub(super) async fn go(&self, api: &Api, caller: &Caller, kind: Kind, filter: Filter) -> Result<Response, ApiError> {
         if self.dry_run {
             let count = api.engine.count(&kind, &filter).await?;
             return Ok(list::one(&Counted { dry_run: true, count }));
         }
-        let job = api.engine.begin(kind, filter, self.rate).await?;
-        tracing::info!(job.id = %job.id, job.kind = job.kind.word(), by = ADMIN, "a job has begun");
+        let job = api.engine.begin(kind, filter, self.rate, &caller.name).await?;
+        tracing::info!(job.id = %job.id, job.kind = job.kind.word(), by = %caller.id, "a job has begun");
+        api.note(caller, "job.begun", &job.id, Value::Null, json!(job)).await;
         Ok(list::created(&job))
     }
 }
@@ -146,12 +161,13 @@ fn found(
     jobs.into_iter().find(|job| job.id == id && shown(job)).ok_or(ApiError::NotFound(what))
 }
 
-async fn stop(api: &Api, job: &Job) -> Result<Response, ApiError> {
+async fn stop(api: &Api, caller: &Caller, job: &Job) -> Result<Response, ApiError> {
     if job.finished_at.is_some() {
         return Err(ApiError::Conflict("this job has ended".to_owned()));
     }
     let stopped = api.engine.cancel_job(&job.id).await?.ok_or(ApiError::NotFound("job"))?;
-    tracing::info!(job.id = %job.id, by = ADMIN, "a job is cancelled");
+    tracing::info!(job.id = %job.id, by = %caller.id, "a job is cancelled");
+    api.note(caller, "job.cancelled", &job.id, json!(job), json!(stopped)).await;
     Ok(list::one(&stopped))
 }
 

@@ -181,7 +181,7 @@ mod tests {
             (first.limit, first.remaining, first.full_at, first.wait),
             (100, 99, later(now, Duration::from_millis(50)), None)
         );
-        let last = (1..100).map(|_| limits.take("tok_a", rate)).next_back().unwrap();
+        let last = (1..100).map(|_| limits.take("tok_a", rate)).last().unwrap();
         assert_eq!((last.remaining, last.full_at, last.wait), (0, later(now, Duration::from_secs(5)), None));
         let refused = limits.take("tok_a", rate);
         assert_eq!((refused.remaining, refused.wait), (0, Some(Duration::from_millis(50))));

@@ -79,6 +79,11 @@ pub fn public(handles: Handles) -> Router {
     Api::new(handles).public(shown, ingest.clone().router()).merge(pages).fallback_service(ingest.router())
 }
 
+/// Every route of both listeners that is not a source's: its method, and its path as `/api/v1/events/{uid}`.
+pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    scopes::ROUTES.iter().map(|(method, path, _)| (method.as_str(), *path))
+}
+
 /// What handlers work with. Cheap to clone.
 #[derive(Clone)]
 struct Api {

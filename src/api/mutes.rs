@@ -6,7 +6,7 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{RefOr, Schema},
@@ -14,12 +14,12 @@ use utoipa::{
 
 use super::{
     Api, body,
-    engine::ADMIN,
     error::ApiError,
     list::{self, Listed, One, Params, invalid},
     openapi::params::{self, Kind},
 };
 use crate::{
+    access::Caller,
     clock::{later, rfc3339_ms},
     config::decode::duration,
     deliver::mutes::{Mute, Refused, Wanted},
@@ -70,7 +70,12 @@ pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRej
     request_body = inline(Asked),
     responses((status = 201, body = One<MuteItem>), (status = 409, description = "as many mutes as there can be are there")),
 )]
-pub(super) async fn add(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn add(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
     let mut params = body::params_with_lists(query.as_deref(), body, &PARAMS, &LISTS).await?;
     let mut globs = |name: &str| params.take(name).map_or_else(Vec::new, |text| split(&text));
     let (source, r#type, namespace, target) = (globs("source"), globs("type"), globs("namespace"), globs("target"));
@@ -84,7 +89,7 @@ pub(super) async fn add(State(api): State<Api>, RawQuery(query): RawQuery, body:
         (Some(_), Some(_)) => return Err(invalid("for", "is given beside `until`")),
         (None, None) => return Err(invalid("until", "is missing: a mute has an end; or say `for` how long")),
     };
-    let author = author.unwrap_or_else(|| ADMIN.to_owned());
+    let author = author.unwrap_or_else(|| caller.name.clone());
     let wanted = Wanted { source, r#type, namespace, target, reason: reason.unwrap_or_default(), author };
     let mute = api.engine.mute(wanted, until).await.map_err(|refused| match refused {
         Refused::Unfit(why) => ApiError::Invalid(why),
@@ -92,16 +97,24 @@ pub(super) async fn add(State(api): State<Api>, RawQuery(query): RawQuery, body:
         Refused::Store(error) => ApiError::Store(error),
     })?;
     tracing::info!(mute.id = %mute.id, by = %mute.author, until = %mute.until, reason = %mute.reason, "muted");
-    Ok(list::created(&MuteItem::new(&mute)))
+    let item = MuteItem::new(&mute);
+    api.note(&caller, "mute.added", &mute.id, Value::Null, json!(item)).await;
+    Ok(list::created(&item))
 }
 
 /// Ends a mute before its time. What it has suppressed stays so.
 #[utoipa::path(delete, path = "/api/v1/mutes/{id}", responses((status = 200, body = One<MuteItem>)))]
-pub(super) async fn remove(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+pub(super) async fn remove(
+    State(api): State<Api>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|_| MISSING)?;
     let mute = api.engine.unmute(&id).await?.ok_or(MISSING)?;
-    tracing::info!(mute.id = %mute.id, by = ADMIN, "a mute is ended");
-    Ok(list::one(&MuteItem::new(&mute)))
+    tracing::info!(mute.id = %mute.id, by = %caller.id, "a mute is ended");
+    let item = MuteItem::new(&mute);
+    api.note(&caller, "mute.removed", &mute.id, json!(item), Value::Null).await;
+    Ok(list::one(&item))
 }
 
 const MISSING: ApiError = ApiError::NotFound("mute");

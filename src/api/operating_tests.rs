@@ -99,7 +99,7 @@ impl Engine for Fake {
         Err("nothing is read here".to_owned())
     }
 
-    async fn steer(&self, target: &Name, how: Steering) -> store::Result<bool> {
+    async fn steer(&self, target: &Name, how: Steering, _: &str) -> store::Result<bool> {
         let state = if how == Steering::Pause { TargetState::Paused } else { TargetState::Ok };
         *self.operated.lane.lock().unwrap() = Some(state);
         Ok(target.as_str() == "crm")
@@ -141,7 +141,7 @@ impl Engine for Fake {
         Ok(2)
     }
 
-    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>) -> Result<Job, BeginError> {
+    async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>, _: &str) -> Result<Job, BeginError> {
         if rate == Some(13) {
             return Err(BeginError::TooMany);
         }

@@ -7,6 +7,7 @@ use axum::{
 };
 use jiff::SignedDuration;
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
     openapi::params::params,
 };
 use crate::{
+    access::Caller,
     clock::rfc3339_ms,
     config::decode::duration,
     store::{Filter, Rejection},
@@ -42,19 +44,23 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     request_body = inline(RetryAsked),
     responses((status = 200, body = One<Retried>)),
 )]
-pub(super) async fn retry(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn retry(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
     let mut params = body::params(query.as_deref(), body, &RETRY_PARAMS).await?;
     let offset = params.take_as("clock_offset", "a signed duration such as -5m or 300s", offset)?.unwrap_or_default();
     let limit = params.take_as("limit", "a number from 1", |text| text.parse().ok().filter(|limit: &u32| 0 < *limit))?;
     let filter = Filter { limit: limit.unwrap_or(u32::MAX), ..list::filter(&mut params, |_| None)? };
+    let subject = filter.source.clone().unwrap_or_else(|| "*".to_owned());
     let report = api.running.retry_rejections(filter, offset).await?;
     tracing::info!(report.tried, report.accepted, report.duplicates, report.failed, "rejections were retried");
-    Ok(list::one(&Retried {
-        tried: report.tried,
-        accepted: report.accepted,
-        duplicates: report.duplicates,
-        failed: report.failed,
-    }))
+    let retried =
+        Retried { tried: report.tried, accepted: report.accepted, duplicates: report.duplicates, failed: report.failed };
+    api.note(&caller, "rejections.retried", &subject, Value::Null, json!(retried)).await;
+    Ok(list::one(&retried))
 }
 
 /// `5m`, `-300s`: what to add to a time of arrival.

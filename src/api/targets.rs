@@ -11,17 +11,19 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
     Api, body,
-    engine::{ADMIN, Steering},
+    engine::Steering,
     error::ApiError,
     jobs::{Bulk, Counted},
     list::{self, Listed, One, Params},
     openapi::{params::params, words},
 };
 use crate::{
+    access::Caller,
     clock::{Timestamp, rfc3339_ms},
     deliver::{NoTrial, TargetStatus, Trial},
     envelope::Name,
@@ -53,8 +55,12 @@ pub(super) async fn one(State(api): State<Api>, name: Result<Path<String>, PathR
     path = "/api/v1/targets/{name}/pause",
     responses((status = 200, body = One<TargetItem>), (status = 409, description = "it is gone from the file")),
 )]
-pub(super) async fn pause(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    steer(&api, name, Steering::Pause).await
+pub(super) async fn pause(
+    State(api): State<Api>,
+    caller: Caller,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    steer(&api, &caller, name, Steering::Pause).await
 }
 
 /// Sends to a paused target again.
@@ -63,8 +69,12 @@ pub(super) async fn pause(State(api): State<Api>, name: Result<Path<String>, Pat
     path = "/api/v1/targets/{name}/resume",
     responses((status = 200, body = One<TargetItem>), (status = 409, description = "it is gone from the file")),
 )]
-pub(super) async fn resume(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    steer(&api, name, Steering::Resume).await
+pub(super) async fn resume(
+    State(api): State<Api>,
+    caller: Caller,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    steer(&api, &caller, name, Steering::Resume).await
 }
 
 /// Closes a target's breaker without waiting for a probe.
@@ -73,8 +83,12 @@ pub(super) async fn resume(State(api): State<Api>, name: Result<Path<String>, Pa
     path = "/api/v1/targets/{name}/close",
     responses((status = 200, body = One<TargetItem>), (status = 409, description = "it is gone from the file")),
 )]
-pub(super) async fn close(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    steer(&api, name, Steering::Close).await
+pub(super) async fn close(
+    State(api): State<Api>,
+    caller: Caller,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    steer(&api, &caller, name, Steering::Close).await
 }
 
 /// Cancels what waits for a target, as a job.
@@ -86,6 +100,7 @@ pub(super) async fn close(State(api): State<Api>, name: Result<Path<String>, Pat
 )]
 pub(super) async fn cancel(
     State(api): State<Api>,
+    caller: Caller,
     name: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     body: Body,
@@ -96,7 +111,7 @@ pub(super) async fn cancel(
     // Every state that is not final is written as `pending`.
     let waiting = Some(store::State::Pending);
     let filter = Filter { target: Some(target.name), state: waiting, ..list::filter(&mut params, |_| None)? };
-    bulk.go(&api, Kind::Cancel, filter).await
+    bulk.go(&api, &caller, Kind::Cancel, filter).await
 }
 
 /// Sends a sample to a target once, and answers with what came of it.
@@ -108,6 +123,7 @@ pub(super) async fn cancel(
 )]
 pub(super) async fn test(
     State(api): State<Api>,
+    caller: Caller,
     name: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     body: Body,
@@ -118,7 +134,9 @@ pub(super) async fn test(
     let name = Name::from(target.name.as_str());
     match api.engine.test(&name, event_type.as_deref()).await {
         Ok(trial) => {
-            tracing::info!(target.name = %name, outcome = trial.outcome, by = ADMIN, "a person tries a target out");
+            tracing::info!(target.name = %name, outcome = trial.outcome, by = %caller.id, "a person tries a target out");
+            let after = json!({"event": trial.event_type, "outcome": trial.outcome});
+            api.note(&caller, "target.tested", name.as_str(), Value::Null, after).await;
             Ok(list::one(&TrialItem::of(&trial)))
         }
         Err(NoTrial::Nobody) => {
@@ -161,17 +179,23 @@ impl TrialItem {
     }
 }
 
-async fn steer(api: &Api, name: Result<Path<String>, PathRejection>, how: Steering) -> Result<Response, ApiError> {
+async fn steer(
+    api: &Api,
+    caller: &Caller,
+    name: Result<Path<String>, PathRejection>,
+    how: Steering,
+) -> Result<Response, ApiError> {
     let target = found(api, name).await?;
     let name = Name::from(target.name.as_str());
-    if !api.engine.steer(&name, how).await? {
+    if !api.engine.steer(&name, how, &caller.name).await? {
         return Err(ApiError::Conflict(format!(
             "target `{name}` is gone from routes.yaml: what waits for it can only be cancelled"
         )));
     }
-    tracing::info!(target.name = %name, action = ?how, by = ADMIN, "a person steers a target");
-    let now = all(api).await?.into_iter().find(|item| item.name == name.as_str());
-    Ok(list::one(&now.ok_or(MISSING)?))
+    tracing::info!(target.name = %name, action = ?how, by = %caller.id, "a person steers a target");
+    let now = all(api).await?.into_iter().find(|item| item.name == name.as_str()).ok_or(MISSING)?;
+    api.note(caller, how.action(), name.as_str(), json!({"state": target.state}), json!({"state": now.state})).await;
+    Ok(list::one(&now))
 }
 
 const MISSING: ApiError = ApiError::NotFound("target");

@@ -178,9 +178,13 @@ fn what_the_file_leaves_out_has_a_default() {
             public_url: None,
             admin_url: None,
             public_api: false,
+            api_rate_limit: Rate {
+                count: 20,
+                per: 1s,
+                burst: 100,
+            },
             max_body: 1048576,
             shutdown_grace: 30s,
-            api_rate_limit: Rate::per_second(20, 100),
             watch: true,
         },
         StoreSettings {
@@ -239,9 +243,13 @@ templates: {t: '{{ event.type }}'}
             ),
             admin_url: None,
             public_api: true,
+            api_rate_limit: Rate {
+                count: 5,
+                per: 1s,
+                burst: 7,
+            },
             max_body: 65536,
             shutdown_grace: 0ns,
-            api_rate_limit: Rate::per_second(5, 7),
             watch: false,
         },
         StoreSettings {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Answer, Request, SOON,
@@ -68,6 +68,27 @@ impl Api {
         let request = self.client.post(format!("http://{}{path}", self.admin)).bearer_auth(TOKEN);
         let request = request.header("content-type", "application/json").body(body.to_string());
         Answer::read(request.send().await.unwrap()).await
+    }
+
+    /// `method` on the admin listener with this token, and JSON where there is some.
+    pub(crate) async fn ask_as(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        self.ask_at(self.admin, token, method, path, body).await
+    }
+
+    /// The same on either listener.
+    pub(crate) async fn ask_at(&self, at: SocketAddr, token: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let mut request = self.client.request(method.parse().unwrap(), format!("http://{at}{path}")).bearer_auth(token);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        Answer::read(request.send().await.unwrap()).await
+    }
+
+    /// A token with these scopes, bound to these namespaces where there are some.
+    pub(crate) async fn token(&self, scopes: &[&str], namespaces: &[&str]) -> String {
+        let namespaces = Some(namespaces).filter(|namespaces| !namespaces.is_empty());
+        let wanted = json!({"name": "of a test", "scopes": scopes, "namespaces": namespaces});
+        self.posts("/api/v1/tokens", &wanted).await["token"].as_str().unwrap().to_owned()
     }
 
     /// What `POST path` answers under `data`; it must succeed.

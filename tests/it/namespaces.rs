@@ -1,0 +1,204 @@
+//! A token that is bound to namespaces can neither read nor change what belongs to another one, by any route of the API.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::{Receiver, TestApp, minutes, relay::TOKEN, routes, spawn_app};
+
+/// What a bound token may be allowed at most.
+const SCOPES: [&str; 4] = ["webhooks", "events:read", "deliveries:read", "deliveries:write"];
+/// What must be seen, and what must not.
+const OWN: &str = "OWN-7c1e";
+const OTHERS: &str = "OTHERS-4f9a";
+
+/// An event of `namespace`, every part of which carries `mark`.
+async fn take(app: &TestApp, id: &str, namespace: &str, mark: &str) {
+    let (kind, data) =
+        (format!("workflow.{}", mark.to_lowercase()), json!({"namespace": namespace, "instance_id": mark, "text": mark}));
+    app.takes_of(&format!("{id}-{mark}"), &kind, data).await;
+}
+
+/// The rows about events whose sender's id has `mark`.
+fn marked(rows: &[Value], mark: &str) -> Vec<Value> {
+    rows.iter().filter(|row| row.to_string().contains(mark)).cloned().collect()
+}
+
+fn text(row: &Value, name: &str) -> String {
+    row[name].as_str().unwrap().to_owned()
+}
+
+/// A relay with events of two namespaces, of none, and of its own; of each a dead letter, a delivery that is through and one that waits.
+struct Scene {
+    app: TestApp,
+    token: String,
+    _receivers: Vec<Receiver>,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let (good, bad) = (Receiver::ok().await, Receiver::answering(|_, _| 400.into()).await);
+        let file = routes().interactor().webhook("good", &good).webhook("bad", &bad).webhook("paused", &good);
+        let file = file.server("public_api: true").server("api_rate_limit: {rate: 1000/s, burst: 100000}");
+        let app = spawn_app(file).await;
+        app.tells("paused", "pause").await;
+        for (id, namespace, mark) in [("evt_1", "ns-own", OWN), ("evt_2", "ns-others", OTHERS), ("evt_3", "ns-own2", OTHERS)] {
+            take(&app, id, namespace, mark).await;
+        }
+        app.takes_of(&format!("evt_4-{OTHERS}"), "workflow.started", json!({"text": OTHERS})).await;
+        app.counts("target=bad&state=dead", 4).await;
+        app.counts("target=good&state=delivered", 4).await;
+        // The relay's own event of a dead letter names the event.
+        app.clock.advance(minutes(2));
+        let token = app.token(&SCOPES, &["ns-own"]).await;
+        Self { app, token, _receivers: vec![good, bad] }
+    }
+
+    /// Ids of things that are not the token's, and of some that are nobody's.
+    async fn foreign(&self) -> Vec<String> {
+        let mut ids: Vec<String> =
+            marked(&self.app.all("/api/v1/events").await, OTHERS).iter().map(|row| text(row, "uid")).collect();
+        ids.extend(self.app.all("/api/v1/events?source=hookyard").await.iter().map(|row| text(row, "uid")));
+        ids.extend(marked(&self.app.all("/api/v1/deliveries").await, OTHERS).iter().map(|row| text(row, "id")));
+        ids.extend(self.app.all("/api/v1/deliveries?source=hookyard").await.iter().map(|row| text(row, "id")));
+        assert!(12 <= ids.len() && ids.iter().any(|id| id.starts_with("dl_")), "{ids:?}");
+        ids
+    }
+
+    /// How everything of the others stands.
+    async fn state(&self) -> Vec<Value> {
+        let rows = marked(&self.app.all("/api/v1/deliveries").await, OTHERS);
+        assert_eq!(rows.len(), 9);
+        rows
+    }
+}
+
+/// What lists are asked for.
+fn queries(foreign: &[String]) -> Vec<String> {
+    let mut queries: Vec<String> = [
+        "",
+        "?limit=1000",
+        "?after=0",
+        "?after=a0&limit=1000",
+        "?source=interactor",
+        "?source=hookyard",
+        "?target=good",
+        "?target=bad&state=dead",
+        "?state=held",
+        "?state=sending",
+        "?namespace=ns-others",
+        "?namespaces=ns-others",
+    ]
+    .map(str::to_owned)
+    .into();
+    queries.push(format!("?type=workflow.{}", OTHERS.to_lowercase()));
+    queries.extend(
+        foreign.iter().flat_map(|id| [format!("?event={id}"), format!("?after={id}"), format!("?event={id}&state=sending")]),
+    );
+    queries
+}
+
+/// The paths of a template: with each of `ids` in its first parameter.
+fn paths(template: &str, ids: &[String]) -> Vec<String> {
+    let Some((before, rest)) = template.split_once('{') else { return vec![template.to_owned()] };
+    let after = rest.split_once('}').unwrap().1;
+    ids.iter().map(|id| format!("{before}{id}{after}")).collect()
+}
+
+#[tokio::test]
+async fn no_route_shows_or_changes_what_is_anothers() {
+    let scene = Scene::set().await;
+    let (app, token) = (&scene.app, scene.token.as_str());
+    let (foreign, before) = (scene.foreign().await, scene.state().await);
+    let names = ["good", "bad", "paused", "interactor"].map(str::to_owned);
+    let ids: Vec<String> = foreign.iter().cloned().chain(names).collect();
+    let bodies = [
+        json!({}),
+        json!({"note": "not mine"}),
+        json!({"target": "bad"}),
+        json!({"event": foreign[0]}),
+        json!({"uid": foreign[0]}),
+    ];
+    let (mut seen, mut statuses) = (String::new(), BTreeSet::new());
+    for (method, template) in hookyard::api::routes().filter(|(_, template)| template.starts_with("/api/")) {
+        for at in [app.admin, app.public] {
+            for path in paths(template, &ids) {
+                let asked: Vec<(String, Option<Value>)> = match method {
+                    "GET" if path == template => queries(&foreign).iter().map(|query| (format!("{path}{query}"), None)).collect(),
+                    "GET" | "DELETE" => vec![(path, None)],
+                    _ => bodies.iter().map(|body| (path.clone(), Some(body.clone()))).collect(),
+                };
+                for (path, body) in asked {
+                    let answer = app.ask_at(at, token, method, &path, body.as_ref()).await;
+                    let (text, status) = (answer.text(), answer.status);
+                    assert!(!text.contains(OTHERS) && !text.contains(&OTHERS.to_lowercase()), "{method} {path}: {text}");
+                    assert!(
+                        status < 500 && status != 401 && (status != 429 || at == app.public),
+                        "{method} {path}: {status} {text}"
+                    );
+                    // An answer may repeat what was asked; no other thing of theirs is in it.
+                    let asked = format!("{path}{}", body.unwrap_or_default());
+                    let told = foreign.iter().find(|id| text.contains(*id) && !asked.contains(*id));
+                    assert_eq!(told, None, "{method} {path}: {text}");
+                    statuses.insert((template, status));
+                    seen += &text;
+                }
+            }
+        }
+    }
+    // The walk saw what is its own, met what is forbidden, and what is not there.
+    assert!(seen.contains(OWN));
+    for (template, status) in [
+        ("/api/v1/events", 200),
+        ("/api/v1/events/{uid}", 404),
+        ("/api/v1/deliveries/{id}", 404),
+        ("/api/v1/deliveries/{id}/retry", 404),
+        ("/api/v1/deliveries/{id}/cancel", 404),
+        ("/api/v1/dead-letters/{id}/resolve", 404),
+        ("/api/v1/dead-letters/retry", 201),
+        ("/api/v1/targets", 403),
+        ("/api/v1/explain", 403),
+        ("/api/v1/tokens", 403),
+        ("/api/v1/audit", 403),
+    ] {
+        assert!(statuses.contains(&(template, status)), "{template} never answered {status}");
+    }
+    assert_eq!(scene.state().await, before);
+}
+
+#[tokio::test]
+async fn a_bound_token_sees_its_own_without_what_is_the_destinations() {
+    let scene = Scene::set().await;
+    let (app, token) = (&scene.app, scene.token.as_str());
+    let data = async |path: &str| {
+        let answer = app.get_as(path, Some(token)).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.json()["data"].take()
+    };
+    let events = data("/api/v1/events").await;
+    assert_eq!(events.as_array().unwrap().len(), 1);
+    let story = data(&format!("/api/v1/events/{}", text(&events[0], "uid"))).await;
+    assert_eq!((story["envelope"]["data"]["text"].as_str(), story.get("rules"), story.get("why")), (Some(OWN), None, None));
+    assert_eq!(story.get("subscriptions"), None);
+    let dead = story["deliveries"].as_array().unwrap().iter().find(|row| row["target"] == "bad").unwrap();
+    assert_eq!((&dead["state"], &dead["rule"], &dead["log"][0]["status"]), (&json!("dead"), &Value::Null, &json!(400)));
+    assert_eq!((&dead["log"][0]["request_headers"], &dead["log"][0]["response"]), (&json!({}), &json!("")));
+    // Whoever is not bound is told of them.
+    let whole = app.data(&format!("/api/v1/deliveries/{}", text(dead, "id"))).await;
+    let headers = whole["log"][0]["request_headers"].as_object().unwrap();
+    assert!(whole["rule"] == "everything" && 3 < headers.len(), "{whole}");
+    // What is its own it may act upon.
+    let dead = text(dead, "id");
+    let held = data("/api/v1/deliveries?target=paused").await;
+    let cancelled = app.ask_as(token, "POST", &format!("/api/v1/deliveries/{}/cancel", text(&held[0], "id")), None).await;
+    assert_eq!((cancelled.status, cancelled.json()["data"]["state"].as_str()), (200, Some("cancelled")));
+    let body = json!({"note": "mended"});
+    assert_eq!(app.ask_as(token, "POST", &format!("/api/v1/dead-letters/{dead}/resolve"), Some(&body)).await.status, 200);
+    // A retry of all dead letters is of its own ones only.
+    take(app, "evt_5", "ns-own", OWN).await;
+    app.counts("target=bad&state=dead", 5).await;
+    let count = app.ask_as(token, "POST", "/api/v1/dead-letters/retry", Some(&json!({"dry_run": true}))).await;
+    assert_eq!(count.json()["data"]["count"], 1);
+    let all = app.ask_as(TOKEN, "POST", "/api/v1/dead-letters/retry", Some(&json!({"dry_run": true}))).await;
+    assert_eq!(all.json()["data"]["count"], 4);
+}
