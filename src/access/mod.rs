@@ -13,8 +13,10 @@ pub use scope::{Scope, Scopes};
 pub use token::{Standing, Token};
 pub use tokens::{Refused, Tokens, Wanted};
 
-/// Id and name of whoever shows the token the relay was started with (`HOOKYARD_ADMIN_TOKEN`).
+/// The id of whoever shows the token the relay was started with (`HOOKYARD_ADMIN_TOKEN`),
 pub const BOOTSTRAP: &str = "bootstrap";
+/// and what people read in its place.
+const BOOTSTRAP_NAME: &str = "admin";
 
 /// Who asks something of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub struct Caller {
 impl Caller {
     /// Whoever shows the token the relay was started with: may do everything.
     pub fn bootstrap() -> Self {
-        Self { id: BOOTSTRAP.to_owned(), name: BOOTSTRAP.to_owned(), scopes: Scope::Admin.into(), namespaces: None }
+        Self { id: BOOTSTRAP.to_owned(), name: BOOTSTRAP_NAME.to_owned(), scopes: Scope::Admin.into(), namespaces: None }
     }
 
     /// Whether it is bound to namespaces.

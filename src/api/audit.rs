@@ -87,7 +87,8 @@ impl AuditItem {
         // Ours are JSON; what is not is shown as text.
         let read =
             |text: Option<String>| text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap_or_else(|_| json!(text)));
-        let name = if who == BOOTSTRAP { Some(who.clone()) } else { api.tokens.get(&who).map(|token| token.name.clone()) };
+        let name =
+            if who == BOOTSTRAP { Some(Caller::bootstrap().name) } else { api.tokens.get(&who).map(|token| token.name.clone()) };
         Self { id: row.id, at: rfc3339_ms(at), who, name, what: action, subject, before: read(before), after: read(after) }
     }
 }

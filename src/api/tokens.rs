@@ -44,7 +44,7 @@ pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRej
     Ok(list::one(&TokenItem::new(&api, &token, api.engine.now())))
 }
 
-/// Makes a token that may do no more than the one that is shown: `name`, `scopes`, `namespaces` (default: bound to none), and
+/// Makes a token that may do no more than whoever asks. Its body: `name`, `scopes`, `namespaces` (default: bound to none), and
 /// `expires_at` a time or `expires_in` so long (default: never). `token` is shown in this answer, and never again.
 #[utoipa::path(
     post,
