@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     deliver::{self, Deliver},
     housekeeping,
-    ingest::{self, Ingest},
+    ingest::{self, Ingest, Pollers},
     jobs::{self, Jobs},
     listen,
     live::Live,
@@ -60,6 +60,8 @@ pub struct Handles {
     pub store: Arc<dyn Store>,
     /// The public side.
     pub ingest: Arc<Ingest>,
+    /// Asks the sources that are polled.
+    pub pollers: Arc<Pollers>,
     /// The sending side.
     pub deliver: Arc<Deliver>,
     /// Who takes what by subscription, whatever the file says.
@@ -108,13 +110,15 @@ impl Handles {
     /// What cannot be built; then nothing has changed.
     pub fn switch(&self, config: Config) -> Result<(), StartError> {
         let former = self.generation.now();
-        let Built { generation, ways_in, ways_out, reconnecting } = Built::of(config, &self.fixed(), Some(&former))?;
+        let Built { generation, ways_in, ways_out, reconnecting, asked } = Built::of(config, &self.fixed(), Some(&former))?;
         let prepared = self.deliver.prepare(ways_out)?;
         // Lanes first: whatever is planned by the new rules finds them.
         self.reconnecting.replace(reconnecting);
         self.deliver.switch(prepared);
         self.routers.replace(generation.router.clone());
         self.ingest.switch(ways_in);
+        // After that: a source that was polled and is pushed to now is asked a last time.
+        self.pollers.switch(asked);
         let config = &generation.config;
         self.subscriptions.follow(config.subscriptions.clone(), config.event_types.clone());
         self.metrics.configured(&generation.config.hash);
@@ -155,6 +159,9 @@ pub enum StartError {
     /// The client of the connector API cannot be made.
     #[error("reconnect: {0}")]
     Reconnect(String),
+    /// The client of a source that is polled cannot be made.
+    #[error("{0}")]
+    Poll(String),
     /// A destination's client cannot be made.
     #[error(transparent)]
     Deliver(#[from] deliver::StartError),
@@ -192,7 +199,7 @@ impl App {
             sealer: sealer.clone(),
             subscribers: subscribers.clone(),
         };
-        let Built { generation, ways_in, ways_out, reconnecting } = Built::of(config, &fixed, None)?;
+        let Built { generation, ways_in, ways_out, reconnecting, asked } = Built::of(config, &fixed, None)?;
         let routers = Live::new(generation.router.clone());
         let telling = announce::Parts { store: store.clone(), router: routers.clone(), clock: options.clock.clone() };
         let announcing = announce::start(notices, telling);
@@ -226,6 +233,15 @@ impl App {
         ingest.restore_statistics().await?;
         let tokens = Tokens::load(store.clone()).await?;
         let limits = Arc::new(api::Limits::new(generation.config.server.api_rate_limit, &options.clock));
+        let parts = ingest::poll::Parts {
+            ingest: ingest.clone(),
+            store: store.clone(),
+            clock: options.clock.clone(),
+            metrics: metrics.clone(),
+            announcer: announcer.clone(),
+            ownership: deliver.ownership(),
+        };
+        let pollers = Pollers::start(parts, asked, stop.clone());
         let jobs = Jobs::start(jobs::Parts {
             store: store.clone(),
             router: routers.clone(),
@@ -246,6 +262,7 @@ impl App {
             reloader: options.reloader,
             store,
             ingest,
+            pollers,
             deliver,
             subscribers,
             subscriptions,
@@ -285,7 +302,8 @@ impl App {
         stop.cancelled().await;
         let grace = grace();
         info!(grace_s = grace.as_secs(), "stopping: no new requests, finishing what is under way");
-        let (_, _, (), ()) = tokio::join!(public, admin, handles.deliver.drain(grace), handles.jobs.drain());
+        let asking = handles.pollers.drain(grace);
+        let (_, _, (), (), ()) = tokio::join!(public, admin, asking, handles.deliver.drain(grace), handles.jobs.drain());
         handles.ingest.flush().await;
         if tidying.await.is_err() {
             warn!("housekeeping had failed");

@@ -25,7 +25,7 @@ pub(super) fn r#type(notice: &Notice) -> &'static str {
         Notice::Broken { .. } => "relay.target.broken",
         Notice::Recovered { .. } => "relay.target.recovered",
         Notice::Paused { .. } => "relay.target.paused",
-        Notice::Rejecting { .. } => "relay.source.rejecting",
+        Notice::Rejecting { .. } | Notice::Unanswered { .. } => "relay.source.rejecting",
         Notice::Silent { .. } => "relay.source.silent",
         Notice::Filling { .. } => "relay.store.filling",
         Notice::ConfigLoaded { .. } => "relay.config.loaded",
@@ -39,6 +39,7 @@ pub(super) fn gathered_as(notice: &Notice) -> &'static str {
         Notice::HeldTooLong { .. } => "held too long",
         Notice::Expired { .. } => "expired",
         Notice::Removed { .. } => "removed",
+        Notice::Unanswered { .. } => "unanswered",
         _ => r#type(notice),
     }
 }
@@ -52,7 +53,7 @@ pub(super) fn subject(notice: &Notice) -> Option<&Name> {
         | Notice::Disabled { target, .. }
         | Notice::Expired { target, .. }
         | Notice::Paused { target, .. } => Some(target),
-        Notice::Rejecting { source, .. } | Notice::Silent { source, .. } => Some(source),
+        Notice::Rejecting { source, .. } | Notice::Unanswered { source, .. } | Notice::Silent { source, .. } => Some(source),
         Notice::HeldTooLong { .. }
         | Notice::Removed { .. }
         | Notice::Filling { .. }
@@ -98,6 +99,9 @@ pub(super) fn item(notice: &Notice, at: Timestamp) -> Map<String, Value> {
         Notice::Paused { target, by } => json!({"target": target.as_str(), "by": by}),
         Notice::Rejecting { source, count, reason } => {
             json!({"source": source.as_str(), "rejected": count, "reason": reason})
+        }
+        Notice::Unanswered { source, failures, reason } => {
+            json!({"source": source.as_str(), "failures": failures, "reason": reason})
         }
         Notice::Silent { source, last_at } => json!({"source": source.as_str(), "last_received_at": last_at.map(rfc3339_ms)}),
         Notice::Filling { used, max } => json!({"used_bytes": used, "max_bytes": max}),

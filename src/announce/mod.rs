@@ -101,6 +101,15 @@ pub enum Notice {
         /// The commonest reason.
         reason: String,
     },
+    /// `relay.source.rejecting` too: the API of a source that is polled does not answer as it should.
+    Unanswered {
+        /// Which source.
+        source: Name,
+        /// How often in a row.
+        failures: u32,
+        /// What that is called, and what it is.
+        reason: String,
+    },
     /// `relay.source.silent`: nothing came for longer than the source's `silent_after`.
     Silent {
         /// Which source.

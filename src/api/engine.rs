@@ -28,6 +28,9 @@ pub(super) trait Engine: Send + Sync {
     /// What came in by each source.
     fn sources(&self) -> Vec<SourceStatistics>;
 
+    /// Has a source asked now, and waits for that a while; false when there is none of this name that is asked.
+    async fn poll(&self, source: &Name) -> bool;
+
     /// The headers of the request that `attempt` made, as far as they can be known, secrets as `***`.
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)>;
 
@@ -107,7 +110,15 @@ impl Engine for Handles {
     }
 
     fn sources(&self) -> Vec<SourceStatistics> {
-        self.ingest.statistics()
+        let mut sources = self.ingest.statistics();
+        for source in &mut sources {
+            source.poll = self.pollers.status(&source.name);
+        }
+        sources
+    }
+
+    async fn poll(&self, source: &Name) -> bool {
+        self.pollers.now(source).await.is_some()
     }
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {

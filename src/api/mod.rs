@@ -218,6 +218,7 @@ impl Api {
             .routes(routes!(mutes::list, mutes::add))
             .routes(routes!(mutes::one, mutes::remove))
             .routes(routes!(sources::list))
+            .routes(routes!(sources::poll))
             .routes(routes!(rejections::list))
             .routes(routes!(rejections::retry))
             .routes(routes!(tokens::list, tokens::create))

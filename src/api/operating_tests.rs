@@ -80,11 +80,16 @@ impl Engine for Fake {
         vec![SourceStatistics {
             name: "interactor".into(),
             kind: "interactor",
-            path: "/webhooks/interactor".into(),
+            path: Some("/webhooks/interactor".into()),
             last_received_at: Some(sample().received_at),
             counts: vec![("success", 7), ("invalid_signature", 3)],
             secrets: vec![Some(sample().received_at), None],
+            poll: None,
         }]
+    }
+
+    async fn poll(&self, _: &Name) -> bool {
+        false
     }
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {

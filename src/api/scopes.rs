@@ -55,6 +55,7 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
     (Method::GET, "/api/v1/mutes/{id}", Scopes(&[DeliveriesRead])),
     (Method::DELETE, "/api/v1/mutes/{id}", Scopes(&[DeliveriesWrite])),
     (Method::GET, "/api/v1/sources", Scopes(&[EventsRead])),
+    (Method::POST, "/api/v1/sources/{name}/poll", Scopes(&[DeliveriesWrite])),
     (Method::GET, "/api/v1/rejections", Scopes(&[EventsRead])),
     (Method::POST, "/api/v1/rejections/retry", Scopes(&[DeliveriesWrite])),
     (Method::GET, "/api/v1/tokens", Scopes(&[Admin])),

@@ -41,6 +41,7 @@ pub(super) struct Built {
     pub(super) ways_in: ingest::WaysIn,
     pub(super) ways_out: deliver::WaysOut,
     pub(super) reconnecting: Arc<Reconnecting>,
+    pub(super) asked: ingest::poll::Prepared,
 }
 
 impl Built {
@@ -80,12 +81,14 @@ impl Built {
             max_body: config.server.max_body,
             retention_events: config.store.retention.events,
         };
+        let asked = ingest::poll::Prepared::new(&config.sources, &config.security.allow_targets).map_err(StartError::Poll)?;
         let loaded_at = fixed.clock.now();
         Ok(Self {
             generation: Generation { config: Arc::new(config), loaded_at, router, contacts },
             ways_in,
             ways_out,
             reconnecting,
+            asked,
         })
     }
 }

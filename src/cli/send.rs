@@ -102,7 +102,12 @@ pub(super) fn declared(file: &Path, name: &str) -> Result<(Way, String), Failure
         let known: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
         return Err(Failure::Usage(format!("there is no source `{name}`; known: {}", known.join(", "))));
     };
-    Ok((Way::of(source), local(&config.server.listen)))
+    let way = Way::of(source).ok_or_else(|| {
+        Failure::Usage(format!(
+            "nothing is sent to source `{name}`: the relay asks it; `hookyard sources poll {name}` asks it now"
+        ))
+    })?;
+    Ok((way, local(&config.server.listen)))
 }
 
 /// Posts one signed message, with the headers `beside` its signature; answers the status and the answer's text.

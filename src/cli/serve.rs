@@ -93,7 +93,8 @@ fn announce(app: &App) {
     info!(public.addr = %app.public_addr, admin.addr = %app.admin_addr, config.hash = %config.hash, "listening");
     let base = config.server.public_url.as_ref().map_or_else(|| format!("http://{}", app.public_addr), ToString::to_string);
     for source in &config.sources {
-        let url = format!("{}{}", base.trim_end_matches('/'), source.masked_path());
+        let Some(path) = source.masked_path() else { continue };
+        let url = format!("{}{path}", base.trim_end_matches('/'));
         info!(source.name = %source.name, source.kind = source.kind(), source.url = %url, "source {} takes webhooks at {url}", source.name);
     }
 }

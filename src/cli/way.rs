@@ -14,21 +14,23 @@ use crate::{
 };
 
 impl Way {
-    /// The way to `source`, with the first of its secrets.
-    pub(super) fn of(source: &Source) -> Self {
+    /// The way to `source`, with the first of its secrets; `None` where nobody sends to it.
+    pub(super) fn of(source: &Source) -> Option<Self> {
         let (scheme, secret) = match source.kind.proof() {
             Proof::None => (Scheme::Nothing, None),
             Proof::Static { header, values } => (Scheme::Static(header.to_string()), values.first()),
             Proof::Hmac(proof) => (scheme(&source.kind, &proof), proof.secrets.first()),
         };
-        Self { kind: source.kind(), path: path(source), scheme, secret: secret.cloned().unwrap_or_else(|| Secret::new("")) }
+        let secret = secret.cloned().unwrap_or_else(|| Secret::new(""));
+        Some(Self { kind: source.kind(), path: path(source)?, scheme, secret })
     }
 }
 
-fn path(source: &Source) -> String {
+fn path(source: &Source) -> Option<String> {
+    let path = source.path.clone()?;
     match source.kind.path_secrets().first() {
-        Some(secret) => format!("{}/{}", source.path, secret.reveal()),
-        None => source.path.clone(),
+        Some(secret) => Some(format!("{path}/{}", secret.reveal())),
+        None => Some(path),
     }
 }
 
@@ -38,7 +40,7 @@ fn scheme(kind: &Kind, proof: &HmacProof<'_>) -> Scheme {
         Kind::Interactor(_) => Scheme::Interactor,
         Kind::Agent(_) => Scheme::Agent,
         Kind::Standard(_) => Scheme::Standard,
-        Kind::Trigger(_) => Scheme::Nothing,
+        Kind::Trigger(_) | Kind::Poll(_) => Scheme::Nothing,
         Kind::Hmac(it) => it.written().map_or(Scheme::Stripe, |(prefix, base64)| Scheme::Hmac(hmac(proof, prefix, base64))),
     }
 }

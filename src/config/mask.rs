@@ -145,9 +145,10 @@ fn comment_after(text: &str, at: usize) -> Option<Place> {
     Some(Place { start: at + comment, end: at + line.len() })
 }
 
-/// Kinds whose URL is or may be a capability: whoever has its path can send. Hooks of Zapier and Make are called by `webhook`.
+/// Kinds whose URL is or may be a capability: whoever has its path can send. Hooks of Zapier and Make are called by `webhook`; what is
+/// asked by `poll` may carry a key in its query.
 pub(super) fn has_secret_url(kind: &Node) -> bool {
-    matches!(&kind.value, Value::String(kind) if matches!(kind.as_str(), "n8n" | "slack" | "webhook"))
+    matches!(&kind.value, Value::String(kind) if matches!(kind.as_str(), "n8n" | "slack" | "webhook" | "poll"))
 }
 
 /// The secret part of a URL: all after the host, or the user and password.

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Collected, Full};
 use hyper::{
-    Method, Request, Uri,
+    Method, Request, Response, Uri,
     body::{Body, Incoming},
     header::{ACCEPT, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
@@ -258,6 +258,21 @@ impl Http {
         self.exchange(asked, answer_max, deadline).await
     }
 
+    /// Asks `url`; its answer's body is not read yet.
+    pub(super) async fn ask(&self, url: &ReadyUrl, headers: HeaderMap, deadline: Instant) -> Result<Response<Incoming>, Failure> {
+        let refused = |kind, detail: String| Err(Failure { kind, detail });
+        let Way::Network(client) = &self.way else { return refused(FailureKind::Request, "nobody is asked here".to_owned()) };
+        if url.literal.is_some_and(|address| self.policy.forbids(address)) {
+            return refused(FailureKind::Forbidden, Forbidden.to_string());
+        }
+        let mut asked = request(Post { url, headers, body: Bytes::new(), answer_max: 0, deadline });
+        *asked.method_mut() = Method::GET;
+        match before(pin!(sleep_until(deadline)), client.request(asked)).await {
+            Some(answered) => answered.map_err(|error| failure(&error)),
+            None => refused(FailureKind::Timeout, "no answer within the timeout".to_owned()),
+        }
+    }
+
     async fn exchange(&self, request: Request<Full<Bytes>>, answer_max: usize, deadline: Instant) -> Result<Answer, Failure> {
         let client = match &self.way {
             Way::Network(client) => client,
@@ -361,7 +376,7 @@ fn find<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use hyper::{Response, service::service_fn};
+    use hyper::service::service_fn;
     use hyper_util::{rt::TokioIo, server::conn::auto};
 
     use super::*;

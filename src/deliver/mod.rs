@@ -75,6 +75,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use attempt::Site;
+pub use ownership::Ownership;
 pub use reach::{Reached, reach};
 pub use rehearsing::{Rehearsing, Turn};
 pub use reports::Heard;
@@ -438,6 +439,11 @@ impl Deliver {
             desk.load().await?;
         }
         Ok(())
+    }
+
+    /// What is this relay's of the work that several on one store share by names.
+    pub fn ownership(&self) -> Ownership {
+        Ownership::new(self.leases.subscribe())
     }
 
     /// What people want to hear nothing of for a while.

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{Clock, until},
-    store::{self, OwnerId, Store},
+    envelope::Name,
+    store::{self, OwnerId, Store, shard_of},
 };
 
 /// How long a shard is owned, unless that is renewed.
@@ -33,6 +34,32 @@ pub(super) struct Lease {
 
 /// The leases of this relay, by shard.
 pub(super) type Leases = HashMap<u16, Lease>;
+
+/// What of a relay's work that is told apart by name is this relay's. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ownership(watch::Receiver<Leases>);
+
+impl Ownership {
+    pub(super) fn new(leases: watch::Receiver<Leases>) -> Self {
+        Self(leases)
+    }
+
+    /// Whether what goes under `name` is this relay's, for long enough to begin something.
+    pub fn owns(&self, name: &Name) -> bool {
+        owns(&self.0.borrow(), name)
+    }
+
+    /// Waits until it is; for ever where it never will be.
+    pub async fn gained(&self, name: &Name) {
+        if self.0.clone().wait_for(|leases| owns(leases, name)).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+fn owns(leases: &Leases, name: &Name) -> bool {
+    leases.get(&shard_of(name)).is_some_and(|lease| Instant::now() + LAST < lease.until)
+}
 
 /// Takes and renews leases until it is stopped, then gives them up.
 pub(super) struct Keeper {

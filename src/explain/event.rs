@@ -117,7 +117,7 @@ impl Written {
         let data = self.data.map_or_else(|| "{}".to_owned(), |data| data.get().to_owned());
         let parsed = json::lenient(data.as_bytes());
         let at = |names: &[&str]| names.iter().find_map(|name| parsed.get(name)?.as_str().map(str::to_owned));
-        let looks = !matches!(kind, "trigger" | "hmac");
+        let looks = !matches!(kind, "trigger" | "hmac" | "poll");
         let namespace = self.namespace.or_else(|| at(&["namespace", "external_user_id"]).filter(|_| looks));
         let subject = self.subject.or_else(|| at(&["credential_id", "instance_id", "room_id"]).filter(|_| looks));
         let id = self.id.unwrap_or_else(|| ID.to_owned());

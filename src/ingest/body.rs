@@ -45,6 +45,11 @@ impl<'b> Body<'b> {
         start..start + token.0.len()
     }
 
+    /// All of `text`, which is JSON, without the white space around it.
+    pub(crate) fn token_of(text: &'b str) -> Token<'b> {
+        Self(text).whole()
+    }
+
     /// All of the body, without the white space around it.
     pub(crate) fn whole(&self) -> Token<'b> {
         Token(self.0.trim_matches([' ', '\t', '\r', '\n']))
@@ -72,6 +77,25 @@ impl<'b> Token<'b> {
         let members = Members(&names).deserialize(&mut json)?;
         json.end()?;
         Ok(members)
+    }
+
+    /// What stands at the end of `names`, each a member of the one before.
+    pub(crate) fn at(self, names: &[String]) -> Option<Token<'b>> {
+        names.iter().try_fold(self, |token, name| {
+            let [found] = token.members([name.as_str()]).ok()?;
+            found
+        })
+    }
+
+    /// Its elements, where it is an array.
+    pub(crate) fn elements(self) -> Option<Vec<Token<'b>>> {
+        let elements: Vec<&'b RawValue> = serde_json::from_str(self.0).ok()?;
+        Some(elements.into_iter().map(|element| Token(element.get())).collect())
+    }
+
+    /// Whether it is `null`.
+    pub(crate) fn is_null(self) -> bool {
+        self.0 == "null"
     }
 
     /// Its text, where it is a string.

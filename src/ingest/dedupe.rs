@@ -47,6 +47,11 @@ pub(crate) fn key(source: &Name, id: &Id, replayed: bool, body: &[u8], ids: Dura
     DedupeKey { key: first_half(key), body: first_half(digest), remember }
 }
 
+/// What an event from `source` is known again by, alone.
+pub(crate) fn key_of(source: &Name, id: &Id, body: &[u8]) -> [u8; 16] {
+    key(source, id, false, body, ID_MIN, WINDOW).key
+}
+
 fn first_half(digest: [u8; 32]) -> [u8; 16] {
     let mut half = [0; 16];
     half.copy_from_slice(digest.split_at(16).0);

@@ -62,8 +62,12 @@ fn unknown_path(case: Case<'_>, source: Option<&Source>) -> String {
         return "the last segment of the path is not the path secret".to_owned();
     }
     let path = case.request.path.as_str();
-    if let Some(source) = case.sources.iter().find(|source| source.path == path.trim_end_matches('/')) {
-        let lack = if source.path == path { "ends in a path secret, which is missing" } else { "has no slash at its end" };
+    if let Some(source) = case.sources.iter().find(|source| source.path.as_deref() == Some(path.trim_end_matches('/'))) {
+        let lack = if source.path.as_deref() == Some(path) {
+            "ends in a path secret, which is missing"
+        } else {
+            "has no slash at its end"
+        };
         return format!("no source has this path; that of `{}` {lack}", source.name);
     }
     let proven = |source: &&Source| {

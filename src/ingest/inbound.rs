@@ -64,7 +64,7 @@ impl Inbound {
         let sources: Arc<[Source]> = sources.into();
         let paths = |secret: bool| {
             let fitting = sources.iter().enumerate().filter(move |(_, source)| source.has_path_secret() == secret);
-            fitting.map(|(position, source)| (source.path.clone(), position)).collect()
+            fitting.filter_map(|(position, source)| Some((source.path.clone()?, position))).collect()
         };
         let rate = |source: &Source| {
             let rate = source.rate_limit?;
@@ -112,7 +112,7 @@ impl Inbound {
         limit.map_or(Ok(()), |limit| limit.take(&Client::of(request.peer)))
     }
 
-    fn position(&self, name: &Name) -> Option<usize> {
+    pub(super) fn position(&self, name: &Name) -> Option<usize> {
         self.sources.iter().position(|source| source.name == *name)
     }
 }

@@ -9,15 +9,19 @@ use crate::{
         decode::{Context, Decode, Definitions, Field, Fields, Keys, Schema, Shape},
         tree::Node,
     },
-    route::{path::Path, when::Condition},
+    route::{
+        path::{Path, Step},
+        when::Condition,
+    },
 };
 
 /// What a `map` may name.
-const KEYS: Keys = Keys::of(&[Field::of::<IdOrType>(
-    "id",
-    "The sender's id of an event: what comes again under it is a duplicate. Also `header:Name`.",
-)
-.example("$.message.id")])
+const KEYS: Keys = Keys::of(&[
+    Field::of::<IdOrType>("id", "The sender's id of an event: what comes again under it is a duplicate. Also `header:Name`.")
+        .example("$.message.id"),
+    Field::of::<Members>("data", "The part of the body that is the event's data; without it, or where it is missing, all of it.")
+        .example("$.data"),
+])
 .and(&[WITHOUT_ID]);
 /// The same for kinds that settle the id themselves.
 const WITHOUT_ID: Keys = Keys::of(&[
@@ -82,6 +86,46 @@ pub(crate) struct Mapping {
     pub(crate) namespace: Vec<Expression>,
     /// Its subject.
     pub(crate) subject: Vec<Expression>,
+    /// The part of the body that is its data; `None`: all of it.
+    pub(crate) data: Option<Members>,
+}
+
+/// A JSONPath that is a chain of names (`$.data.runs`), so that what it finds can be cut from the body as it was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Members {
+    /// The names, in order.
+    pub(crate) names: Vec<String>,
+}
+
+impl std::fmt::Display for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("$")?;
+        self.names.iter().try_for_each(|name| write!(f, ".{name}"))
+    }
+}
+
+impl Shape for Members {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^\$", MEMBERS)
+    }
+}
+
+/// What such paths are called in messages.
+const MEMBERS: &str = "a chain of names such as $.data.runs";
+
+impl Decode for Members {
+    fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
+        let path = Path::decode(node, cx)?;
+        let name = |step: &Step| match step {
+            Step::Name(name) => Some(name.clone()),
+            Step::Index(_) => None,
+        };
+        let names = path.steps().and_then(|steps| steps.iter().map(name).collect());
+        if names.is_none() {
+            cx.error("bad-value", node.place, format!("this must be {MEMBERS}: no brackets, no `..`, no `*`"));
+        }
+        names.map(|names| Self { names })
+    }
 }
 
 /// What a mapping found.
@@ -112,7 +156,8 @@ impl Mapping {
     pub(crate) fn decode(node: &Node, cx: &mut Context) -> Option<Self> {
         let mut fields = Fields::open(node, "`map`", KEYS, cx)?;
         let id = expression(&mut fields, "id", true, cx);
-        Some(Self { id, ..Self::rest(fields, cx) })
+        let data = fields.optional("data", cx);
+        Some(Self { id, data, ..Self::rest(fields, cx) })
     }
 
     /// Reads the `map` of a kind that settles the id itself.
@@ -127,6 +172,7 @@ impl Mapping {
             time: expression(&mut fields, "time", false, cx),
             namespace: expression(&mut fields, "namespace", false, cx),
             subject: expression(&mut fields, "subject", false, cx),
+            data: None,
         };
         fields.finish(cx);
         map
@@ -143,7 +189,8 @@ impl Mapping {
 
     /// True when it names nothing, so that no body need be read for it.
     pub(crate) fn is_empty(&self) -> bool {
-        [&self.id, &self.r#type, &self.time, &self.namespace, &self.subject].iter().all(|list| list.is_empty())
+        let lists = [&self.id, &self.r#type, &self.time, &self.namespace, &self.subject];
+        self.data.is_none() && lists.iter().all(|list| list.is_empty())
     }
 
     /// This mapping, and where it finds nothing, `other`.
@@ -153,6 +200,7 @@ impl Mapping {
         self.time.extend_from_slice(&other.time);
         self.namespace.extend_from_slice(&other.namespace);
         self.subject.extend_from_slice(&other.subject);
+        self.data = self.data.or_else(|| other.data.clone());
         self
     }
 

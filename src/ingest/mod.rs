@@ -30,7 +30,7 @@ use crate::{
     live::Live,
     route::{Plan, Router},
     seal::Sealer,
-    store::{self, Accepted, Filter, NewEvent, Store},
+    store::{self, Accepted, Filter, NewEvent, Remember, Store},
     subscriptions::EventTypes,
     telemetry::Metrics,
 };
@@ -44,6 +44,7 @@ mod intake;
 pub(crate) mod kinds;
 pub(crate) mod limits;
 mod mapping;
+pub mod poll;
 pub mod propose;
 mod quarantine;
 mod rehearsing;
@@ -55,6 +56,7 @@ mod statistics;
 mod time;
 mod told;
 
+pub use poll::{PollStatus, Pollers};
 pub(crate) use rehearsing::rehearse;
 pub use retry::RetryReport;
 pub use source::{Source, kind_word};
@@ -277,14 +279,45 @@ impl Ingest {
         request: &Raw,
         now: Timestamp,
     ) -> store::Result<Accepted> {
-        let dedupe = dedupe::key(&source.name, &facts.id, facts.replayed, &request.body, inbound.remember_ids, source.window);
+        self.keep(self.event(inbound, source, facts, request, now)).await
+    }
+
+    /// Plans and keeps an item that was fetched for `source`, which may be of a file that is gone meanwhile: the rules are those of
+    /// `inbound`. `setting` is kept in the same commit.
+    async fn pull(
+        &self,
+        inbound: &Inbound,
+        source: &Source,
+        facts: Facts,
+        item: &poll::Pulled,
+        setting: Option<(String, String)>,
+    ) -> store::Result<Accepted> {
+        let now = self.clock.now();
+        let event = self.event(inbound, source, facts, item.raw(), now);
+        let accepted = self.keep(NewEvent { setting, ..event }).await?;
+        if let Some(position) = inbound.position(&source.name) {
+            inbound.statistics.accepted(position, &accepted, now);
+        }
+        Ok(accepted)
+    }
+
+    /// The event that `facts` tell of, with its deliveries planned.
+    fn event(&self, inbound: &Inbound, source: &Source, facts: Facts, request: &Raw, now: Timestamp) -> NewEvent {
+        let mut dedupe = dedupe::key(&source.name, &facts.id, facts.replayed, &request.body, inbound.remember_ids, source.window);
+        if source.poll().is_some() {
+            // The same bytes are the same item, asked for again, however long after.
+            dedupe.remember = Remember::Id(inbound.remember_ids);
+        }
         let envelope = envelope(source, facts, request, now);
-        let plan = inbound.router.plan(&envelope);
         self.types.saw(&envelope.r#type, envelope.namespace.as_deref());
-        let r#type = envelope.r#type.clone();
-        let Plan { deliveries, rules, endings } = plan;
-        let accepted = self.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings, setting: None }).await?;
-        self.metrics.received(Some(&source.name), Some(&r#type), word(&accepted));
+        let Plan { deliveries, rules, endings } = inbound.router.plan(&envelope);
+        NewEvent { envelope, dedupe, deliveries, rules, endings, setting: None }
+    }
+
+    async fn keep(&self, event: NewEvent) -> store::Result<Accepted> {
+        let (source, r#type) = (event.envelope.source.clone(), event.envelope.r#type.clone());
+        let accepted = self.store.accept(event).await?;
+        self.metrics.received(Some(&source), Some(&r#type), word(&accepted));
         Ok(accepted)
     }
 

@@ -210,11 +210,15 @@ fn row(refused: &Refused, keep: bool, sealer: &Sealer) -> NewRejection {
 /// may be such a secret.
 fn shown_path(path: &str, source: Option<&Source>, sources: &[Source]) -> String {
     if let Some(source) = source {
-        return source.masked_path();
+        return source.masked_path().unwrap_or_default();
     }
     let triggers = sources.iter().filter(|source| source.has_path_secret());
-    let mut near = triggers.filter(|source| path.strip_prefix(&source.path).is_some_and(|rest| rest.starts_with('/')));
-    near.next().map_or_else(|| masked(&without_secrets(path, sources)), Source::masked_path)
+    let below = |source: &&Source| {
+        let before = source.path.as_deref();
+        before.and_then(|before| path.strip_prefix(before)).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let near = triggers.filter(below).find_map(Source::masked_path);
+    near.unwrap_or_else(|| masked(&without_secrets(path, sources)))
 }
 
 /// `path` with the path secret of any source starred out: the source may have been renamed since its sender was told.

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) fn rehearse(source: &Source, body: Bytes, at: Timestamp) -> Result<Envelope, String> {
     let request = Raw {
         method: Method::POST,
-        path: source.path.clone(),
+        path: source.path.clone().unwrap_or_default(),
         headers: HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(JSON))]),
         body,
         arrived_at: at,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     dedupe::WINDOW,
-    kinds::{Kind, Word},
+    kinds::{Kind, Poll, Word},
     limits::FAILURES,
 };
 use crate::{
@@ -28,9 +28,9 @@ pub struct Source {
     /// Its name.
     pub name: Name,
     /// The path of the public listener that it answers on: `/webhooks/interactor`. Where the source has a secret last segment,
-    /// the path without it.
-    pub path: String,
-    /// Where the path stands in the file.
+    /// the path without it. `None`: it is asked, and nobody sends to it.
+    pub path: Option<String>,
+    /// Where the path stands in the file, or all of it where it has none.
     pub place: Place,
     pub(crate) kind: Kind,
     pub(crate) rate_limit: Option<Rate>,
@@ -43,6 +43,12 @@ pub struct Source {
 /// What all kinds share.
 const KEYS: Keys = Keys::of(&[
     Field::of::<Word>("kind", "How its sender proves itself, and where an event's id, type and time stand.").required(),
+    Field::of::<Duration>("silent_after", "After how long without an event the relay tells that it is silent. Left out: never.")
+        .example("24h"),
+]);
+
+/// What all share whose senders come by themselves.
+pub(super) const PUSHED: &[Field] = &[
     Field::of::<SourcePath>("path", "The path of the public listener that it answers on.")
         .required()
         .example("/webhooks/interactor"),
@@ -51,13 +57,11 @@ const KEYS: Keys = Keys::of(&[
     Field::of::<Rate>("failure_limit", "How many requests of one client address may fail; more get 429 and are counted only.")
         .default(r#"{"rate": "100/s", "burst": 1000}"#),
     Field::of::<Dedupe>("dedupe", "How events are known again whose sender gives them no id."),
-    Field::of::<Duration>("silent_after", "After how long without an event the relay tells that it is silent. Left out: never.")
-        .example("24h"),
-]);
+];
 
 impl Shape for Source {
     fn schema(all: &mut Definitions) -> Schema {
-        let kinds = Word::WORDS.iter().map(|(word, kind)| (*word, kind.keys()));
+        let kinds = Word::WORDS.iter().map(|(word, kind)| (*word, kind.all_keys()));
         Schema::map_by_kind(KEYS, kinds, all)
     }
 }
@@ -100,19 +104,16 @@ impl Source {
             return None;
         }
         let kind = fields.required::<Word>("kind", cx)?; // Which keys are legal depends on it.
-        fields.also(kind.keys());
-        let path: Option<Located<SourcePath>> = fields.required("path", cx);
+        fields.also(kind.all_keys());
+        let pushed = if kind == Word::Poll { Some(Pushed::default()) } else { Pushed::decode(&mut fields, cx) };
         let kind = Kind::decode(kind, &mut fields, name.as_ref().unwrap_or(&Name::from("source")), cx);
-        let rate_limit = fields.optional("rate_limit", cx);
-        let failure_limit = fields.or("failure_limit", FAILURES, cx);
-        let window = fields.node("dedupe").and_then(|node| window(node, cx)).unwrap_or(WINDOW);
         let silent_after = fields.optional::<Located<Duration>>("silent_after", cx).map(|after| silent_after(&after, cx));
         fields.finish(cx);
-        let path = path?;
+        let Pushed { path, rate_limit, failure_limit, window } = pushed?;
         Some(Self {
             name: name?,
-            path: path.value.0,
-            place: path.place,
+            place: path.as_ref().map_or(node.place, |path| path.place),
+            path: path.map(|path| path.value.0),
             kind: kind?,
             rate_limit,
             failure_limit,
@@ -127,13 +128,46 @@ impl Source {
     }
 
     /// Its path as it may be shown: a secret last segment is masked.
-    pub fn masked_path(&self) -> String {
-        if self.has_path_secret() { format!("{}/***", self.path) } else { self.path.clone() }
+    pub fn masked_path(&self) -> Option<String> {
+        let path = self.path.as_ref()?;
+        Some(if self.has_path_secret() { format!("{path}/***") } else { path.clone() })
+    }
+
+    /// What is asked, where it is a source of kind `poll`.
+    pub(crate) fn poll(&self) -> Option<&Poll> {
+        match &self.kind {
+            Kind::Poll(poll) => Some(poll),
+            _ => None,
+        }
     }
 
     /// Whether the last segment of its path is a secret.
     pub(crate) fn has_path_secret(&self) -> bool {
         !self.kind.path_secrets().is_empty()
+    }
+}
+
+/// What [`PUSHED`] says.
+struct Pushed {
+    path: Option<Located<SourcePath>>,
+    rate_limit: Option<Rate>,
+    failure_limit: Rate,
+    window: Duration,
+}
+
+impl Default for Pushed {
+    fn default() -> Self {
+        Self { path: None, rate_limit: None, failure_limit: FAILURES, window: WINDOW }
+    }
+}
+
+impl Pushed {
+    fn decode(fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
+        let path: Option<Located<SourcePath>> = fields.required("path", cx);
+        let rate_limit = fields.optional("rate_limit", cx);
+        let failure_limit = fields.or("failure_limit", FAILURES, cx);
+        let window = fields.node("dedupe").and_then(|node| window(node, cx)).unwrap_or(WINDOW);
+        Some(Self { path: Some(path?), rate_limit, failure_limit, window })
     }
 }
 
@@ -214,8 +248,8 @@ pub(crate) mod tests {
         )
         .unwrap();
         assert_eq!(
-            (source.kind(), source.path.as_str(), source.masked_path().as_str()),
-            ("trigger", "/triggers/a", "/triggers/a/***")
+            (source.kind(), source.path.as_deref(), source.masked_path().as_deref()),
+            ("trigger", Some("/triggers/a"), Some("/triggers/a/***"))
         );
         assert_eq!((source.rate_limit, source.failure_limit), (Some(Rate::per_second(50, 100)), Rate::per_second(5, 5)));
         assert_eq!(source.window, Duration::ZERO);

@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{answer::Code, source::Source};
+use super::{answer::Code, poll::PollStatus, source::Source};
 use crate::{
     announce::Notice,
     clock::{Timestamp, from_ms, to_ms, until},
@@ -39,8 +39,8 @@ pub struct SourceStatistics {
     pub name: Name,
     /// Its kind's word.
     pub kind: &'static str,
-    /// Its path, a secret last segment masked.
-    pub path: String,
+    /// Its path, a secret last segment masked; `None`: nobody sends to it.
+    pub path: Option<String>,
     /// When something was last accepted, or known already.
     pub last_received_at: Option<Timestamp>,
     /// How many requests had which answer: `success`, `duplicate`, `duplicate_mismatch`, or the code of a rejection. Those that never
@@ -49,6 +49,8 @@ pub struct SourceStatistics {
     /// When each secret last proved a sender, by its position in the file: 0 is the current one. A trigger's header values come before
     /// its path secrets.
     pub secrets: Vec<Option<Timestamp>>,
+    /// How it stands, where it is polled.
+    pub poll: Option<PollStatus>,
 }
 
 /// Words of what was accepted, before those of [`Code`].
@@ -238,6 +240,7 @@ impl Counts {
             last_received_at: self.last_received(),
             counts: self.by_word().collect(),
             secrets: self.secrets.iter().map(|last_use| instant(last_use.load(Relaxed))).collect(),
+            poll: None,
         }
     }
 

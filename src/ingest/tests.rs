@@ -24,9 +24,12 @@ use crate::{
 
 /// What the room needs of a store, in memory.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     full: Mutex<bool>,
-    events: Mutex<Vec<NewEvent>>,
+    /// How many more events it takes before it is full; `None`: any number.
+    pub(super) left: Mutex<Option<usize>>,
+    pub(super) events: Mutex<Vec<NewEvent>>,
+    pub(super) settings: Mutex<BTreeMap<String, String>>,
     rejections: Mutex<BTreeMap<i64, Rejection>>,
 }
 
@@ -43,9 +46,15 @@ impl Store for Memory {
     fn on_commit(&self, _: Arc<dyn OnCommit>) {}
 
     async fn accept(&self, event: NewEvent) -> Result<Accepted> {
-        if *self.full.lock().unwrap() {
+        let taken = self.left.lock().unwrap().as_mut().is_none_or(|left| {
+            let taken = 0 < *left;
+            *left = left.saturating_sub(1);
+            taken
+        });
+        if *self.full.lock().unwrap() || !taken {
             return Err(Error::Full("no space".into()));
         }
+        self.settings.lock().unwrap().extend(event.setting.clone());
         if let Some(duplicate) = self.held(&event.dedupe) {
             return Ok(duplicate);
         }
@@ -145,11 +154,12 @@ impl Store for Memory {
     async fn prune(&self, _: Timestamp, _: Retention, _: Vec<(Name, Timestamp)>) -> Result<Pruned> {
         Err(Error::Closed)
     }
-    async fn setting(&self, _: &str) -> Result<Option<String>> {
-        Err(Error::Closed)
+    async fn setting(&self, key: &str) -> Result<Option<String>> {
+        Ok(self.settings.lock().unwrap().get(key).cloned())
     }
-    async fn set_setting(&self, _: &str, _: String) -> Result<()> {
-        Err(Error::Closed)
+    async fn set_setting(&self, key: &str, value: String) -> Result<()> {
+        self.settings.lock().unwrap().insert(key.to_owned(), value);
+        Ok(())
     }
     async fn own_shards(&self, _: crate::store::OwnerId, _: Timestamp, _: Duration) -> Result<Vec<crate::store::Owned>> {
         Err(Error::Closed)
@@ -217,10 +227,10 @@ impl Store for Memory {
     async fn close(&self) {}
 }
 
-struct Relay {
-    ingest: Arc<Ingest>,
-    store: Arc<Memory>,
-    clock: Clock,
+pub(super) struct Relay {
+    pub(super) ingest: Arc<Ingest>,
+    pub(super) store: Arc<Memory>,
+    pub(super) clock: Clock,
 }
 
 const INTERACTOR: &str = r#"{"kind": "interactor", "path": "/webhooks/interactor", "secrets": "whsec_s", "failure_limit": {"rate": "5/s", "burst": 5}}"#;
@@ -228,7 +238,7 @@ const TRIGGER: &str =
     r#"{"kind": "trigger", "path": "/triggers/a", "path_secret": "p4th", "rate_limit": {"rate": "1/s", "burst": 2}}"#;
 const KEYED: &str = r#"{"kind": "trigger", "path": "/triggers/b", "header": {"name": "X-Key", "value": "k3y"}}"#;
 
-fn relay(sources: &[(&str, &str)]) -> Relay {
+pub(super) fn relay(sources: &[(&str, &str)]) -> Relay {
     over(Arc::default(), Clock::manual("2026-01-20T12:00:00Z"), sources)
 }
 

@@ -2,7 +2,7 @@
 //! see each other's counts.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -64,9 +64,13 @@ struct Instruments {
     templates: Counter<u64>,
     given_up: Counter<u64>,
     unsent: Counter<u64>,
+    polls: Counter<u64>,
     event_types: RwLock<HashSet<Arc<str>>>,
     levels: Arc<Mutex<Levels>>,
 }
+
+/// The outcome of a poll that met no fault.
+pub const SUCCESS: &str = "success";
 
 /// What is said anew as a whole and read when somebody asks.
 #[derive(Default)]
@@ -77,6 +81,8 @@ struct Levels {
     config_good: Option<bool>,
     /// When one last could, in seconds since 1970.
     config_good_at: Option<i64>,
+    /// When each polled source was last asked with success, in seconds since 1970.
+    polled_at: BTreeMap<Name, i64>,
 }
 
 impl Metrics {
@@ -134,6 +140,20 @@ impl Metrics {
         if 0 < count {
             self.0.unsent.add(count, &[label("target", target), KeyValue::new("state", state.word()), cause]);
         }
+    }
+
+    /// `hookyard_polls_total{source,outcome}`: a source was asked, which came to `success` or to what went wrong (`http_401`); and
+    /// `hookyard_poll_last_success_timestamp_seconds{source}`.
+    pub fn polled(&self, source: &Name, outcome: String, at: Timestamp) {
+        if outcome == SUCCESS {
+            self.0.levels(|levels| _ = levels.polled_at.insert(source.clone(), at.as_second()));
+        }
+        self.0.polls.add(1, &[label("source", source), KeyValue::new("outcome", outcome)]);
+    }
+
+    /// Forgets when sources were last asked that are not among `asked` (any more).
+    pub fn asked(&self, asked: &[Name]) {
+        self.0.levels(|levels| levels.polled_at.retain(|name, _| asked.contains(name)));
     }
 
     /// What waits: per target its name, the number of deliveries not final, the age of the oldest, the number of dead letters.
@@ -231,6 +251,7 @@ impl Default for Instruments {
                 "hookyard_unsent_total",
                 "Deliveries that ended without being sent on their own, by how and why",
             ),
+            polls: counter(&meter, "hookyard_polls_total", "Rounds of sources that are polled, by what they came to"),
             event_types: RwLock::default(),
             levels,
             _provider: provider,
@@ -289,6 +310,14 @@ fn observe_levels(meter: &Meter, levels: &Arc<Mutex<Levels>>) {
         .with_description("Age of the oldest delivery that is not final")
         .with_callback(move |gauge| {
             look(&mut |now| now.backlog.iter().for_each(|row| gauge.observe(row.2.as_secs_f64(), &[label("target", &row.0)])));
+        })
+        .build();
+    let look = read(levels);
+    meter
+        .i64_observable_gauge("hookyard_poll_last_success_timestamp_seconds")
+        .with_description("When a source was last polled with success")
+        .with_callback(move |gauge| {
+            look(&mut |now| now.polled_at.iter().for_each(|(name, at)| gauge.observe(*at, &[label("source", name)])));
         })
         .build();
     let look = read(levels);

@@ -35,6 +35,7 @@ mod own_events;
 mod partial;
 mod pictures;
 mod policy;
+mod polling;
 mod propose;
 mod quarantine;
 mod reconnect;

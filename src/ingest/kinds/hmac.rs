@@ -328,6 +328,7 @@ impl Preset {
                 time: paths(&["$.created"]),
                 namespace: paths(&["$.account"]),
                 subject: paths(&["$.data.object.id"]),
+                data: None,
             },
         }
     }

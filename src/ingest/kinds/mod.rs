@@ -7,10 +7,12 @@ use axum::http::HeaderName;
 use serde_json::Value;
 
 use super::{
-    answer::Rejection,
-    body::{Token, fit},
-    mapping::{MapWithoutId, Mapped, Mapping},
+    answer::{Code, Rejection},
+    body::{Body, Token, fit},
+    mapping::{MapWithoutId, Mapped, Mapping, Members},
+    poll::Pulled,
     request::Raw,
+    source::PUSHED,
     time,
 };
 use crate::{
@@ -25,12 +27,14 @@ use crate::{
 mod agent;
 mod hmac;
 mod interactor;
+mod poll;
 mod standard;
 mod trigger;
 
 pub(crate) use agent::Agent;
 pub(crate) use hmac::Hmac;
 pub(crate) use interactor::Interactor;
+pub(crate) use poll::Poll;
 pub(crate) use standard::Standard;
 pub(crate) use trigger::Trigger;
 
@@ -50,6 +54,8 @@ pub(crate) enum Kind {
     Hmac(Hmac),
     /// Standard Webhooks.
     Standard(Standard),
+    /// A REST API that is asked again and again.
+    Poll(Box<Poll>),
 }
 
 /// The word of a kind, before its settings are read.
@@ -65,6 +71,8 @@ pub(crate) enum Word {
     Hmac,
     /// `standard`.
     Standard,
+    /// `poll`.
+    Poll,
 }
 
 impl Words for Word {
@@ -74,11 +82,13 @@ impl Words for Word {
         ("trigger", Self::Trigger),
         ("hmac", Self::Hmac),
         ("standard", Self::Standard),
+        ("poll", Self::Poll),
     ];
 }
 
 impl Word {
     /// The keys that only this kind has.
+    #[cfg(test)]
     pub(crate) fn keys(self) -> Keys {
         match self {
             Self::Interactor => interactor::KEYS,
@@ -86,6 +96,19 @@ impl Word {
             Self::Trigger => trigger::KEYS,
             Self::Hmac => hmac::KEYS,
             Self::Standard => standard::KEYS,
+            Self::Poll => poll::KEYS,
+        }
+    }
+
+    /// The same, with those that all kinds have whose senders come by themselves.
+    pub(crate) fn all_keys(self) -> Keys {
+        match self {
+            Self::Interactor => const { Keys::of(PUSHED).and(&[interactor::KEYS]) },
+            Self::Agent => const { Keys::of(PUSHED).and(&[agent::KEYS]) },
+            Self::Trigger => const { Keys::of(PUSHED).and(&[trigger::KEYS]) },
+            Self::Hmac => const { Keys::of(PUSHED).and(&[hmac::KEYS]) },
+            Self::Standard => const { Keys::of(PUSHED).and(&[standard::KEYS]) },
+            Self::Poll => poll::KEYS,
         }
     }
 }
@@ -103,7 +126,7 @@ const MAP: Field =
     Field::of::<Mapping>("map", "Where id, type, time, namespace and subject stand: a JSONPath into the body, or a literal.")
         .example(r#"{"type": "connector.gmail.email_sent", "id": "$.message.id", "time": "$.message.sent_at"}"#);
 
-/// A request whose sender is proven. Only the verifiers of this folder make one, and [`Kind::normalise`] takes nothing else.
+/// A request whose sender is proven, or an item that was fetched from where the file says. Only the kinds of this folder make one, and [`Kind::normalise`] takes nothing else.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Verified<'r> {
     request: &'r Raw,
@@ -159,6 +182,7 @@ impl Kind {
             Word::Trigger => Trigger::decode(fields, cx).map(Self::Trigger),
             Word::Hmac => Hmac::decode(fields, name, cx).map(Self::Hmac),
             Word::Standard => Standard::decode(fields, cx).map(Self::Standard),
+            Word::Poll => Poll::decode(fields, name, cx).map(|poll| Self::Poll(Box::new(poll))),
         }
     }
 
@@ -170,6 +194,7 @@ impl Kind {
             Self::Trigger(_) => "trigger",
             Self::Hmac(_) => "hmac",
             Self::Standard(_) => "standard",
+            Self::Poll(_) => "poll",
         }
     }
 
@@ -181,6 +206,7 @@ impl Kind {
             Self::Trigger(it) => it.types(),
             Self::Hmac(it) => it.types(),
             Self::Standard(it) => it.types(),
+            Self::Poll(it) => it.types(),
         }
     }
 
@@ -192,6 +218,8 @@ impl Kind {
             Self::Trigger(it) => it.verify(request),
             Self::Hmac(it) => it.verify(request, now),
             Self::Standard(it) => it.verify(request, now),
+            // Nobody sends to it.
+            Self::Poll(_) => Err(Code::NotFound.into()),
         }
     }
 
@@ -203,6 +231,15 @@ impl Kind {
             Self::Trigger(it) => it.normalise(verified),
             Self::Hmac(it) => it.normalise(verified),
             Self::Standard(it) => it.normalise(verified),
+            Self::Poll(it) => it.normalise(verified),
+        }
+    }
+
+    /// The facts of an item that the relay itself fetched; nothing of a kind that is not asked.
+    pub(super) fn pulled(&self, item: &Pulled) -> Result<Facts, Rejection> {
+        match self {
+            Self::Poll(it) => it.normalise(it.pulled(item)),
+            _ => Err(Code::NotFound.into()),
         }
     }
 
@@ -219,6 +256,7 @@ impl Kind {
             Self::Trigger(it) => it.proof(),
             Self::Hmac(it) => it.proof(),
             Self::Standard(it) => it.proof(),
+            Self::Poll(_) => Proof::None,
         }
     }
 
@@ -226,7 +264,7 @@ impl Kind {
     pub(crate) fn path_secrets(&self) -> &[Secret] {
         match self {
             Self::Trigger(it) => it.path_secrets(),
-            Self::Interactor(_) | Self::Agent(_) | Self::Hmac(_) | Self::Standard(_) => &[],
+            Self::Interactor(_) | Self::Agent(_) | Self::Hmac(_) | Self::Standard(_) | Self::Poll(_) => &[],
         }
     }
 
@@ -245,7 +283,7 @@ impl Kind {
         match self {
             Self::Trigger(it) => it.mapped_headers(),
             Self::Hmac(it) => it.mapped_headers(),
-            Self::Interactor(_) | Self::Agent(_) | Self::Standard(_) => Vec::new(),
+            Self::Interactor(_) | Self::Agent(_) | Self::Standard(_) | Self::Poll(_) => Vec::new(),
         }
     }
 }
@@ -322,9 +360,15 @@ fn all_mapped(map: &Mapping, request: &Raw, body: &Value, data: Range<usize>, fa
         time: found.time.and_then(told),
         namespace: found.namespace,
         subject: found.subject,
-        data: Some(data),
+        data: Some(map.data.as_ref().and_then(|members| part(members, request)).unwrap_or(data)),
         replayed: false,
     }
+}
+
+/// Which bytes of the body stand at `members`.
+fn part(members: &Members, request: &Raw) -> Option<Range<usize>> {
+    let (body, []) = Body::read(request, []).ok()?;
+    body.whole().at(&members.names).map(|token| body.range(token))
 }
 
 /// The time that `text` tells, with the text.
@@ -350,10 +394,7 @@ fn map_without_id(fields: &mut Fields<'_>, cx: &mut Context) -> Mapping {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{
-        config::tree::{Key, Node, Place, Value as Yaml},
-        ingest::answer::Code,
-    };
+    use crate::config::tree::{Key, Node, Place, Value as Yaml};
 
     /// The tree of a file that says `text`, which is JSON.
     pub(crate) fn yaml(text: &str) -> Node {

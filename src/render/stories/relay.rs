@@ -42,6 +42,17 @@ pub(super) fn tell(it: Fields<'_>) -> Option<Story> {
             story.lead = format!("Nothing is sent to {target} any more until it is enabled again.");
             story.todo = Some("Ask its owner to mend the endpoint and enable it again.".to_owned());
         }
+        "relay.source.rejecting" if it.value("failures").is_some() => {
+            story.title = format!("{source} cannot be polled");
+            story.lead = format!(
+                "The API of {source} does not answer as it should. It is asked again and again, from where the last good answer ended: \
+                 nothing is passed over."
+            );
+            story.todo =
+                Some(format!("See how it stands with `hookyard sources`; `hookyard sources poll {source}` asks it at once."));
+            story.fact("Reason", it.get(&["reason"]));
+            story.tone = Tone::Bad;
+        }
         "relay.source.rejecting" => {
             let rejected = it.value("rejected").and_then(Value::as_u64).unwrap_or(count);
             let reason = it.put(": ", &["reason"]);

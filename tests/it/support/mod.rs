@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 pub(crate) mod app;
+pub(crate) mod honeyframe;
 pub(crate) mod http;
 pub(crate) mod receiver;
 pub(crate) mod referee;

@@ -1,0 +1,187 @@
+//! Asks the APIs of `poll` sources on behalf of those who would ask them themselves. What they answer comes in, one item after the
+//! other, and goes the way of every event from `normalise` on. Takes no requests and sends no events.
+//!
+//! What is promised: an item is taken in if its cursor's value, at the time the item first shows up, lies no further behind the greatest
+//! value seen before than `overlap`; and each item once, by `map.id` or by its bytes. For that, each round asks again for what lies within
+//! `overlap`, and notes how far it came only once everything up to there is on disk. A value that cannot be followed (of another type, or
+//! one that goes back) stops the cursor where it is, and says so: what was asked for is asked for again, and nothing is passed over.
+//!
+//! There is one task for each source ([`task`]), for as long as files declare it. A source that becomes one of another kind (its API has
+//! learnt to push) is asked a last time, once requests to its new way in are taken.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use self::task::{Assignment, Task};
+use super::{Ingest, Source};
+use crate::{
+    announce::Announcer,
+    clock::Clock,
+    config::AllowTarget,
+    deliver::{Ownership, fetch::Fetch, policy::AddressPolicy},
+    envelope::Name,
+    store::Store,
+    telemetry::Metrics,
+};
+
+mod cursor;
+mod fault;
+mod page;
+mod paging;
+mod round;
+mod state;
+mod status;
+mod task;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub(crate) use cursor::Cursor;
+pub(crate) use page::Pulled;
+pub(crate) use paging::Paging;
+pub use status::PollStatus;
+
+/// Longest wait for a round that somebody asked for.
+const NOW_MAX: Duration = Duration::from_secs(25);
+
+/// What asking works with, whatever the file says.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "handles")]
+pub struct Parts {
+    /// Takes items in.
+    pub ingest: Arc<Ingest>,
+    /// Keeps how far each source has come.
+    pub store: Arc<dyn Store>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Tells of sources that cannot be asked.
+    pub announcer: Announcer,
+    /// Which sources are this relay's to ask.
+    pub ownership: Ownership,
+}
+
+/// The sources of one file that are asked, made ready.
+#[derive(Debug)]
+pub struct Prepared {
+    asked: Vec<(Source, Fetch)>,
+    /// The names of those that are not asked: their senders come by themselves.
+    pushed: Vec<Name>,
+}
+
+impl Prepared {
+    /// Makes a client for each of `sources` that is asked; the error names the one for which there can be none.
+    pub fn new(sources: &[Source], allow_targets: &[AllowTarget]) -> Result<Self, String> {
+        let mut prepared = Self { asked: Vec::new(), pushed: Vec::new() };
+        for source in sources {
+            match source.poll() {
+                None => prepared.pushed.push(source.name.clone()),
+                Some(poll) => {
+                    let fetch = Fetch::new(AddressPolicy::new(allow_targets), &poll.tls);
+                    prepared.asked.push((source.clone(), fetch.map_err(|error| format!("source `{}`: {error}", source.name))?));
+                }
+            }
+        }
+        Ok(prepared)
+    }
+}
+
+/// The tasks that ask, by the names of their sources.
+#[expect(missing_debug_implementations, reason = "handles")]
+pub struct Pollers {
+    parts: Parts,
+    tasks: Mutex<BTreeMap<Name, Running>>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    /// Cancelled when what is under way must end, too.
+    break_off: CancellationToken,
+}
+
+/// A task as others see it.
+struct Running {
+    assignments: watch::Sender<Arc<Assignment>>,
+    desk: Arc<task::Desk>,
+}
+
+impl Running {
+    fn is_asked(&self) -> bool {
+        self.assignments.borrow().is_asked()
+    }
+}
+
+impl Pollers {
+    /// Asks what `prepared` says until `stop`. Must be called on a runtime.
+    pub fn start(parts: Parts, prepared: Prepared, stop: CancellationToken) -> Arc<Self> {
+        let pollers =
+            Self { parts, tasks: Mutex::default(), tracker: TaskTracker::new(), stop, break_off: CancellationToken::new() };
+        pollers.switch(prepared);
+        Arc::new(pollers)
+    }
+
+    /// Goes by `prepared` from the next round on; after [`Ingest::switch`], so that a source which becomes another kind misses nothing.
+    pub fn switch(&self, prepared: Prepared) {
+        let Prepared { asked, pushed } = prepared;
+        let names: Vec<_> = asked.iter().map(|(source, _)| source.name.clone()).collect();
+        self.parts.metrics.asked(&names);
+        let mut tasks = self.tasks();
+        let over = |name: &Name| !asked.iter().any(|(source, _)| source.name == *name);
+        for (name, running) in tasks.iter().filter(|(name, running)| over(name) && running.is_asked()) {
+            running.assignments.send_modify(|now| *now = Arc::new(now.ending(pushed.contains(name))));
+        }
+        for (source, fetch) in asked {
+            let assignment = Arc::new(Assignment::new(source, fetch));
+            let name = assignment.source.name.clone();
+            match tasks.get(&name) {
+                Some(running) => _ = running.assignments.send_replace(assignment),
+                None => _ = tasks.insert(name, self.begin(assignment)),
+            }
+        }
+    }
+
+    /// How the source of this name stands, where it is asked.
+    pub fn status(&self, name: &Name) -> Option<PollStatus> {
+        self.tasks().get(name).filter(|running| running.is_asked()).map(|running| running.desk.status())
+    }
+
+    /// Has the source of this name asked now, and answers how it stands then, or when that takes too long; `None`: it is not asked.
+    pub async fn now(&self, name: &Name) -> Option<PollStatus> {
+        let (desk, round) = self
+            .tasks()
+            .get(name)
+            .filter(|running| running.is_asked())
+            .map(|running| (running.desk.clone(), running.desk.call()))?;
+        // It goes on, whether or not it is waited for.
+        let _ = timeout(NOW_MAX, desk.ended(round)).await;
+        Some(desk.status())
+    }
+
+    /// Waits until what is under way is on disk, at most `grace`: after `stop`.
+    pub async fn drain(&self, grace: Duration) {
+        self.tracker.close();
+        if timeout(grace, self.tracker.wait()).await.is_err() {
+            warn!("a source was still being asked; it is asked again from where it was after the next start");
+            self.break_off.cancel();
+            self.tracker.wait().await;
+        }
+    }
+
+    fn begin(&self, assignment: Arc<Assignment>) -> Running {
+        let (sender, assignments) = watch::channel(assignment);
+        let task = Task::new(self.parts.clone(), assignments, self.stop.clone());
+        let desk = task.desk();
+        self.tracker.spawn(self.break_off.clone().run_until_cancelled_owned(task.run()));
+        Running { assignments: sender, desk }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, BTreeMap<Name, Running>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
