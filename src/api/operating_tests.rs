@@ -238,6 +238,7 @@ async fn sources_tell_what_came_and_which_secrets_are_in_use() {
         "last_received_at": at,
         "counts": {"success": 7, "invalid_signature": 3},
         "secrets": [{"position": 0, "last_used_at": at}, {"position": 1, "last_used_at": null}],
+        "poll": null,
     }], "next": null});
     assert_eq!(list, expected);
 }

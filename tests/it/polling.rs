@@ -59,7 +59,7 @@ async fn runs_that_failed_become_events_that_are_delivered_signed() {
     let at: i64 = request.header("webhook-timestamp").parse().unwrap();
     assert_eq!(request.header("webhook-signature"), signed::standard_item(OUT, request.header("webhook-id"), at, &request.body));
     let row = polled_at(&app, "2026-01-20T12:01:00.000Z").await;
-    insta::assert_snapshot!(row.to_string().replace(&api.addr.to_string(), "HOST"), @"");
+    insta::assert_snapshot!(row.to_string().replace(&api.addr.to_string(), "HOST"), @r#"{"name":"honeyframe","kind":"poll","path":null,"last_received_at":"2026-01-20T12:01:00.000Z","counts":{"success":1},"secrets":[],"poll":{"url":"http://HOST/***","every_s":60,"last_poll_at":"2026-01-20T12:01:00.000Z","last_success_at":"2026-01-20T12:01:00.000Z","last_error":null,"last_error_message":null,"failures":0,"next_poll_at":"2026-01-20T12:02:00.000Z","cursor":"2026-01-20T12:00:30Z","pages":1,"items":1,"taken":1}}"#);
     // Asked again and again, it is known.
     app.clock.advance(minutes(1));
     polled_at(&app, "2026-01-20T12:02:00.000Z").await;
@@ -121,7 +121,15 @@ async fn what_goes_wrong_is_shown_told_and_met_with_growing_waits() {
         story.push(format!("{} {} in {}s: {}", poll["failures"], poll["last_error"], wait.as_secs(), poll["last_error_message"]));
         app.clock.advance(wait.unsigned_abs());
     }
-    insta::assert_snapshot!(story.join("\n").replace('"', ""), @"");
+    insta::assert_snapshot!(story.join("\n").replace('"', ""), @"
+    1 http_401 in 60s: the API refuses the relay's credentials (`headers`)
+    2 http_503 in 1200s: the API has a fault of its own
+    3 http_302 in 240s: the API redirects to elsewhere.example; redirects are not followed
+    4 bad_answer in 480s: `$.runs` of the answer is no list
+    5 bad_answer in 900s: the answer is encoded (gzip), though nobody asked for it
+    6 bad_cursor in 900s: `$.finished_at` of an item is `7`, not a time such as 2026-01-20T12:00:00Z
+    0 null in 60s: null
+    ");
     let told = ops.first().await.json();
     assert_eq!((&told["type"], &told["data"]["source"]), (&json!("relay.source.rejecting"), &json!("honeyframe")));
     assert_eq!(told["data"]["reason"], "http_401: the API refuses the relay's credentials (`headers`)");

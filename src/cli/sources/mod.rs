@@ -97,7 +97,6 @@ async fn poll(args: Poll) -> Result<(), Failure> {
 }
 
 /// The source with texts in place of what has parts; of one that is polled, how that stands in place of a path.
-
 fn row(source: &Value) -> Value {
     let mut row = source.clone();
     row["counts"] = counts(&source["counts"]).into();
