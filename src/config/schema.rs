@@ -243,6 +243,12 @@ impl Schema {
         self.with("if", is_so).with("then", json!({"required": [other]}))
     }
 
+    /// Maps of which, wherever the first of a pair holds, the second does, too.
+    pub fn wherever(self, pairs: impl IntoIterator<Item = (Value, Value)>) -> Self {
+        let all: Vec<_> = pairs.into_iter().map(|(so, then)| json!({"if": so, "then": then})).collect();
+        self.with("allOf", json!(all))
+    }
+
     /// Either such a value, or none.
     pub(super) fn or_null(mut self) -> Self {
         const PLAIN: [&str; 7] = ["type", "pattern", "patternErrorMessage", "items", "minItems", "minimum", "maximum"];

@@ -106,7 +106,7 @@ impl std::fmt::Display for Members {
 
 impl Shape for Members {
     fn schema(_: &mut Definitions) -> Schema {
-        Schema::like(r"^\$", MEMBERS)
+        Schema::like(r#"^\$(\.[^.\[\]*\s]+|\[('[^']*'|"[^"]*")\])*$"#, MEMBERS)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `cursor` of a poll source: from where on it is asked, and which value an answer leads to. Pure.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::{
     fault::{Code, Fault},
@@ -137,7 +137,24 @@ const KEYS: Keys = Keys::of(&[
     )
     .example("15m"),
     Field::of::<Order>("order", "How the items of an answer follow one another, over all its pages.").default("any"),
-]);
+])
+.such_that(narrower);
+
+/// How the keys hang together.
+fn narrower(cursor: Schema) -> Schema {
+    let is = |key: &str, words: &[&str]| json!({"properties": {key: {"enum": words}}, "required": [key]});
+    let (bare, times) = (["text", "token"], json!({"not": is("as", &["number", "text", "token"])}));
+    let number = json!({"anyOf": [{"type": "integer"}, {"pattern": r"^(beginning|[+-]?[0-9]+|.*\$\{.*)$"}]});
+    cursor.wherever([
+        (json!({"not": is("order", &["descending"])}), json!({"required": ["query"]})),
+        (is("as", &["number", "text", "token"]), json!({"required": ["start"]})),
+        (is("as", &["token"]), is("from", &["answer"])),
+        (is("from", &["answer"]), json!({"properties": {"order": {"enum": ["any", null]}}})),
+        (is("as", &bare), json!({"not": {"required": ["overlap"]}})),
+        (is("as", &["number"]), json!({"properties": {"overlap": {"type": ["integer", "null"]}, "start": number}})),
+        (times, json!({"properties": {"overlap": {"type": ["string", "null"]}}})),
+    ])
+}
 
 impl Shape for Cursor {
     fn schema(all: &mut Definitions) -> Schema {
@@ -307,8 +324,6 @@ impl Cursor {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::{clock::Clock, ingest::kinds::tests::yaml};
 

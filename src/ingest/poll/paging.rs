@@ -1,7 +1,7 @@
 //! `paging` of a poll source: where the next page of an answer is. Pure.
 
 use axum::http::{HeaderMap, header::LINK};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use url::Url;
 
 use super::{
@@ -83,7 +83,22 @@ const KEYS: Keys = Keys::of(&[
     Field::of::<u32>("max_pages", "Most pages of one round, at most 10000.")
         .default("100")
         .such_that(|pages| pages.between(1, 10_000)),
-]);
+])
+.such_that(narrower);
+
+/// Which keys go with which way.
+fn narrower(paging: Schema) -> Schema {
+    paging.wherever(Word::WORDS.iter().map(|(called, word)| {
+        let (needed, possible) = takes(*word);
+        let others = WAYS.iter().filter(|key| !needed.contains(key) && !possible.contains(key));
+        let none: Vec<_> = others.map(|key| json!({"required": [key]})).collect();
+        let is_so = json!({"properties": {"by": {"const": called}}, "required": ["by"]});
+        (is_so, json!({"required": needed, "not": {"anyOf": none}}))
+    }))
+}
+
+/// The keys that only some ways take.
+const WAYS: [&str; 4] = ["path", "query", "first", "size"];
 
 impl Shape for Paging {
     fn schema(all: &mut Definitions) -> Schema {
@@ -138,7 +153,7 @@ impl Decode for Paging {
 fn fitting(fields: &mut Fields<'_>, word: Word, cx: &mut Context) {
     let called = Word::WORDS.iter().find(|(_, it)| *it == word).map_or("", |(called, _)| *called);
     let (needed, possible) = takes(word);
-    for key in ["path", "query", "first", "size"] {
+    for key in WAYS {
         let given = fields.node(key).is_some();
         if needed.contains(&key) && !given {
             cx.error("missing-key", fields.place(), format!("`by: {called}` needs `{key}`"));
@@ -281,7 +296,6 @@ fn is_next(parameter: &str) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
     use crate::ingest::kinds::tests::yaml;
