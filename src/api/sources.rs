@@ -7,15 +7,16 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
     Api,
-    engine::ADMIN,
     error::ApiError,
     list::{self, Listed, One, Params},
 };
 use crate::{
+    access::Caller,
     clock::{Timestamp, rfc3339_ms},
     envelope::Name,
     ingest::{PollStatus, SourceStatistics},
@@ -34,15 +35,22 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     path = "/api/v1/sources/{name}/poll",
     responses((status = 200, body = One<SourceItem>), (status = 409, description = "its sender comes by itself")),
 )]
-pub(super) async fn poll(State(api): State<Api>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+pub(super) async fn poll(
+    State(api): State<Api>,
+    caller: Caller,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     let known = |name: Name| api.engine.sources().into_iter().find(|source| source.name == name);
     let name = name.ok().and_then(|Path(name)| Name::parse(&name)).ok_or(ApiError::NotFound("source"))?;
     known(name.clone()).ok_or(ApiError::NotFound("source"))?;
     if !api.engine.poll(&name).await {
         return Err(ApiError::Conflict(format!("source `{name}` is not polled: its sender comes by itself")));
     }
-    tracing::info!(source.name = %name, by = ADMIN, "a person has a source polled");
-    known(name).map(|source| list::one(&SourceItem::new(source))).ok_or(ApiError::NotFound("source"))
+    tracing::info!(source.name = %name, by = %caller.id, "a person has a source polled");
+    let polled = known(name.clone()).ok_or(ApiError::NotFound("source"))?;
+    let after = json!({"last_error": polled.poll.as_ref().and_then(|poll| poll.last_error.as_ref()).map(|(word, _)| word)});
+    api.note(&caller, "source.polled", name.as_str(), Value::Null, after).await;
+    Ok(list::one(&SourceItem::new(polled)))
 }
 
 /// A source as lists show it.
