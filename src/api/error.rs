@@ -12,7 +12,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::limits;
-use crate::{config::report::Diagnostic, jobs::BeginError, reload::Rejected, store};
+use crate::{config::report::Diagnostic, jobs::BeginError, reload::Rejected, store, subscriptions};
 
 /// How long a caller is asked to wait while the store cannot be reached.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5"); // seconds
@@ -53,6 +53,15 @@ pub(super) enum ApiError {
     /// The file is bad, and nothing has changed; says everything that is wrong with it.
     #[error("{}", .0.error)]
     BadConfig(Box<Rejected>),
+    /// What is asked of a subscription is refused.
+    #[error(transparent)]
+    Webhook(subscriptions::Refused),
+    /// A subscription is to be tried out that is switched off.
+    #[error("this webhook is disabled: toggle it to enable it again")]
+    WebhookDisabled,
+    /// No answer came from the URL of a subscription that is tried out; says why.
+    #[error("{0}")]
+    Unreachable(String),
     /// The store failed; its reason is for the log.
     #[error("the store cannot be reached")]
     Store(#[from] store::Error),
@@ -67,18 +76,39 @@ impl From<BeginError> for ApiError {
     }
 }
 
+impl From<subscriptions::Refused> for ApiError {
+    fn from(refused: subscriptions::Refused) -> Self {
+        match refused {
+            subscriptions::Refused::Store(error) => Self::Store(error),
+            refused => Self::Webhook(refused),
+        }
+    }
+}
+
+/// The status of each code of Interactor's (webhooks guide, "Webhook API Errors").
+fn status(refused: &subscriptions::Refused) -> StatusCode {
+    use subscriptions::Refused;
+    match refused {
+        Refused::NotFound => StatusCode::NOT_FOUND,
+        Refused::Invalid { .. } | Refused::TooMany(_) => StatusCode::BAD_REQUEST,
+        Refused::NoSecret => StatusCode::INTERNAL_SERVER_ERROR,
+        Refused::Releasing | Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 /// Every status that refuses, and its codes: what the document of the API says of them. A code that is missing here fails every test
 /// that meets it.
 pub(super) const CODES: &[(u16, &[&str])] = &[
-    (400, &["invalid_request"]),
+    (400, &["invalid_request", "invalid_url", "invalid_events", "max_webhooks_exceeded", "webhook_disabled", "url_unreachable"]),
     (401, &["unauthorized"]),
     (403, &["forbidden", "invalid_signature"]),
-    (404, &["not_found"]),
+    (404, &["not_found", "webhook_not_found"]),
     (405, &["method_not_allowed"]),
     (409, &["conflict"]),
     (413, &["payload_too_large"]),
     (422, &["invalid_config"]),
     (429, &["rate_limited", "too_many_jobs"]),
+    (500, &["invalid_secret_format"]),
     (503, &["unavailable"]),
 ];
 
@@ -109,6 +139,9 @@ impl ApiError {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_jobs"),
             Self::BadConfig(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_config"),
+            Self::Webhook(refused) => (status(refused), refused.code()),
+            Self::WebhookDisabled => (StatusCode::BAD_REQUEST, "webhook_disabled"),
+            Self::Unreachable(_) => (StatusCode::BAD_REQUEST, "url_unreachable"),
             Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         }
     }
@@ -134,6 +167,9 @@ impl IntoResponse for ApiError {
             Self::Unauthorized => _ = response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
             Self::RateLimited(wait) => {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(limits::seconds(*wait)));
+            }
+            Self::Webhook(subscriptions::Refused::Releasing) => {
+                response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
             }
             Self::Store(error) => {
                 tracing::warn!("the API cannot answer: {error}");

@@ -151,6 +151,20 @@ pub(super) struct Listed<T> {
     next: Option<String>,
 }
 
+/// A page of a list that has a shape of its own.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Paged<T> {
+    data: T,
+    /// Ask with it as `after` for the next page; null where there is none.
+    #[schema(required)]
+    next: Option<String>,
+}
+
+/// `{"data": …, "next": …}` around such a page.
+pub(super) fn page_of<T: Serialize>(data: T, next: Option<String>) -> Response {
+    Json(Paged { data, next }).into_response()
+}
+
 /// A list that has no further page.
 pub(super) fn whole<T: Serialize>(data: Vec<T>) -> Response {
     Json(Listed { data, next: None }).into_response()

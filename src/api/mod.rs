@@ -29,6 +29,7 @@ use crate::{
     route::{Takers, Why},
     secret::Secret,
     store::{self, Filter, Store},
+    subscriptions::Subscriptions,
     telemetry::Metrics,
 };
 
@@ -60,6 +61,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod webhooks;
 
 use engine::Engine;
 use error::ApiError;
@@ -94,6 +96,7 @@ struct Api {
     admin_token: Option<Secret>,
     tokens: Arc<Tokens>,
     limits: Arc<Limits>,
+    subscriptions: Arc<Subscriptions>,
     ready: Arc<health::Probe>,
     stop: CancellationToken,
 }
@@ -184,6 +187,7 @@ impl Api {
             admin_token: handles.admin_token.clone(),
             tokens: handles.tokens.clone(),
             limits: handles.limits.clone(),
+            subscriptions: handles.subscriptions.clone(),
             ready: Arc::default(),
             stop: handles.stop.clone(),
             engine: Arc::new(handles.clone()),
@@ -193,6 +197,7 @@ impl Api {
 
     fn admin(self) -> Router {
         let (router, said) = events()
+            .merge(webhooks::routes())
             .routes(routes!(deliveries::list))
             .routes(routes!(deliveries::one))
             .routes(routes!(deliveries::retry))
@@ -249,15 +254,15 @@ impl Api {
             let (shown, mut otherwise) = (shown.clone(), otherwise.clone());
             async move { if shown() { Ok(next.run(request).await) } else { otherwise.call(request).await } }
         });
-        let events =
-            Router::from(events()).method_not_allowed_fallback(method_not_allowed).layer(required.clone()).layer(where_shown);
+        let shown = Router::from(events().merge(webhooks::routes()));
+        let shown = shown.method_not_allowed_fallback(method_not_allowed).layer(required.clone()).layer(where_shown);
         Router::new()
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
             .route("/callbacks/twilio/{destination}", post(callbacks::twilio))
             .method_not_allowed_fallback(method_not_allowed)
             .layer(required)
-            .merge(events)
+            .merge(shown)
             .with_state(self)
     }
 }

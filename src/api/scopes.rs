@@ -15,7 +15,9 @@ pub(super) enum Needs {
 }
 
 use Needs::{Nothing, Scopes};
-use Scope::{Admin, ConfigRead, ConfigWrite, DeliveriesRead, DeliveriesWrite, EventsRead};
+use Scope::{
+    Admin, ConfigRead, ConfigWrite, DeliveriesRead, DeliveriesWrite, EventsRead, WebhooksDelete, WebhooksRead, WebhooksWrite,
+};
 
 /// Every route: its method, its path as the router writes it, what it needs. `HEAD` needs what `GET` does.
 pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
@@ -63,6 +65,24 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
     (Method::GET, "/api/v1/tokens/{id}", Scopes(&[Admin])),
     (Method::DELETE, "/api/v1/tokens/{id}", Scopes(&[Admin])),
     (Method::GET, "/api/v1/audit", Scopes(&[Admin])),
+    (Method::GET, "/api/v1/webhooks", Scopes(&[WebhooksRead])),
+    (Method::POST, "/api/v1/webhooks", Scopes(&[WebhooksWrite])),
+    (Method::GET, "/api/v1/webhooks/event-types", Scopes(&[WebhooksRead])),
+    (Method::GET, "/api/v1/webhooks/samples", Scopes(&[WebhooksRead])),
+    (Method::GET, "/api/v1/webhooks/{id}", Scopes(&[WebhooksRead])),
+    (Method::PUT, "/api/v1/webhooks/{id}", Scopes(&[WebhooksWrite])),
+    (Method::PATCH, "/api/v1/webhooks/{id}", Scopes(&[WebhooksWrite])),
+    (Method::DELETE, "/api/v1/webhooks/{id}", Scopes(&[WebhooksDelete])),
+    (Method::POST, "/api/v1/webhooks/{id}/toggle", Scopes(&[WebhooksWrite])),
+    (Method::POST, "/api/v1/webhooks/{id}/regenerate-secret", Scopes(&[WebhooksWrite])),
+    (Method::GET, "/api/v1/webhooks/{id}/events", Scopes(&[WebhooksRead])),
+    (Method::GET, "/api/v1/webhooks/{id}/deliveries", Scopes(&[WebhooksRead])),
+    (Method::POST, "/api/v1/webhooks/{id}/test", Scopes(&[WebhooksWrite])),
+    (Method::GET, "/api/webhooks", Scopes(&[WebhooksRead])),
+    (Method::POST, "/api/webhooks", Scopes(&[WebhooksWrite])),
+    (Method::GET, "/api/webhooks/{id}", Scopes(&[WebhooksRead])),
+    (Method::DELETE, "/api/webhooks/{id}", Scopes(&[WebhooksDelete])),
+    (Method::GET, "/api/webhooks/{id}/deliveries", Scopes(&[WebhooksRead])),
     // Both show events beside what the file makes of them.
     (Method::POST, "/api/v1/explain", Scopes(&[ConfigRead, EventsRead])),
     (Method::GET, "/api/v1/config/backtest", Scopes(&[ConfigRead, EventsRead])),

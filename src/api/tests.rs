@@ -10,16 +10,21 @@ use axum::{
     http::{Request, StatusCode},
 };
 use bytes::Bytes;
+use data_encoding::BASE64;
 use serde_json::{Value, json};
 
 use super::{operating_tests::Operated, *};
 use crate::{
+    announce::Announcer,
+    clock::Clock,
     envelope::{Envelope, EventUid, Name, tests::sample},
-    route::Taken,
+    route::{Subscribers, Taken},
+    seal::Sealer,
     store::{
         Accepted, Ask, Attempt, Backlog, Cause, Decision, Delivery, DeliveryRow, Due, EventRow, GaveUp, GivenUp, NewDelivery,
         NewEvent, NewRejection, Next, OnCommit, Page, Pruned, Rejection, Resolution, Retention, Retried, State, Targets,
     },
+    subscriptions::{self, EventTypes},
 };
 
 const SALT: u64 = 0xab;
@@ -364,6 +369,17 @@ pub(super) fn api(fake: Arc<Fake>) -> Api {
         admin_token: Some(Secret::new(TOKEN)),
         tokens: Arc::new(crate::access::Tokens::none(fake.clone())),
         limits: Arc::new(Limits::new(Rate::per_second(20, 100), &crate::clock::Clock::system())),
+        subscriptions: Arc::new(Subscriptions::none(
+            subscriptions::Parts {
+                store: fake,
+                sealer: Sealer::new(&Secret::new(BASE64.encode(&[7; 32]))).unwrap(),
+                clock: Clock::manual("2026-01-20T12:00:00Z"),
+                announcer: Announcer::new().0,
+                subscribers: Subscribers::default(),
+                types: Arc::new(EventTypes::new(Vec::new())),
+            },
+            subscriptions::Settings::default(),
+        )),
         ready: Arc::default(),
         stop: CancellationToken::new(),
     }

@@ -119,6 +119,12 @@ pub struct Regenerated {
 }
 
 impl Subscriptions {
+    /// None at all, as long as nobody makes one. Nothing is read.
+    pub(crate) fn none(parts: Parts, settings: Settings) -> Self {
+        let settings = Live::new(Arc::new(settings));
+        Self { parts, settings, known: RwLock::default(), changing: tokio::sync::Mutex::default(), running: OnceLock::new() }
+    }
+
     /// Reads what the store keeps, and plans for it. Nothing is sent before [`Subscriptions::start`].
     pub async fn load(parts: Parts, settings: Settings) -> store::Result<Arc<Self>> {
         parts.types.restore(&*parts.store).await?;
@@ -138,14 +144,7 @@ impl Subscriptions {
         }
         let planned = known.values().filter(|kept| kept.subscription.is_planned());
         parts.subscribers.load(planned.map(|kept| kept.subscription.subscriber()).collect());
-        let settings = Live::new(Arc::new(settings));
-        Ok(Arc::new(Self {
-            parts,
-            settings,
-            known: RwLock::new(known),
-            changing: tokio::sync::Mutex::default(),
-            running: OnceLock::new(),
-        }))
+        Ok(Arc::new(Self { known: RwLock::new(known), ..Self::none(parts, settings) }))
     }
 
     /// Goes by another file from now on.

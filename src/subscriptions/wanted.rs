@@ -52,6 +52,15 @@ const ANSWERED: [&str; 12] = [
     "signing",
 ];
 
+/// What other systems call what is known here: taken for something else, it would do the contrary of what was meant.
+const MEANT: [(&str, &str); 5] = [
+    ("active", "enabled"),
+    ("is_active", "enabled"),
+    ("when", "filter"),
+    ("conditions", "filter"),
+    ("ssl_verification", "verify_tls"),
+];
+
 /// What is wanted; `None` where nothing is said. What may be taken away is `Some(None)` then.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
@@ -108,7 +117,7 @@ impl Wanted {
     /// [`Refused::Invalid`] for the first field that cannot be.
     pub fn read(body: &Value, dialect: Dialect) -> Result<Self, Refused> {
         let Value::Object(fields) = body else { return Err(Refused::request("body", "is a JSON object")) };
-        known(fields, dialect)?;
+        misspelt(fields, dialect)?;
         let wanted = Self {
             url: url(fields, dialect)?,
             events: events(fields, dialect)?,
@@ -127,23 +136,28 @@ impl Wanted {
     }
 }
 
-/// Refuses a field that nobody knows: a `filter` that is misspelt would let everything through.
-fn known(fields: &Map<String, Value>, dialect: Dialect) -> Result<(), Refused> {
+/// Refuses a field that looks like one that is known: a `filter` that is misspelt would let everything through. Others are ignored:
+/// clients of Interactor may say more than we know of.
+fn misspelt(fields: &Map<String, Value>, dialect: Dialect) -> Result<(), Refused> {
     let Names { url, events } = Names::of(dialect);
     let mut names = vec![url, events];
     names.extend(OPTIONS);
     if dialect == Dialect::Interactor {
         names.retain(|name| *name != "secret");
         names.push("event_types");
-    }
-    match fields.keys().find(|key| !names.contains(&key.as_str()) && !ANSWERED.contains(&key.as_str())) {
-        None => Ok(()),
-        Some(key) => {
-            let near = nearest(key, names.iter().copied()).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
-            let shown: String = key.chars().filter(|c| !c.is_control()).take(64).collect();
-            Err(Refused::request(shown, format!("is not known{near}")))
+        if fields.contains_key("secret") {
+            return Err(Refused::request("secret", "is not taken here: the relay makes one, and shows it in its answer"));
         }
     }
+    let unknown = |key: &&String| !names.contains(&key.as_str()) && !ANSWERED.contains(&key.as_str());
+    for key in fields.keys().filter(unknown) {
+        let meant = MEANT.iter().find(|(word, _)| word == key).map(|(_, name)| *name);
+        if let Some(near) = meant.or_else(|| nearest(key, names.iter().copied())) {
+            let shown: String = key.chars().filter(|c| !c.is_control()).take(64).collect();
+            return Err(Refused::request(shown, format!("is not known: did you mean `{near}`?")));
+        }
+    }
+    Ok(())
 }
 
 fn optional<T>(
@@ -332,7 +346,11 @@ mod tests {
         );
         assert_eq!(told(json!({"metadata": []})), "invalid_request `metadata` is an object");
         assert_eq!(told(json!({"filter": "x"})).split(" such").next(), Some("invalid_request `filter` is a condition"));
-        assert_eq!(told(json!({"secret": "12345678"})), "invalid_request `secret` is not known");
+        let own = "invalid_request `secret` is not taken here: the relay makes one, and shows it in its answer";
+        assert_eq!(told(json!({"secret": "12345678"})), own);
+        assert_eq!(told(json!({"active": false})), "invalid_request `active` is not known: did you mean `enabled`?");
+        let more = json!({"url": "https://a.example/h", "zap": {"id": 1}, "version": 2, "hookUrl": "x"});
+        assert!(Wanted::read(&more, Dialect::Interactor).is_ok(), "what nobody knows is ignored");
         let short = Wanted::read(&json!({"secret": "1234567"}), Dialect::Honeyframe).unwrap_err();
         assert_eq!(short.to_string(), "`secret` is 8 to 256 printable ASCII characters");
     }

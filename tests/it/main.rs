@@ -63,4 +63,5 @@ mod store;
 mod subscriptions;
 mod tokens;
 mod trial;
+mod webhooks;
 mod whatsapp;

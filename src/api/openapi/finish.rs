@@ -18,6 +18,8 @@ const TAGS: &[(&str, &str, &str)] = &[
     ("/api/v1/deliveries", "deliveries", "What is on its way to whom, and how each try went."),
     ("/api/v1/dead-letters", "dead-letters", "Deliveries that were given up: retried, or resolved with a note."),
     ("/api/v1/replays", "replays", "Deliveries made again of events that are kept."),
+    ("/api/v1/webhooks", "webhooks", "Subscriptions, in Interactor's dialect: who is told of what, and what became of it."),
+    ("/api/webhooks", "plain-webhooks", "The same subscriptions in Honeyframe's dialect: plain objects, without `data`."),
     ("/api/v1/jobs", "jobs", "What touches many deliveries at once, in the background."),
     ("/api/v1/targets", "targets", "How each target stands, and the hand of a person on it."),
     ("/api/v1/mutes", "mutes", "What people want to hear nothing of for a while."),
@@ -150,6 +152,7 @@ fn in_path(path: &str, name: &str) -> Value {
     let (what, example) = match thing {
         "events" => ("The event's `uid`.", "ev_00000000000000ab0000000000000007"),
         "deliveries" | "dead-letters" => ("The delivery's id.", "dl_00000000000000ab0000000000000007_1"),
+        "webhooks" => ("The subscription's id.", "wh_aaaaaaaaaaaaaaaaaaaaaaaaaa"),
         "replays" | "jobs" => ("The job's id.", "job_00000000000000000000"),
         "tokens" => ("The token's id.", "tok_aaaaaaaaaaaaaaaaaaaaaaaaaa"),
         "targets" => ("The target's name.", "crm"),

@@ -14,7 +14,7 @@ use super::words;
 /// `"event" means "…" => Kind::Text`.
 macro_rules! params {
     ($asked:ident = $names:expr $(, $name:literal $(means $what:literal)? => $kind:expr)* $(,)?) => {
-        struct $asked;
+        pub(in crate::api) struct $asked;
 
         impl $asked {
             #[allow(unused_imports)]
@@ -57,6 +57,8 @@ pub(in crate::api) enum Kind {
     Time,
     /// A number from 1.
     Number,
+    /// The status of an HTTP answer.
+    Code,
     /// A number per second.
     Rate,
     /// `true` or `false`.
@@ -170,6 +172,7 @@ impl Kind {
             Self::Words(words) => json!({"type": "string", "enum": words()}),
             Self::Time => json!({"type": "string", "format": "date-time", "examples": ["2026-01-20T12:00:00Z"]}),
             Self::Number => json!({"type": "integer", "minimum": 1, "maximum": u32::MAX}),
+            Self::Code => json!({"type": "integer", "minimum": 100, "maximum": 599}),
             Self::Rate => json!({"type": "string", "pattern": "^[1-9][0-9]{0,4}(/s)?$", "examples": ["100/s"]}),
             Self::Flag => json!({"type": "boolean"}),
             Self::Event => json!({"type": "string", "pattern": format!("^ev_{UID}$")}),

@@ -73,6 +73,17 @@ impl PartialSchema for Anything {
 
 impl ToSchema for Anything {}
 
+/// Any JSON.
+pub(in crate::api) struct Any;
+
+impl PartialSchema for Any {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({}))
+    }
+}
+
+impl ToSchema for Any {}
+
 /// The event as targets receive it.
 pub(in crate::api) struct Envelope;
 
