@@ -41,6 +41,7 @@ mod quarantine;
 mod reconnect;
 mod rehearsal;
 mod reload;
+mod rest_hooks;
 mod schema;
 mod secrets;
 mod seeds;
