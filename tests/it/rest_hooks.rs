@@ -54,7 +54,7 @@ async fn play(script: &str, order: &str) -> Played {
         let mut sent = BTreeSet::new();
         while !over.load(Ordering::Relaxed) {
             let id = format!("evt_{}", sent.len());
-            relay.accepts(&signed::interactor(&signed::event(&id))).await;
+            relay.accepts(&signed::interactor(signed::event(&id))).await;
             sent.insert(id);
             tokio::time::sleep(BETWEEN_EVENTS).await;
         }
