@@ -78,6 +78,8 @@ pub struct Handles {
     pub metrics: Metrics,
     /// Seals what is kept secret at rest.
     pub sealer: Sealer,
+    /// Places for requests of the API that last.
+    pub lasting: api::Lasting,
     /// What time it is.
     pub clock: Clock,
     /// See [`Options::admin_token`].
@@ -271,6 +273,7 @@ impl App {
             reconnecting: Live::new(reconnecting),
             metrics,
             sealer,
+            lasting: api::Lasting::default(),
             clock: options.clock,
             admin_token: options.admin_token,
             tokens,

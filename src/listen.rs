@@ -41,6 +41,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+mod peer;
+
+pub(crate) use peer::Peer;
+
 /// Connections held at once, where the system lets a process open enough files.
 const CONNECTIONS_MAX: usize = 16_384;
 /// Connections held at once at least.
@@ -62,8 +66,8 @@ const TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 74\r\nconnection: close\r\n\r\n\
     {\"error\":\"request_timeout\",\"message\":\"The header did not arrive in time.\"}";
 
-/// Serves `router` on `listener` until `stop`, then gives open requests as long to finish as `grace` says then. Requests carry the address of their
-/// connection as [`ConnectInfo`].
+/// Serves `router` on `listener` until `stop`, then gives open requests as long to finish as `grace` says then. Requests carry their
+/// connection as [`Peer`], and its address as [`ConnectInfo`].
 pub async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationToken, grace: impl Fn() -> Duration) {
     let server = Arc::new(Server::new(router, stop.clone(), connections_max(), Timeouts::default()));
     server.clone().accept(listener).await;
@@ -193,11 +197,16 @@ impl Server {
 
     /// Answers the requests of one connection until it ends, falls idle, is slow, is evicted, or the server stops.
     async fn converse(&self, stream: TcpStream, peer: SocketAddr, activity: &Arc<Activity>) {
-        // Handlers of HTTP/2 are tasks of their own.
-        let (router, conversing) = (self.router.clone(), activity.clone());
-        let service = service_fn(move |request| answer(router.clone(), request, peer, conversing.clone()));
         let (reading, writing) = stream.into_split();
         let reading = Arc::new(reading);
+        let behind = Peer::new(reading.clone(), activity.end.clone());
+        // Handlers of HTTP/2 are tasks of their own.
+        let (router, conversing) = (self.router.clone(), activity.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            request.extensions_mut().insert(behind.clone());
+            answer(router.clone(), request, conversing.clone())
+        });
         let io = TokioIo::new(Watched { reading: reading.clone(), writing, activity: activity.clone() });
         let mut connection = pin!(self.http.serve_connection(io, service));
         let mut stopping = false;
@@ -231,12 +240,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 async fn answer(
     router: TowerToHyperService<axum::Router>,
-    mut request: Request<Incoming>,
-    peer: SocketAddr,
+    request: Request<Incoming>,
     activity: Arc<Activity>,
 ) -> Result<Response<Held>, std::convert::Infallible> {
     let busy = Busy::new(activity, request.version());
-    request.extensions_mut().insert(ConnectInfo(peer));
     let response = router.call(request.map(Body::new)).await?;
     Ok(response.map(|body| Held { body, _busy: busy }))
 }

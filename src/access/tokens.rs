@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::json;
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
@@ -74,6 +75,7 @@ pub struct Tokens {
     store: Arc<dyn Store>,
     known: RwLock<Known>,
     used: Mutex<HashMap<String, Used>>,
+    changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -117,7 +119,7 @@ impl Tokens {
 
     /// None of those that `store` may keep.
     pub(crate) fn none(store: Arc<dyn Store>) -> Self {
-        Self { store, known: RwLock::default(), used: Mutex::default() }
+        Self { store, known: RwLock::default(), used: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
     /// Takes up what others have changed in the store since the last call: a change on one replica holds on another from then on.
@@ -132,7 +134,14 @@ impl Tokens {
             known.seen = known.seen.max(record.revision);
             known.take(&record);
         }
+        drop(known);
+        self.changed.send_replace(());
         Ok(())
+    }
+
+    /// Changes whenever a token may have: for whoever is answered for so long that its token may end meanwhile.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Who shows `given` at `now`; that it was used is remembered. `None`: it is no token, or over.
@@ -285,6 +294,7 @@ impl Tokens {
         let token = Arc::new(token);
         let kept = Kept { token: token.clone(), revision };
         self.known.write().unwrap_or_else(PoisonError::into_inner).put(kept);
+        self.changed.send_replace(());
         token
     }
 

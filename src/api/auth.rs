@@ -14,12 +14,16 @@ use super::{
     error::ApiError,
     limits::{self, Guess, Left},
     scopes::{self, Needs},
+    stream::pass::Pass,
 };
 use crate::{
-    access::{BOOTSTRAP, Caller},
+    access::{BOOTSTRAP, Caller, Scope},
     secret::Secret,
     sign,
 };
+
+/// The one path that takes a pass in its query: browsers send no headers with a stream.
+const STREAM: &str = "/api/v1/stream";
 
 /// Lets `request` through when it carries a token that allows what its route needs, and tells the handler who asks: [`Caller`] is an
 /// extractor. Without a token nothing passes, not even to paths of the API which do not exist, so that nothing tells which do.
@@ -31,7 +35,15 @@ pub(super) async fn require(State(api): State<Api>, mut request: Request, next: 
         return Ok(next.run(request).await);
     }
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-    let caller = api.caller(request.headers(), peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))?;
+    let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let pass = if path.as_deref() == Some(STREAM) { api.bearer_of_pass(request.uri().query()) } else { None };
+    let caller = match pass {
+        Some((caller, pass)) if !request.headers().contains_key(header::AUTHORIZATION) => {
+            request.extensions_mut().insert(pass);
+            caller
+        }
+        _ => api.caller(request.headers(), peer)?,
+    };
     let left = api.left(&caller);
     let allowed = match (path, needs) {
         (Some(path), Some(needs)) => scopes::allow(&caller, &path, needs),
@@ -70,6 +82,24 @@ impl Api {
     /// What `caller` has left of its rate once this request is counted. `None`: it has none.
     fn left(&self, caller: &Caller) -> Option<Left> {
         (caller.id != BOOTSTRAP).then(|| self.limits.take(&caller.id, self.running.api_rate()))
+    }
+
+    /// Who shows the pass in `query`, and what it is good for.
+    fn bearer_of_pass(&self, query: Option<&str>) -> Option<(Caller, Pass)> {
+        let (_, token) = url::form_urlencoded::parse(query?.as_bytes()).find(|(name, _)| name == "token")?;
+        let pass = Pass::open(&token, &self.sealer, |id| self.kept_of(id), self.clock.now())?;
+        let namespaces = pass.namespaces.clone();
+        Some((Caller { id: pass.token.clone(), name: pass.token.clone(), scopes: Scope::EventsRead.into(), namespaces }, pass))
+    }
+
+    /// What a pass of the token with this id is signed with beside the relay's key; `None` once that token is over. Ids of created tokens
+    /// come once, the other one may stand for another token after a restart.
+    pub(super) fn kept_of(&self, id: &str) -> Option<Vec<u8>> {
+        if id != BOOTSTRAP {
+            return self.tokens.alive(id, self.clock.now()).map(|_| Vec::new());
+        }
+        let token = self.admin_token.as_ref().filter(|token| !token.is_empty())?;
+        Some(sign::sha256(&[token.reveal().as_bytes()]).to_vec())
     }
 }
 

@@ -61,6 +61,19 @@ pub(super) async fn object(body: Body, known: &[&str]) -> Result<Map<String, Val
     }
 }
 
+/// The lists of texts that `body` has under `names`; empty where it has none, or no body.
+pub(super) async fn texts<const N: usize>(body: Body, names: [&str; N]) -> Result<[Vec<String>; N], ApiError> {
+    let mut given = object(body, &names).await?;
+    let mut lists = names.map(|_| Vec::new());
+    for (name, list) in names.iter().zip(&mut lists) {
+        match given.remove(*name) {
+            None | Some(Value::Null) => {}
+            Some(value) => *list = serde_json::from_value(value).map_err(|_| invalid(name, "is not a list of texts"))?,
+        }
+    }
+    Ok(lists)
+}
+
 /// A list as the query writes it.
 fn joined(name: &str, items: Vec<Value>) -> Result<String, ApiError> {
     let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();

@@ -50,6 +50,21 @@ pub(super) enum ApiError {
     /// As much is asked for already as the relay does at a time; says what.
     #[error("{0}")]
     TooMany(String),
+    /// The caller holds as much as it may of what lasts.
+    #[error("{message}")]
+    Crowded {
+        /// What of.
+        message: String,
+        /// How much it may.
+        limit: u32,
+        /// When there will be more, in Unix seconds.
+        reset_at: i64,
+        /// How long to wait, in seconds.
+        retry_after: u32,
+    },
+    /// All that the relay holds at once is in use, by whomever; says what.
+    #[error("{0}")]
+    Busy(&'static str),
     /// The file is bad, and nothing has changed; says everything that is wrong with it.
     #[error("{}", .0.error)]
     BadConfig(Box<Rejected>),
@@ -138,6 +153,8 @@ impl ApiError {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_jobs"),
+            Self::Crowded { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::BadConfig(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_config"),
             Self::Webhook(refused) => (status(refused), refused.code()),
             Self::WebhookDisabled => (StatusCode::BAD_REQUEST, "webhook_disabled"),
@@ -157,6 +174,9 @@ impl IntoResponse for ApiError {
                 let (problems, left_off) = (rejected.problems.clone(), rejected.left_off);
                 (status, Json(BadFile { error: code, message, problems, left_off })).into_response()
             }
+            Self::Crowded { retry_after, .. } => {
+                (status, Json(json!({"error": code, "message": message, "retry_after": retry_after}))).into_response()
+            }
             Self::RateLimited(wait) => {
                 let retry_after = limits::seconds(*wait);
                 (status, Json(json!({"error": code, "message": message, "retry_after": retry_after}))).into_response()
@@ -171,6 +191,14 @@ impl IntoResponse for ApiError {
             Self::Webhook(subscriptions::Refused::Releasing) => {
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
             }
+            Self::Crowded { limit, reset_at, retry_after, .. } => {
+                let headers = response.headers_mut();
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
+                headers.insert("x-ratelimit-limit", HeaderValue::from(*limit));
+                headers.insert("x-ratelimit-remaining", HeaderValue::from(0));
+                headers.insert("x-ratelimit-reset", HeaderValue::from(*reset_at));
+            }
+            Self::Busy(_) => _ = response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER),
             Self::Store(error) => {
                 tracing::warn!("the API cannot answer: {error}");
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);

@@ -148,9 +148,12 @@ impl Left {
     /// Tells the caller how it stands, as Interactor does ("Rate limit headers"): its limit, what is left of it, and when in Unix
     /// seconds it has all of it again.
     pub(super) fn tell(self, headers: &mut HeaderMap) {
-        headers.insert(LIMIT, HeaderValue::from(self.limit));
-        headers.insert(REMAINING, HeaderValue::from(self.remaining));
-        headers.insert(RESET, HeaderValue::from(ceiled(self.full_at)));
+        // A refusal may speak of another limit.
+        if !headers.contains_key(LIMIT) {
+            headers.insert(LIMIT, HeaderValue::from(self.limit));
+            headers.insert(REMAINING, HeaderValue::from(self.remaining));
+            headers.insert(RESET, HeaderValue::from(ceiled(self.full_at)));
+        }
     }
 }
 

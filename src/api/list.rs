@@ -36,6 +36,20 @@ impl Params {
         Ok(params)
     }
 
+    /// Likewise; those that are among `repeated` may stand there several times.
+    pub(super) fn repeating(query: Option<&str>, known: &[&str], repeated: &[&str]) -> Result<Self, ApiError> {
+        let mut params = Self::default();
+        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            let again = repeated.contains(&&*name) && params.0.iter().any(|(seen, _)| *seen == name);
+            if again {
+                params.0.push((name.into_owned(), value.into_owned()));
+            } else {
+                params.add(&name, value.into_owned(), known)?;
+            }
+        }
+        Ok(params)
+    }
+
     /// Adds one parameter, which must be among `known` and new.
     pub(super) fn add(&mut self, name: &str, value: String, known: &[&str]) -> Result<(), ApiError> {
         if !known.contains(&name) {
@@ -49,10 +63,23 @@ impl Params {
         Ok(())
     }
 
+    /// The value of `name`, which stays.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// Takes the value of `name` out.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
         let at = self.0.iter().position(|(known, _)| known == name)?;
         Some(self.0.swap_remove(at).1)
+    }
+
+    /// Takes all values of `name` out, in their order.
+    pub(super) fn take_all(&mut self, name: &str) -> Vec<String> {
+        let (taken, left) = std::mem::take(&mut self.0).into_iter().partition(|(known, _)| known == name);
+        self.0 = left;
+        let taken: Vec<(String, String)> = taken;
+        taken.into_iter().map(|(_, value)| value).collect()
     }
 
     /// Takes the value of `name` out, read by `read`; what does not read `is not {wanted}`.
@@ -78,7 +105,7 @@ pub(super) fn invalid(name: &str, reason: &str) -> ApiError {
 }
 
 /// The place in a list of the thing that has this id.
-type PlaceOf = fn(&str) -> Option<i64>;
+pub(super) type PlaceOf = fn(&str) -> Option<i64>;
 
 /// Reads the filters that lists share and the page; what is left in `params` is the caller's.
 pub(super) fn filter(params: &mut Params, place_of: PlaceOf) -> Result<Filter, ApiError> {
@@ -103,7 +130,7 @@ fn instant(text: &str) -> Option<Timestamp> {
 }
 
 /// Where `cursor` says the page begins: one of ours, an id that `place_of` knows, or `0`.
-fn page(cursor: &str, place_of: PlaceOf) -> Option<Page> {
+pub(super) fn page(cursor: &str, place_of: PlaceOf) -> Option<Page> {
     if let Some(place) = place_of(cursor) {
         return Some(Page::After(place));
     }
@@ -139,6 +166,11 @@ pub(super) fn answer<R, T: Serialize>(
         Page::Newest | Page::Before(_) => last.filter(|_| more).map(|last| format!("b{last}")),
     };
     let data: Vec<T> = rows.iter().map(show).collect();
+    Json(Listed { data, next }).into_response()
+}
+
+/// `rows`, with the cursor behind them.
+pub(super) fn listed<T: Serialize>(data: Vec<T>, next: Option<String>) -> Response {
     Json(Listed { data, next }).into_response()
 }
 

@@ -19,14 +19,15 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     access::Tokens,
     app::Handles,
-    clock::Timestamp,
-    config::decode::Rate,
+    clock::{Clock, Timestamp},
+    config::{Cors, decode::Rate},
     envelope::{DeliveryId, Envelope},
     explain::backtest::Summary,
     ingest::RetryReport,
     reconnect,
     reload::{self, Outcome, Rejected},
     route::{Takers, Why},
+    seal::Sealer,
     secret::Secret,
     store::{self, Filter, Store},
     subscriptions::Subscriptions,
@@ -39,12 +40,15 @@ mod backtest;
 mod body;
 mod callbacks;
 mod config;
+mod cors;
 mod dead_letters;
 mod deliveries;
+mod ending;
 mod engine;
 mod error;
 mod events;
 mod explain;
+mod follow;
 mod health;
 mod jobs;
 mod limits;
@@ -54,9 +58,11 @@ mod mutes;
 mod openapi;
 #[cfg(test)]
 mod operating_tests;
+mod places;
 mod rejections;
 mod scopes;
 mod sources;
+mod stream;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -67,18 +73,36 @@ use engine::Engine;
 use error::ApiError;
 pub(crate) use limits::Limits;
 use openapi::Document;
+pub use places::Lasting;
 
 /// Answers on the admin listener: the whole API, metrics and health.
 pub fn admin(handles: Handles) -> Router {
-    Api::new(handles).admin()
+    let generation = handles.generation.clone();
+    let pages = move || generation.now().config.server.cors.clone();
+    shown_to(Api::new(handles).admin(), pages)
 }
 
 /// Answers on the public listener: health, reconnect links, the events where the file says so, and the sources for everything else.
 pub fn public(handles: Handles) -> Router {
     let (generation, ingest) = (handles.generation.clone(), handles.ingest.clone());
-    let pages = reconnect::router(handles.reconnecting.clone(), &handles.clock);
-    let shown = move || generation.now().config.server.public_api;
-    Api::new(handles).public(shown, ingest.clone().router()).merge(pages).fallback_service(ingest.router())
+    let links = reconnect::router(handles.reconnecting.clone(), &handles.clock);
+    let config = move || generation.now().config.clone();
+    let shown = {
+        let config = config.clone();
+        move || config().server.public_api
+    };
+    let pages =
+        move || Some(config()).filter(|config| config.server.public_api).map_or_else(Cors::default, |it| it.server.cors.clone());
+    let api = Api::new(handles).public(shown, ingest.clone().router());
+    shown_to(api, pages).merge(links).fallback_service(ingest.router())
+}
+
+/// `router`, whose answers the web pages may read that `pages` names then.
+fn shown_to(router: Router, pages: impl Fn() -> Cors + Clone + Send + Sync + 'static) -> Router {
+    router.layer(middleware::from_fn(move |request: Request, next: middleware::Next| {
+        let cors = pages();
+        async move { cors::answer(&cors, request, next).await }
+    }))
 }
 
 /// Every route of both listeners that is not a source's: its method, and its path as `/api/v1/events/{uid}`.
@@ -98,6 +122,9 @@ struct Api {
     limits: Arc<Limits>,
     subscriptions: Arc<Subscriptions>,
     ready: Arc<health::Probe>,
+    lasting: Lasting,
+    sealer: Sealer,
+    clock: Clock,
     stop: CancellationToken,
 }
 
@@ -189,6 +216,9 @@ impl Api {
             limits: handles.limits.clone(),
             subscriptions: handles.subscriptions.clone(),
             ready: Arc::default(),
+            lasting: handles.lasting.clone(),
+            sealer: handles.sealer.clone(),
+            clock: handles.clock.clone(),
             stop: handles.stop.clone(),
             engine: Arc::new(handles.clone()),
             running: Arc::new(handles),
@@ -268,7 +298,11 @@ impl Api {
 }
 
 fn events() -> OpenApiRouter<Api> {
-    OpenApiRouter::default().routes(routes!(events::list)).routes(routes!(events::one))
+    OpenApiRouter::default()
+        .routes(routes!(events::list))
+        .routes(routes!(events::one))
+        .routes(routes!(stream::open))
+        .routes(routes!(stream::pass))
 }
 
 async fn not_found() -> ApiError {

@@ -29,6 +29,8 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
     (Method::POST, "/callbacks/twilio/{destination}", Nothing),
     (Method::GET, "/api/v1/events", Scopes(&[EventsRead])),
     (Method::GET, "/api/v1/events/{uid}", Scopes(&[EventsRead])),
+    (Method::GET, "/api/v1/stream", Scopes(&[EventsRead])),
+    (Method::POST, "/api/sse-token", Scopes(&[EventsRead])),
     (Method::GET, "/api/v1/deliveries", Scopes(&[DeliveriesRead])),
     (Method::GET, "/api/v1/deliveries/{id}", Scopes(&[DeliveriesRead])),
     (Method::POST, "/api/v1/deliveries/{id}/retry", Scopes(&[DeliveriesWrite])),
@@ -93,8 +95,15 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
 ];
 
 /// All that a caller bound to namespaces may use, and what is below: whatever else there is knows no namespaces.
-const BOUND: [&str; 6] =
-    ["/api/v1/events", "/api/v1/deliveries", "/api/v1/dead-letters", "/api/v1/webhooks", "/api/webhooks", "/api/v1/stream"];
+const BOUND: [&str; 7] = [
+    "/api/v1/events",
+    "/api/v1/deliveries",
+    "/api/v1/dead-letters",
+    "/api/v1/webhooks",
+    "/api/webhooks",
+    "/api/v1/stream",
+    "/api/sse-token",
+];
 
 /// What the route needs that the router has found for a request.
 pub(super) fn needs(method: &Method, path: &str) -> Needs {

@@ -21,6 +21,7 @@ use crate::{
     subscriptions::{self, EventTypesOfFile},
 };
 
+mod cors;
 pub mod decode;
 mod effective;
 mod files;
@@ -45,6 +46,7 @@ pub mod tree;
 mod units;
 pub mod yaml;
 
+pub use cors::Cors;
 pub use decode::{AllowTarget, Problem, Severity};
 use decode::{Context, Definitions, Field, Fields, Keys, OneOrMore, Schema, Shape};
 pub use effective::yaml as effective_yaml;
@@ -104,6 +106,8 @@ pub struct Server {
     pub public_api: bool,
     /// How much each created token may ask of the API. Default 20/s, burst 100.
     pub api_rate_limit: decode::Rate,
+    /// Which web pages may ask the API. Default none.
+    pub cors: Cors,
     /// Largest request body in bytes. Default 1 MiB.
     pub max_body: usize,
     /// How long a stop waits for what is under way. Default 30 s.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use super::{
-    AllowTarget, Security, Server, StoreSettings,
+    AllowTarget, Cors, Security, Server, StoreSettings,
     decode::{Context, Decode, Definitions, Field, Fields, Keys, Located, Rate, Schema, Shape, Size, nearest},
     references::Environment,
     tree::{Node, Value},
@@ -57,6 +57,7 @@ const SERVER: Keys = Keys::of(&[
         "How much each created token may ask of the API; more gets 429. The token of the start has no limit.",
     )
     .default(r#"{"rate": "20/s", "burst": 100}"#),
+    Field::of::<Cors>("cors", "Which web pages may ask the API from a browser, on either listener; without it none."),
     Field::of::<Size>("max_body", "Largest body of a request, between 1KiB and 64MiB; what is larger gets 413.").default("1MiB"),
     Field::of::<Duration>("shutdown_grace", "How long a stop waits for what is under way, at most 1h.").default("30s"),
     Field::of::<bool>("watch", "Whether the files are watched, and gone by as soon as they change.").default("true"),
@@ -77,6 +78,7 @@ pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
         admin_url: None,
         public_api: false,
         api_rate_limit: API_RATE,
+        cors: Cors::default(),
         max_body: 1024 * 1024,
         shutdown_grace: Duration::from_secs(30),
         watch: true,
@@ -88,6 +90,7 @@ pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
     server.admin_url = fields.optional("admin_url", cx).map(|WebUrl(url)| url);
     server.public_api = fields.or("public_api", false, cx);
     server.api_rate_limit = fields.or("api_rate_limit", API_RATE, cx);
+    server.cors = fields.optional("cors", cx).unwrap_or_default();
     server.watch = fields.or("watch", true, cx);
     if let Some(size) = fields.optional::<Located<Size>>("max_body", cx) {
         server.max_body = max_body(&size, cx).unwrap_or(server.max_body);

@@ -183,6 +183,10 @@ fn what_the_file_leaves_out_has_a_default() {
                 per: 1s,
                 burst: 100,
             },
+            cors: Cors {
+                any: false,
+                origins: [],
+            },
             max_body: 1048576,
             shutdown_grace: 30s,
             watch: true,
@@ -211,7 +215,7 @@ fn what_the_file_leaves_out_has_a_default() {
 #[test]
 fn what_the_file_says_is_what_one_gets() {
     let text = "version: 1
-server: {listen: '[::1]:0', admin_listen: 'localhost:9', public_url: 'https://r.example.com', public_api: true, max_body: 64KiB, shutdown_grace: 0s, watch: false, api_rate_limit: {rate: 5/s, burst: 7}}
+server: {listen: '[::1]:0', admin_listen: 'localhost:9', public_url: 'https://r.example.com', public_api: true, cors: {origins: ['*', 'https://App.example.com:443']}, max_body: 64KiB, shutdown_grace: 0s, watch: false, api_rate_limit: {rate: 5/s, burst: 7}}
 store: {url: 'sqlite:///var/x.db', retention: {events: 1d}, max_bytes: 1GiB}
 security: {allow_targets: [10.1.2.3/8, '::1', LocalHost.], require_https: false, encryption_key: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}
 templates: {t: '{{ event.type }}'}
@@ -247,6 +251,12 @@ templates: {t: '{{ event.type }}'}
                 count: 5,
                 per: 1s,
                 burst: 7,
+            },
+            cors: Cors {
+                any: true,
+                origins: [
+                    "https://app.example.com",
+                ],
             },
             max_body: 65536,
             shutdown_grace: 0ns,

@@ -467,6 +467,9 @@ impl Store for MemoryStore {
     async fn events(&self, _: Filter) -> store::Result<Vec<EventRow>> {
         Err(store::Error::Closed)
     }
+    async fn walk(&self, _: crate::store::Walk) -> store::Result<crate::store::Walked> {
+        Err(store::Error::Closed)
+    }
     async fn event(&self, _: EventUid) -> store::Result<Option<EventRow>> {
         Err(store::Error::Closed)
     }

@@ -138,6 +138,9 @@ impl Store for Memory {
     async fn events(&self, _: Filter) -> Result<Vec<EventRow>> {
         Err(Error::Closed)
     }
+    async fn walk(&self, _: crate::store::Walk) -> Result<crate::store::Walked> {
+        Err(Error::Closed)
+    }
     async fn event(&self, _: EventUid) -> Result<Option<EventRow>> {
         Err(Error::Closed)
     }

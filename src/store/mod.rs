@@ -31,6 +31,7 @@ mod retention;
 mod scratch;
 mod shard;
 pub mod sqlite;
+mod walk;
 
 pub use attempt::{Attempt, Next, Unreported};
 pub use change::{AtMost, AuditFilter, AuditRow, Change, Changed, NewAudit, Record, RecordKind, Write};
@@ -48,6 +49,7 @@ pub use rejection::{NewRejection, Rejection, Retried};
 pub use retention::{Pruned, Retention};
 pub use scratch::Scratch;
 pub use shard::{Owned, OwnerId, SHARDS, shard_of};
+pub use walk::{FitsType, Walk, Walked};
 
 /// Opens the store at `url`, made where it is missing: `sqlite://<path>`, relative to `folder` or absolute
 /// (`sqlite:///var/lib/hookyard.db`).
@@ -175,6 +177,10 @@ pub trait Store: Send + Sync {
 
     /// Events, without their bodies.
     async fn events(&self, filter: Filter) -> Result<Vec<EventRow>>;
+
+    /// Walks through events with their bodies, within bounds. In commit order it passes no place behind which an event may still become
+    /// readable: who goes on from [`Walked::upto`] misses none, however late it is committed.
+    async fn walk(&self, walk: Walk) -> Result<Walked>;
 
     /// One event with its body.
     async fn event(&self, uid: EventUid) -> Result<Option<EventRow>>;

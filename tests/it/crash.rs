@@ -14,8 +14,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
 use crate::support::{
-    Home, Receiver, Relay, SOON, relay, routes,
+    Answer, Home, Receiver, Relay, Routes, SOON, relay, routes,
     signed::{event, interactor},
+    stream::Stream,
     until,
 };
 
@@ -42,41 +43,10 @@ async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_killed() {
     let endless = "retry: {initial: 200ms, factor: 1, max: 200ms, jitter: none, give_up_after: 24h}";
     let routes = routes().interactor().webhook_with("crm", &crm, endless).webhook_with("audit", &audit, endless);
     let home = Home::new();
-    let mut relay = Relay::start_in(&home, &routes).await;
+    let relay = Relay::start_in(&home, &routes).await;
     let routes = routes.on(&relay.public.to_string(), &relay.admin.to_string());
 
-    let sending = Arc::new(Sending {
-        next: AtomicUsize::new(0),
-        sent: AtomicUsize::new(0),
-        acknowledged: Mutex::default(),
-        addr: watch::Sender::new(Some(relay.public)),
-        over: AtomicBool::new(false),
-    });
-    let mut senders = tokio::task::JoinSet::new();
-    for _ in 0..SENDERS {
-        senders.spawn(send(Arc::clone(&sending)));
-    }
-
-    let mut kills = 0;
-    while kills < KILLS || !sending.over.load(Ordering::Relaxed) {
-        if kills < KILLS {
-            // Spread over the events, with a random moment each: some kills hit a commit, some a delivery.
-            let goal = EVENTS * kills / (KILLS + 1) + usize::from(random() % 200);
-            until("events to be sent", Duration::from_secs(120), async || {
-                (goal <= sending.next.load(Ordering::Relaxed) || sending.over.load(Ordering::Relaxed)).then_some(())
-            })
-            .await;
-            tokio::time::sleep(Duration::from_micros(random().into())).await;
-            sending.addr.send_replace(None);
-            relay.kill();
-            kills += 1;
-            relay = Relay::start_in(&home, &routes).await;
-            sending.addr.send_replace(Some(relay.public));
-        } else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    senders.join_all().await;
+    let (sending, relay, kills) = send_through_kills(&home, relay, &routes).await;
 
     let acknowledged = sending.acknowledged.lock().unwrap().clone();
     for receiver in [&crm, &audit] {
@@ -111,6 +81,147 @@ async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_killed() {
     assert_eq!((acknowledged.len(), delivered.len()), (EVENTS, EVENTS));
     until("the backlog to be gone", SOON, async || relay.all("/api/v1/deliveries?state=pending").await.is_empty().then_some(()))
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_follows_sees_each_acknowledged_event_once_and_in_order_though_the_relay_is_killed() {
+    let home = Home::new();
+    let relay = Relay::start_in(&home, &routes().interactor()).await;
+    let routes = routes().interactor().on(&relay.public.to_string(), &relay.admin.to_string());
+    let admin = relay.admin;
+    let readers = [
+        tokio::spawn(poll(admin, "wait=5s&limit=37&type=credential.*")),
+        tokio::spawn(poll(admin, "wait=30s&limit=1000&envelope=false")),
+        tokio::spawn(listen(admin, "?type=credential.*&after=0")),
+    ];
+    let (sending, relay, kills) = send_through_kills(&home, relay, &routes).await;
+
+    let acknowledged = sending.acknowledged.lock().unwrap().clone();
+    assert_eq!((acknowledged.len(), kills), (EVENTS, KILLS));
+    for reader in readers {
+        let followed = tokio::time::timeout(Duration::from_secs(120), reader).await.expect("all of them in time").unwrap();
+        assert!(followed.uids.is_sorted_by(|a, b| a < b), "in the order of commits, none twice");
+        assert_eq!(followed.ids.iter().cloned().collect::<BTreeSet<_>>(), acknowledged);
+        assert_eq!(followed.ids.len(), EVENTS, "none that was not acknowledged, and none under two uids");
+        let _ = writeln!(std::io::stderr(), "crash: followed {EVENTS} by {}, came back {}", followed.how, followed.came_back);
+    }
+    // What is in the store, and nothing else.
+    let mut kept: Vec<_> = relay.all("/api/v1/events").await.iter().map(|row| row["uid"].as_str().unwrap().to_owned()).collect();
+    kept.reverse();
+    assert_eq!(kept.len(), EVENTS);
+}
+
+/// What one who followed has seen.
+struct Followed {
+    how: &'static str,
+    uids: Vec<String>,
+    ids: Vec<String>,
+    /// How often the connection broke.
+    came_back: usize,
+}
+
+impl Followed {
+    fn nothing(how: &'static str) -> Self {
+        Self { how, uids: Vec::new(), ids: Vec::new(), came_back: 0 }
+    }
+}
+
+/// Asks for what is new, page by page, by the cursor of the last page that came whole.
+async fn poll(addr: std::net::SocketAddr, query: &str) -> Followed {
+    let (client, mut after) = (relay::client(), "0".to_owned());
+    let mut followed = Followed::nothing("long poll");
+    while followed.ids.len() < EVENTS {
+        let url = format!("http://{addr}/api/v1/events?{query}&after={after}");
+        let page = async { Answer::try_read(client.get(url).bearer_auth(relay::TOKEN).timeout(SOON * 4).send().await?).await };
+        match page.await {
+            Ok(answer) if answer.status == 200 => {
+                let page = answer.json();
+                for event in page["data"].as_array().unwrap() {
+                    followed.uids.push(event["uid"].as_str().unwrap().to_owned());
+                    followed.ids.push(event["id"].as_str().unwrap().to_owned());
+                }
+                after = page["next"].as_str().unwrap().to_owned();
+            }
+            // The relay stops, or is away.
+            Ok(answer) => assert_eq!(answer.status, 503, "{}", answer.text()),
+            Err(_) => {
+                followed.came_back += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    followed
+}
+
+/// Follows a stream as a browser does: whenever it breaks, again from behind the last frame that came whole.
+async fn listen(addr: std::net::SocketAddr, query: &str) -> Followed {
+    let (bearer, mut last) = (format!("Bearer {}", relay::TOKEN), String::new());
+    let mut followed = Followed::nothing("stream");
+    while followed.ids.len() < EVENTS {
+        let headers = [("authorization", &*bearer), ("last-event-id", &*last)];
+        match Stream::try_open(addr, query, &headers).await {
+            Ok(Ok(mut stream)) => {
+                while followed.ids.len() < EVENTS
+                    && let Some(said) = stream.read().await
+                {
+                    if said.name == "credential.expired" {
+                        followed.ids.push(said.json()["id"].as_str().unwrap().to_owned());
+                        followed.uids.push(said.id);
+                    }
+                }
+                if !stream.last_id.is_empty() {
+                    last = stream.last_id;
+                }
+            }
+            Ok(Err(answer)) => assert_eq!(answer.status, 503, "{}", answer.text()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+        followed.came_back += 1;
+    }
+    followed
+}
+
+/// Sends all events while the relay is killed again and again, until each is acknowledged; answers how often it was killed.
+async fn send_through_kills(home: &Home, mut relay: Relay, routes: &Routes) -> (Arc<Sending>, Relay, usize) {
+    let sending = Sending::at(relay.public);
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..SENDERS {
+        senders.spawn(send(Arc::clone(&sending)));
+    }
+
+    let mut kills = 0;
+    while kills < KILLS || !sending.over.load(Ordering::Relaxed) {
+        if kills < KILLS {
+            // Spread over the events, with a random moment each: some kills hit a commit, some a delivery.
+            let goal = EVENTS * kills / (KILLS + 1) + usize::from(random() % 200);
+            until("events to be sent", Duration::from_secs(120), async || {
+                (goal <= sending.next.load(Ordering::Relaxed) || sending.over.load(Ordering::Relaxed)).then_some(())
+            })
+            .await;
+            tokio::time::sleep(Duration::from_micros(random().into())).await;
+            sending.addr.send_replace(None);
+            relay.kill();
+            kills += 1;
+            relay = Relay::start_in(home, routes).await;
+            sending.addr.send_replace(Some(relay.public));
+        } else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    senders.join_all().await;
+    (sending, relay, kills)
+}
+
+impl Sending {
+    fn at(addr: std::net::SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            next: AtomicUsize::new(0),
+            sent: AtomicUsize::new(0),
+            acknowledged: Mutex::default(),
+            addr: watch::Sender::new(Some(addr)),
+            over: AtomicBool::new(false),
+        })
+    }
 }
 
 /// Any number up to 65,535.

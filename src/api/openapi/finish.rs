@@ -29,6 +29,8 @@ const TAGS: &[(&str, &str, &str)] = &[
     ("/api/v1/audit", "audit", "Who changed what, how it was before and how it is since."),
     ("/api/v1/explain", "explain", "What would become of an event, and why."),
     ("/api/v1/config", "config", "What the relay goes by, and another file in its place."),
+    ("/api/v1/stream", "stream", "Events as they are committed, for browsers and whoever reads server-sent events."),
+    ("/api/sse-token", "sse-token", "Tokens for the streams of browsers."),
     ("/api/", "documentation", "This."),
     ("/", "health", "Whether it runs, whether it takes events, and what it counts."),
 ];

@@ -69,12 +69,16 @@ pub(in crate::api) enum Kind {
     Cursor,
     /// Likewise, or an event's uid.
     EventCursor,
+    /// Likewise, forwards only.
+    StreamCursor,
     /// Likewise, or the id of a delivery.
     DeliveryCursor,
     /// `next` of the page before, where nothing is in commit order.
     BackCursor,
     /// A length of time.
     Span,
+    /// A length of time of at most a minute.
+    Wait,
     /// A length of time with a sign.
     Offset,
 }
@@ -95,6 +99,7 @@ const MEANINGS: &[Meaning] = &[
     ("clock_offset", Kind::Offset, "Added to the time of arrival, where the clock of the relay was wrong: `-5m`."),
     ("code", Kind::Text, "Of this code only, such as `invalid_signature`."),
     ("dry_run", Kind::Flag, "`true` counts what would be touched, and does nothing."),
+    ("envelope", Kind::Flag, "Whether each event comes with its whole envelope; `true` without it where `wait` is given."),
     ("event", Kind::Event, "Of this event only, by its `uid`."),
     ("for", Kind::Span, "How long, instead of `until`: `30m`, `24h`, `7d`."),
     ("limit", Kind::Number, "How many at most; 100 without it, never more than 1000."),
@@ -110,6 +115,7 @@ const MEANINGS: &[Meaning] = &[
     ("target", Kind::Text, "To this target only: a destination's name or a subscription's id."),
     ("type", Kind::Text, "Of this type only."),
     ("until", Kind::Time, "Before this time."),
+    ("wait", Kind::Wait, "How long to wait where there is nothing yet; without `after` the page begins with the oldest."),
 ];
 
 /// The parameters of a query that takes `names`.
@@ -177,12 +183,14 @@ impl Kind {
             Self::Flag => json!({"type": "boolean"}),
             Self::Event => json!({"type": "string", "pattern": format!("^ev_{UID}$")}),
             Self::Cursor => json!({"type": "string", "pattern": format!("^({PLACE})$")}),
-            Self::EventCursor => json!({"type": "string", "pattern": format!("^({PLACE}|ev_{UID})$")}),
+            Self::EventCursor => json!({"type": "string", "pattern": format!("^({PLACE}|(ev|at)_{UID})$")}),
+            Self::StreamCursor => json!({"type": "string", "pattern": format!("^(a?[0-9]{{1,18}}|(ev|at)_{UID})$")}),
             Self::DeliveryCursor => {
                 json!({"type": "string", "pattern": format!("^({PLACE}|ev_{UID}|dl_{UID}_[0-9]{{1,9}})$")})
             }
             Self::BackCursor => json!({"type": "string", "pattern": "^b[0-9]{1,18}$"}),
             Self::Span => json!({"type": "string", "pattern": format!("^{SPAN}$"), "examples": ["24h"]}),
+            Self::Wait => json!({"type": "string", "pattern": "^([0-5]?[0-9]|60)s?$", "examples": ["30s"]}),
             Self::Offset => json!({"type": "string", "pattern": format!("^[+-]?{SPAN}$"), "examples": ["-5m"]}),
         }
     }

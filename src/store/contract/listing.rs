@@ -180,3 +180,80 @@ pub(crate) async fn what_a_filter_selects_is_counted(bench: Bench) {
     assert_eq!(events(Filter { matched: Some(true), ..filter.clone() }).await, 2);
     assert_eq!(events(Filter { r#type: Some("no.such".into()), ..filter }).await, 0);
 }
+
+fn walk(page: Page, limit: u32) -> Walk {
+    Walk { filter: Filter { page, limit, ..Filter::default() }, types: None, bodies: true, bytes: usize::MAX }
+}
+
+fn walked(walked: &Walked) -> (Vec<&str>, i64, bool) {
+    (walked.events.iter().map(|event| event.envelope.id.as_str()).collect(), walked.upto.seq, walked.more)
+}
+
+pub(crate) async fn a_walk_goes_both_ways_with_bodies_within_its_bounds(bench: Bench) {
+    let mut uids = Vec::new();
+    for n in 0..5 {
+        uids.push(bench.accept(bench.event(&format!("evt_{n}"))).await);
+    }
+    let first = bench.store.walk(walk(Page::After(0), 3)).await.unwrap();
+    assert_eq!(walked(&first), (vec!["evt_0", "evt_1", "evt_2"], uids[2].seq, true));
+    assert_eq!(first.upto, uids[2]);
+    assert!(first.events.iter().all(|event| !event.envelope.body.is_empty() && event.envelope.data().len() > 2));
+    let rest = bench.store.walk(walk(Page::After(first.upto.seq), 3)).await.unwrap();
+    assert_eq!(walked(&rest), (vec!["evt_3", "evt_4"], uids[4].seq, false));
+    let back = bench.store.walk(walk(Page::Newest, 2)).await.unwrap();
+    assert_eq!(walked(&back), (vec!["evt_4", "evt_3"], uids[3].seq, true));
+    let back = bench.store.walk(walk(Page::Before(back.upto.seq), 9)).await.unwrap();
+    assert_eq!(walked(&back), (vec!["evt_2", "evt_1", "evt_0"], uids[0].seq, false));
+    // One always comes, however large.
+    let small = bench.store.walk(Walk { bytes: 1, ..walk(Page::After(0), 3) }).await.unwrap();
+    assert_eq!(walked(&small), (vec!["evt_0"], uids[0].seq, true));
+    let bare = bench.store.walk(Walk { bodies: false, bytes: 1, ..walk(Page::After(0), 3) }).await.unwrap();
+    assert!(bare.events.len() == 3 && bare.events.iter().all(|event| event.envelope.body.is_empty()));
+}
+
+pub(crate) async fn a_walk_tells_how_far_it_has_looked(bench: Bench) {
+    let none = bench.store.walk(walk(Page::After(0), 3)).await.unwrap();
+    assert_eq!(walked(&none), (vec![], 0, false));
+    let mut other = bench.event("evt_1");
+    other.envelope.r#type = "agent.message".into();
+    bench.accept(other).await;
+    let last = bench.accept(bench.event("evt_2")).await;
+    let agents = Walk { types: Some(Arc::new(|text: &str| text.starts_with("agent."))), ..walk(Page::After(0), 9) };
+    assert_eq!(walked(&bench.store.walk(agents.clone()).await.unwrap()), (vec!["evt_1"], last.seq, false));
+    let filter = Filter { source: Some("nobody".into()), ..agents.filter.clone() };
+    let nobody = bench.store.walk(Walk { filter, ..agents.clone() }).await.unwrap();
+    assert_eq!((walked(&nobody), nobody.upto), ((vec![], last.seq, false), last));
+    let filter = Filter { namespaces: Some(vec!["user_123".into()]), ..agents.filter.clone() };
+    assert_eq!(bench.store.walk(Walk { filter, ..agents.clone() }).await.unwrap().events.len(), 1);
+    let behind = bench.store.walk(walk(Page::After(last.seq), 9)).await.unwrap();
+    assert_eq!((walked(&behind), behind.upto), ((vec![], last.seq, false), last));
+}
+
+pub(crate) async fn whoever_walks_on_misses_nothing_that_is_committed_meanwhile(bench: Bench) {
+    const EVENTS: usize = 200;
+    let bench = Arc::new(bench);
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..4 {
+        let bench = bench.clone();
+        senders.spawn(async move {
+            let mut uids = Vec::new();
+            for n in 0..EVENTS / 4 {
+                uids.push(bench.accept(bench.event(&format!("evt_{sender}_{n}"))).await);
+            }
+            uids
+        });
+    }
+    let (mut newest, mut upto, mut seen) = (bench.store.newest(), 0, Vec::new());
+    while seen.len() < EVENTS {
+        newest.wait_for(|newest| upto < *newest).await.unwrap();
+        let found = bench.store.walk(walk(Page::After(upto), 7)).await.unwrap();
+        assert!(
+            upto < found.upto.seq && found.events.iter().all(|event| upto < event.uid.seq && event.uid.seq <= found.upto.seq)
+        );
+        upto = found.upto.seq;
+        seen.extend(found.events.into_iter().map(|event| event.uid));
+    }
+    let mut accepted: Vec<_> = senders.join_all().await.into_iter().flatten().collect();
+    accepted.sort_unstable();
+    assert_eq!(seen, accepted);
+}

@@ -144,6 +144,9 @@ macro_rules! contract {
             deliveries_of_a_subscription_are_listed_with_their_attempts_alone
             deliveries_are_filtered
             lists_leave_bodies_out
+            a_walk_goes_both_ways_with_bodies_within_its_bounds
+            a_walk_tells_how_far_it_has_looked
+            whoever_walks_on_misses_nothing_that_is_committed_meanwhile
             what_a_filter_selects_is_counted
         );
         contract!(@ $open, changing:

@@ -4,7 +4,7 @@
 //! The writer's side: [`session`] (what it works with), [`accept`], [`record`], [`reject`], [`prune`], [`lanes`] (who goes before
 //! whom), [`give_up`], [`held`] (by subscriptions), [`person`] and [`replay`] (what people ask for), [`owners`] (of lanes), [`keys`] (of events), [`mod@change`] (records that people manage), [`checkpoint`]. The
 //! readers' side:
-//! [`query`] (due work, events, deliveries), [`foresee`] and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
+//! [`query`] (due work, events, deliveries), [`mod@walk`], [`foresee`] and [`reject`]'s lists. Both sides: [`connect`], [`schema`], [`rows`].
 
 use std::{
     path::{Path, PathBuf},
@@ -27,7 +27,7 @@ use self::{
 use super::{
     Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Decision, DeliveryRow, Due, Error, EventRow, Filter,
     Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection, OnCommit, Owned, OwnerId,
-    Pruned, Record, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported,
+    Pruned, Record, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported, Walk, Walked,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -64,6 +64,7 @@ mod split;
 mod tests;
 mod threads;
 mod throttle;
+mod walk;
 mod writer;
 
 /// Opens the store in the file at `path`, made where it is missing; see [`super::open`].
@@ -82,6 +83,8 @@ pub struct Sqlite {
     reading: Reading,
     /// For lists, which may take long: they must not hold up a delivery.
     lists: Readers,
+    /// For those who follow along: there may be many of them, who must not hold up a list.
+    walks: Readers,
     listener: Arc<OnceLock<Arc<dyn OnCommit>>>,
 }
 
@@ -89,6 +92,8 @@ pub struct Sqlite {
 const LANE_READERS: usize = 2;
 /// Connections that answer lists and details.
 const LIST_READERS: usize = 2;
+/// Connections that answer those who follow along.
+const WALK_READERS: usize = 1;
 
 impl Sqlite {
     fn open(path: PathBuf, clock: Clock) -> Result<Self> {
@@ -101,7 +106,8 @@ impl Sqlite {
         Ok(Self {
             writer: Writer::start(session, listener.clone())?,
             lanes: Readers::new(path.clone(), disk.clone(), LANE_READERS, reading.clone()),
-            lists: Readers::new(path, disk, LIST_READERS, reading.clone()),
+            lists: Readers::new(path.clone(), disk.clone(), LIST_READERS, reading.clone()),
+            walks: Readers::new(path, disk, WALK_READERS, reading.clone()),
             reading,
             listener,
         })
@@ -185,6 +191,10 @@ impl Store for Sqlite {
 
     async fn event(&self, uid: EventUid) -> Result<Option<EventRow>> {
         self.lists.ask(move |conn, reading| query::event(conn, reading, uid)).await
+    }
+
+    async fn walk(&self, walk: Walk) -> Result<Walked> {
+        self.walks.ask(move |conn, reading| walk::walk(conn, reading, &walk, walk::ROWS_MAX)).await
     }
 
     async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryRow>> {
@@ -348,6 +358,7 @@ impl Store for Sqlite {
     async fn close(&self) {
         self.lanes.close();
         self.lists.close();
+        self.walks.close();
         self.writer.close().await;
     }
 }

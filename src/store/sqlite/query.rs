@@ -233,7 +233,7 @@ pub(super) fn count_events(conn: &Connection, filter: &Filter) -> rusqlite::Resu
 }
 
 /// What `filter` says of events.
-fn of_events(filter: &Filter) -> Where {
+pub(super) fn of_events(filter: &Filter) -> Where {
     let mut clauses = Where::default();
     clauses.equals("e.source", filter.source.as_deref());
     except_source(&mut clauses, filter);

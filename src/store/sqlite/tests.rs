@@ -306,6 +306,27 @@ async fn keys_are_forgotten_on_a_walk_of_many_calls() {
     store.close().await;
 }
 
+#[tokio::test]
+async fn a_walk_looks_at_so_many_rows_and_no_more() {
+    let place = Place::new();
+    let store = place.open().await.unwrap();
+    for n in 0..10 {
+        store.accept(event(&format!("evt_{n}"), 10)).await.unwrap();
+    }
+    let conn = connect::reader(&place.file()).unwrap();
+    let filter = |page| crate::store::Filter { source: Some("nobody".into()), page, ..Default::default() };
+    let ask = |page| crate::store::Walk { filter: filter(page), types: None, bodies: true, bytes: 100 };
+    let upto = |page, rows| {
+        let found = walk::walk(&conn, &store.reading, &ask(page), rows).unwrap();
+        assert!(found.events.is_empty());
+        (found.upto.seq, found.more)
+    };
+    assert_eq!([upto(Page::After(0), 4), upto(Page::After(4), 4), upto(Page::After(8), 4)], [(4, true), (8, true), (10, false)]);
+    assert_eq!([upto(Page::Newest, 4), upto(Page::Before(7), 4), upto(Page::Before(3), 4)], [(7, true), (3, true), (1, false)]);
+    assert_eq!([upto(Page::After(10), 4), upto(Page::Before(1), 4)], [(10, false), (1, false)]);
+    store.close().await;
+}
+
 /// How SQLite would run `sql`.
 fn plan(conn: &Connection, sql: &str) -> String {
     let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -351,6 +372,7 @@ async fn no_hot_query_walks_a_table() {
         held::HAS,
         ending::ROUSE,
         record::ARRIVE,
+        walk::BODY,
     ];
     for sql in hot {
         let plan = plan(&conn, sql);
@@ -364,6 +386,10 @@ async fn no_hot_query_walks_a_table() {
     log.page("d.place", Page::Before(9), 9);
     let log = plan(&conn, &log.sql(&format!("SELECT d.place FROM {tables}")));
     assert!(log.contains("deliveries_subscribed (target_id=? AND place<?)") && !log.contains("TEMP B-TREE"), "{log}");
+    for sql in [walk::LAST_AFTER, walk::LAST_BEFORE] {
+        let plan = plan(&conn, sql);
+        assert!(plan.contains("SEARCH events USING INTEGER PRIMARY KEY (rowid"), "{sql}\n{plan}");
+    }
     let oldest = plan(&conn, query::OLDEST);
     assert!(oldest.contains("SEARCH deliveries USING COVERING INDEX deliveries_pending"), "{oldest}");
     for (sql, index) in [(prune::DIED, "deliveries_died"), (ahead::AHEAD, "deliveries_pending")] {

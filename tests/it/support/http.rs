@@ -75,9 +75,14 @@ pub(crate) struct Answer {
 impl Answer {
     /// Reads a whole answer of `reqwest`.
     pub(crate) async fn read(answer: reqwest::Response) -> Self {
+        Self::try_read(answer).await.unwrap()
+    }
+
+    /// Likewise; it may break off.
+    pub(crate) async fn try_read(answer: reqwest::Response) -> Result<Self, reqwest::Error> {
         let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let headers = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-        Self { status: answer.status().as_u16(), headers, body: answer.bytes().await.unwrap().to_vec() }
+        Ok(Self { status: answer.status().as_u16(), headers, body: answer.bytes().await?.to_vec() })
     }
 
     /// The header's value, or nothing.

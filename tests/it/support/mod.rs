@@ -11,6 +11,7 @@ pub(crate) mod routes;
 pub(crate) mod seeds;
 pub(crate) mod signed;
 pub(crate) mod smtp;
+pub(crate) mod stream;
 pub(crate) mod subscribed;
 
 use std::time::{Duration, Instant};
