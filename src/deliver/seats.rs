@@ -215,8 +215,12 @@ impl Deliver {
 
     /// Gives a subscription that was just made a seat. What is committed for it finds its lane from now on.
     pub fn seat(&self, name: &Name) {
-        let seat = self.new_seat(name);
-        self.seats.call(&seat);
+        self.new_seat(name);
+    }
+
+    /// How many lanes of subscriptions work now: those that have something to do, or had a moment ago.
+    pub fn lanes_of_subscriptions(&self) -> usize {
+        self.seats.desks().iter().filter(|desk| !desk.inbox.state().asleep).count()
     }
 
     /// Goes by what its outlet says now, from the next attempt on: it was changed, or switched off or on.
@@ -227,8 +231,9 @@ impl Deliver {
         if let Some(desk) = seat.made() {
             self.refit(&desk);
             desk.switch(outlet.off, now).await?;
-        } else if outlet.off.is_none() {
-            self.seats.call(&seat);
+            if desk.inbox.state().condition.breaker.open().is_none() {
+                self.seats.signs.heals(name);
+            }
         }
         if outlet.off.is_none() {
             self.seats.call(&seat);

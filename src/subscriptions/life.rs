@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Weak},
+    sync::{Arc, PoisonError, Weak},
     time::Duration,
 };
 
@@ -92,11 +92,14 @@ impl Subscriptions {
         let Some(running) = self.running.get() else { return Ok(()) };
         running.deliver.call_for(backlog);
         let cutoff = earlier(self.parts.clock.now(), self.settings.now().held_max.age);
-        let old = |row: &&Backlog| row.oldest_at.is_some_and(|at| at <= cutoff);
-        let old: Vec<Backlog> = backlog.iter().filter(old).cloned().collect();
-        for (name, since) in running.deliver.held_seats(&old) {
-            if since <= cutoff {
-                self.bound(running, &name, Some(cutoff)).await?;
+        let held: BTreeMap<Name, Timestamp> = running.deliver.held_seats(backlog).into_iter().collect();
+        self.weighed.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| held.contains_key(name));
+        for row in backlog {
+            let Some(since) = held.get(&row.target) else { continue };
+            let old = *since <= cutoff && row.oldest_at.is_some_and(|at| at <= cutoff);
+            let weighed = self.weighed.lock().unwrap_or_else(PoisonError::into_inner).insert(row.target.clone(), row.waiting);
+            if old || weighed != Some(row.waiting) {
+                self.bound(running, &row.target, old.then_some(cutoff)).await?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
 use tracing::{error, info};
@@ -78,6 +78,8 @@ pub struct Subscriptions {
     parts: Parts,
     settings: Live<Settings>,
     known: RwLock<HashMap<Name, Kept>>,
+    /// How many deliveries waited for those that hold some when it was last looked how large they are.
+    weighed: Mutex<HashMap<Name, u64>>,
     /// Held by whoever changes one, from reading it to the end.
     changing: tokio::sync::Mutex<()>,
     /// Lanes and jobs, once there are any.
@@ -122,7 +124,14 @@ impl Subscriptions {
     /// None at all, as long as nobody makes one. Nothing is read.
     pub(crate) fn none(parts: Parts, settings: Settings) -> Self {
         let settings = Live::new(Arc::new(settings));
-        Self { parts, settings, known: RwLock::default(), changing: tokio::sync::Mutex::default(), running: OnceLock::new() }
+        Self {
+            parts,
+            settings,
+            known: RwLock::default(),
+            weighed: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            running: OnceLock::new(),
+        }
     }
 
     /// Reads what the store keeps, and plans for it. Nothing is sent before [`Subscriptions::start`].

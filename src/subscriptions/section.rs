@@ -149,7 +149,16 @@ pub struct EventTypesOfFile(pub Vec<String>);
 
 impl Shape for EventTypesOfFile {
     fn schema(all: &mut Definitions) -> Schema {
-        Vec::<String>::schema(all)
+        Vec::<EventType>::schema(all)
+    }
+}
+
+/// The name of one event type.
+struct EventType;
+
+impl Shape for EventType {
+    fn schema(_: &mut Definitions) -> Schema {
+        Schema::like(r"^[^\s*.]+(\.[^\s*.]+)*$", "the type of an event such as invoice.paid")
     }
 }
 

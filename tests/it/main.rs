@@ -61,6 +61,7 @@ mod spec_replay;
 mod spec_retention;
 mod spec_rules;
 mod spec_states;
+mod spec_subscriptions;
 mod store;
 mod stream;
 mod subscriptions;

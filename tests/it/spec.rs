@@ -28,7 +28,6 @@ const fn partly(begins: &'static str, tests: &'static [&'static str], issue: &'s
     Line { begins, tests, waits: Some(issue) }
 }
 
-const SUBSCRIPTIONS: &str = "subscriptions";
 const REPLICAS: &str = "several replicas";
 
 const STATES: &[Line] = &[
@@ -40,7 +39,14 @@ const STATES: &[Line] = &[
             "spec_gathering::a_digest_goes_out_when_its_window_ends_over_a_restart_too",
         ],
     ),
-    partly("`held` |", &["spec_states::held_says_what_it_waits_for"], SUBSCRIPTIONS),
+    shown(
+        "`held` |",
+        &[
+            "spec_states::held_says_what_it_waits_for",
+            "spec_subscriptions::while_it_is_off_its_deliveries_are_held_over_a_restart_too",
+            "spec_subscriptions::deleted_and_made_again_nothing_is_lost_or_doubled",
+        ],
+    ),
     shown(
         "`sending` |",
         &[
@@ -59,7 +65,13 @@ const STATES: &[Line] = &[
         ],
     ),
     shown("`digested` |", &["spec_gathering::a_digest_goes_out_when_its_window_ends_over_a_restart_too"]),
-    partly("`expired` |", &["spec_gathering::ttl_runs_from_acceptance_wherever_it_waits"], SUBSCRIPTIONS),
+    shown(
+        "`expired` |",
+        &[
+            "spec_gathering::ttl_runs_from_acceptance_wherever_it_waits",
+            "spec_subscriptions::beyond_what_it_may_hold_the_oldest_expire_and_that_is_told",
+        ],
+    ),
     shown(
         "`cancelled` |",
         &[
@@ -188,12 +200,30 @@ const MOVES: &[Line] = &[
             "spec_moves::dead_letters_are_retried_by_filter_as_a_job",
         ],
     ),
-    waits("subscription enabled again |", SUBSCRIPTIONS),
-    waits("subscription deleted |", SUBSCRIPTIONS),
+    shown(
+        "subscription enabled again |",
+        &[
+            "spec_subscriptions::what_it_held_is_released_as_a_job_with_count_and_cap",
+            "spec_subscriptions::a_release_goes_on_over_a_restart_under_its_cap",
+            "spec_subscriptions::cancelling_a_release_cancels_what_is_still_held",
+            "spec_subscriptions::switched_off_again_it_holds_what_was_not_released",
+        ],
+    ),
+    shown(
+        "subscription deleted |",
+        &[
+            "spec_subscriptions::deleted_and_made_again_nothing_is_lost_or_doubled",
+            "spec_subscriptions::made_again_before_it_is_deleted_nothing_is_lost_or_doubled",
+            "spec_subscriptions::ten_in_a_row_hand_on_what_waits_over_restarts_in_both_orders",
+            "spec_subscriptions::killed_between_deleting_and_handing_over_it_is_handed_over_at_the_next_start",
+            "spec_subscriptions::only_the_same_token_with_the_same_url_takes_its_place",
+            "spec_subscriptions::when_nobody_comes_within_the_grace_it_is_cancelled",
+        ],
+    ),
 ];
 
 const CLOCKS: &[Line] = &[
-    partly(
+    shown(
         "Give-up runs from the delivery's first attempt",
         &[
             "spec_clocks::give_up_runs_from_the_first_attempt",
@@ -201,8 +231,8 @@ const CLOCKS: &[Line] = &[
             "spec_clocks::a_pause_that_a_restart_falls_into_counts_whole",
             "spec_clocks::give_up_runs_on_while_the_target_is_broken",
             "spec_gathering::give_up_stands_still_while_quiet",
+            "spec_subscriptions::give_up_stands_still_while_it_is_off",
         ],
-        SUBSCRIPTIONS,
     ),
     shown(
         "A delivery never tried does not age",
@@ -216,7 +246,13 @@ const CLOCKS: &[Line] = &[
             "spec_clocks::what_is_just_being_tried_is_not_given_up_for_being_held",
         ],
     ),
-    waits("A subscription holds at most", SUBSCRIPTIONS),
+    shown(
+        "A subscription holds at most",
+        &[
+            "spec_subscriptions::beyond_what_it_may_hold_the_oldest_expire_and_that_is_told",
+            "spec_subscriptions::what_is_held_for_longer_than_it_may_expires",
+        ],
+    ),
     shown(
         "An event with a delivery that is not final",
         &[
@@ -264,7 +300,13 @@ const ANSWERS: &[Line] = &[
             "spec_answers::refused_credentials_are_permanent_for_interactor",
         ],
     ),
-    partly("410 | permanent", &["spec_answers::gone_is_permanent_in_both_tables"], SUBSCRIPTIONS),
+    shown(
+        "410 | permanent",
+        &[
+            "spec_answers::gone_is_permanent_in_both_tables",
+            "spec_subscriptions::a_receiver_that_is_gone_switches_it_off_and_that_is_told_by_another_way",
+        ],
+    ),
     shown("3xx | permanent", &["spec_answers::a_redirect_is_permanent_and_not_followed_in_both_tables"]),
     shown("400, 402, 405, 406", &["spec_answers::what_cannot_pass_is_permanent_in_both_tables"]),
     shown("an address that policy forbids |", &["spec_answers::a_forbidden_address_is_dead_of_the_config"]),
@@ -364,7 +406,15 @@ const BREAKER: &[Line] = &[
         &["spec_breaker::a_success_of_the_probe_closes_it", "spec_breaker::closed_again_concurrency_ramps_up_by_doubling"],
     ),
     shown("A person can close", &["spec_breaker::a_person_closes_it", "spec_breaker::a_person_pauses_and_resumes"]),
-    partly("A destination stays broken", &["spec_breaker::a_destination_stays_broken_until_it_heals"], SUBSCRIPTIONS),
+    shown(
+        "A destination stays broken",
+        &[
+            "spec_breaker::a_destination_stays_broken_until_it_heals",
+            "spec_subscriptions::broken_for_a_day_it_is_switched_off_over_a_restart_too",
+            "spec_subscriptions::five_deliveries_in_a_row_dead_for_lack_of_attempts_switch_it_off",
+            "spec_subscriptions::one_poison_payload_switches_nobody_off",
+        ],
+    ),
 ];
 
 const REST: &[Line] = &[

@@ -285,3 +285,31 @@ async fn a_reload_leaves_subscriptions_alone() {
     assert_eq!(app.story(&row).await, "1 retry http_503, 2 delivered 200");
     assert_eq!(app.data("/api/v1/targets").await.as_array().unwrap().len(), 2);
 }
+
+#[tokio::test]
+async fn those_that_are_idle_have_no_lane_that_works() {
+    let receiver = Receiver::ok().await;
+    let app = spawn_app(open_routes()).await;
+    for n in 0..300 {
+        let events = if n == 7 { "credential.*" } else { "workflow.**" };
+        app.subscribes_as(&Caller::bootstrap(), json!({"url": receiver.url(), "events": [events]})).await;
+    }
+    assert_eq!(app.handles.deliver.lanes_of_subscriptions(), 0);
+    let app = app.restart(open_routes()).await;
+    assert_eq!(
+        (app.handles.deliver.lanes_of_subscriptions(), app.data("/api/v1/targets").await.as_array().unwrap().len()),
+        (0, 300)
+    );
+    app.takes("evt_1").await;
+    receiver.first().await;
+    assert_eq!(app.handles.deliver.lanes_of_subscriptions(), 1);
+    // What waits is begun with at the next start, and nothing else is.
+    let id = app.rows("").await[0]["target"].as_str().unwrap().to_owned();
+    app.tells(&id, "pause").await;
+    app.takes("evt_2").await;
+    let app = app.restart(open_routes()).await;
+    app.target_is(&id, "paused").await;
+    app.tells(&id, "resume").await;
+    receiver.wait_for(2).await;
+    assert_eq!(app.handles.deliver.lanes_of_subscriptions(), 1);
+}

@@ -65,7 +65,7 @@ struct Known<'d> {
     sources: &'d [Source],
     /// Whether there are no other sources.
     all: bool,
-    /// Types that the platforms' documents, the sources and the tests of the file name.
+    /// Types that the platforms' documents, `event_types`, the sources and the tests of the file name.
     types: Vec<&'d str>,
 }
 
@@ -74,7 +74,9 @@ impl<'d> Known<'d> {
         let tests = root.get("tests").map(Node::items).unwrap_or_default();
         let tested = tests.iter().filter_map(|test| test.get("event")?.get("type")?.text());
         let settled = said.sources.iter().filter_map(|source| source.kind.types()).flatten();
-        let types = samples::ALL.iter().map(|sample| sample.r#type).chain(announce::TYPES).chain(tested).chain(settled);
+        let said_so = root.get("event_types").map(Node::items).unwrap_or_default().iter().filter_map(Node::text);
+        let types =
+            samples::ALL.iter().map(|sample| sample.r#type).chain(announce::TYPES).chain(tested).chain(settled).chain(said_so);
         Self { sources: said.sources, all: all_sources(root, said), types: types.collect() }
     }
 

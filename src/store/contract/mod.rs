@@ -23,6 +23,7 @@ pub(crate) mod changing;
 pub(crate) mod delivering;
 pub(crate) mod gathering;
 pub(crate) mod giving_up;
+pub(crate) mod holding;
 pub(crate) mod listing;
 pub(crate) mod ordering;
 pub(crate) mod owning;
@@ -80,6 +81,13 @@ macro_rules! contract {
             give_up_stands_still_with_its_lane
             what_is_given_up_at_once_is_bounded_and_frees_its_order_key
             a_former_owner_gives_nothing_up
+        );
+        contract!(@ $open, holding:
+            what_waits_is_handed_over_once_and_nothing_is_doubled
+            a_replay_is_handed_over_beside_what_arrived_before
+            thousands_are_handed_over_in_slices
+            beyond_its_bytes_the_oldest_expire
+            what_has_waited_for_too_long_expires
         );
         contract!(@ $open, ordering:
             critical_ones_go_first
