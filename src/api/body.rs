@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{
     error::ApiError,
     list::{Params, invalid},
+    openapi::params,
 };
 
 /// Longest body with parameters.
@@ -93,13 +94,37 @@ async fn read(body: Body) -> Result<Map<String, Value>, ApiError> {
     serde_json::from_slice(&bytes).map_err(|_| ApiError::Invalid("the body is not a JSON object".into()))
 }
 
-/// The value of a parameter in a JSON body; null stands for its absence.
+/// The value of a parameter in a JSON body; null stands for its absence. What is text is never made of a number or a flag.
 fn text(name: &str, value: Value) -> Result<Option<String>, ApiError> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text)),
-        Value::Number(number) => Ok(Some(number.to_string())),
-        Value::Bool(flag) => Ok(Some(flag.to_string())),
-        Value::Array(_) | Value::Object(_) => Err(invalid(&short(name), "is not text")),
+        Value::Number(number) if !params::is_text(name) => Ok(Some(whole(&number))),
+        Value::Bool(flag) if !params::is_text(name) => Ok(Some(flag.to_string())),
+        _ => Err(invalid(&short(name), "is not text")),
+    }
+}
+
+/// A number as text; `7.0` is 7, as in JSON Schema.
+fn whole(number: &Number) -> String {
+    let text = number.to_string();
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_text_and_whole_numbers_are_whole() {
+        let read = |name, value: Value| text(name, value).map_err(|error| error.to_string());
+        assert_eq!(read("event", "a".into()), Ok(Some("a".to_owned())));
+        for value in [Value::from(false), Value::from(7), Value::from(vec!["a"])] {
+            assert_eq!(read("event", value), Err("parameter `event` is not text".to_owned()));
+        }
+        assert_eq!(read("rate", 7.0.into()), Ok(Some("7".to_owned())));
+        assert_eq!(read("limit", 1.5.into()), Ok(Some("1.5".to_owned())), "for its reader to refuse");
+        assert_eq!(read("dry_run", true.into()), Ok(Some("true".to_owned())));
+        assert_eq!(read("event", Value::Null), Ok(None));
     }
 }

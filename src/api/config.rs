@@ -16,6 +16,7 @@ use super::{
     Api,
     error::{ApiError, BadFile},
     list::One,
+    openapi::words,
 };
 use crate::{
     access::Caller,
@@ -102,7 +103,7 @@ pub(super) async fn reload(State(api): State<Api>, caller: Caller) -> Result<Jso
 #[utoipa::path(
     post,
     path = "/api/v1/config/check",
-    request_body(content = String, content_type = "application/yaml"),
+    request_body(content = inline(words::Whatever), content_type = "application/yaml"),
     responses((status = 200, body = One<Checked>), (status = 409, description = "it was started without a file, and none is sent")),
 )]
 pub(super) async fn check(State(api): State<Api>, body: Body) -> Result<Json<One<Checked>>, ApiError> {

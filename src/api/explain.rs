@@ -83,7 +83,7 @@ impl PartialSchema for Question {
 impl ToSchema for Question {}
 
 /// Explains an event. Every rule with why it fires or does not, every target with what it would get and when.
-#[utoipa::path(post, path = "/api/v1/explain", request_body = Question, responses((status = 200, body = One<Explanation>)))]
+#[utoipa::path(post, path = "/api/v1/explain", request_body = Question, responses((status = 200, body = One<Explanation>), (status = 404, description = "no such event is kept")))]
 pub(super) async fn explain(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, ApiError> {
     Params::from_query(query.as_deref(), &[])?;
     let event = event(&api, question(body).await?).await?;

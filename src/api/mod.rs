@@ -268,6 +268,7 @@ impl Api {
             .routes(routes!(health::ready_in_detail))
             .routes(routes!(metrics::export))
             .routes(routes!(openapi::document))
+            .routes(routes!(openapi::docs))
             .split_for_parts();
         router
             .fallback(not_found)

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use utoipa::openapi::OpenApi;
 
 mod finish;
+mod page;
 pub(super) mod params;
 #[cfg(test)]
 mod tests;
@@ -32,24 +33,37 @@ pub(super) mod words;
 /// The document. Finished when somebody asks for it: most relays are never asked.
 pub(super) struct Document {
     said: OpenApi,
-    json: OnceLock<Bytes>,
+    made: OnceLock<Made>,
+}
+
+struct Made {
+    json: Bytes,
+    page: Bytes,
 }
 
 impl Document {
     /// Of what the handlers said.
     pub(super) fn new(said: OpenApi) -> Arc<Self> {
-        Arc::new(Self { said, json: OnceLock::new() })
+        Arc::new(Self { said, made: OnceLock::new() })
     }
 
-    fn json(&self) -> Bytes {
-        // What has no JSON would fail every test.
-        let finished = || finish::finish(serde_json::to_value(&self.said).unwrap_or_default()).to_string().into();
-        self.json.get_or_init(finished).clone()
+    fn made(&self) -> &Made {
+        self.made.get_or_init(|| {
+            // What has no JSON would fail every test.
+            let finished = finish::finish(serde_json::to_value(&self.said).unwrap_or_default());
+            Made { json: finished.to_string().into(), page: page::page(&finished).into() }
+        })
     }
 }
 
 /// This document: OpenAPI 3.1 of every route, made from the code that answers them.
 #[utoipa::path(get, path = "/api/openapi.json", responses((status = 200, body = inline(words::Anything))))]
 pub(super) async fn document(Extension(document): Extension<Arc<Document>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], document.json()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], document.made().json.clone()).into_response()
+}
+
+/// This document as a page. It loads nothing, and shows all of it without a script too.
+#[utoipa::path(get, path = "/api/docs", responses((status = 200, body = String, content_type = "text/html")))]
+pub(super) async fn docs(Extension(document): Extension<Arc<Document>>) -> Response {
+    (page::headers(), document.made().page.clone()).into_response()
 }

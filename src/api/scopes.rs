@@ -26,6 +26,7 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
     (Method::GET, "/metrics", Nothing),
     // The same for every relay of this version.
     (Method::GET, "/api/openapi.json", Nothing),
+    (Method::GET, "/api/docs", Nothing),
     (Method::POST, "/callbacks/twilio/{destination}", Nothing),
     (Method::GET, "/api/v1/events", Scopes(&[EventsRead])),
     (Method::GET, "/api/v1/events/{uid}", Scopes(&[EventsRead])),
@@ -108,8 +109,11 @@ const BOUND: [&str; 7] = [
 /// What the route needs that the router has found for a request.
 pub(super) fn needs(method: &Method, path: &str) -> Needs {
     let method = if method == Method::HEAD { &Method::GET } else { method };
-    let row = ROUTES.iter().find(|(known, template, _)| known == method && *template == path);
-    row.map_or(Scopes(&[Admin]), |(_, _, needs)| *needs)
+    let mut rows = ROUTES.iter().filter(|(_, template, _)| *template == path).peekable();
+    // Where everyone may ask, everyone is told that it takes no other method.
+    let otherwise =
+        if rows.peek().is_some() && rows.clone().all(|(.., needs)| *needs == Nothing) { Nothing } else { Scopes(&[Admin]) };
+    rows.find(|(known, ..)| known == method).map_or(otherwise, |(.., needs)| *needs)
 }
 
 /// Whether `caller` may use the route at `path`, which needs `needs`; if not, why not.
@@ -170,6 +174,8 @@ pub(super) mod tests {
     fn what_is_not_in_the_table_is_for_admins() {
         assert_eq!(needs(&Method::PUT, "/api/v1/events"), Scopes(&[Admin]));
         assert_eq!(needs(&Method::HEAD, "/api/v1/events"), Scopes(&[EventsRead]));
+        assert_eq!(needs(&Method::GET, "/api/v1/nothing"), Scopes(&[Admin]));
+        assert_eq!(needs(&Method::TRACE, "/api/openapi.json"), Nothing);
     }
 
     #[test]

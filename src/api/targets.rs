@@ -34,7 +34,7 @@ use crate::{
 const CANCEL_PARAMS: [&str; 6] = ["source", "type", "since", "until", "rate", "dry_run"];
 const TEST_PARAMS: [&str; 1] = ["event"];
 params!(CancelAsked = CANCEL_PARAMS);
-params!(TestAsked = TEST_PARAMS, "event" means "The type of the sample." => Kind::Text);
+params!(TestAsked = TEST_PARAMS, "event" means "The type of the sample." => Kind::Type);
 
 /// All targets: those of the file in its order, then those that are gone.
 #[utoipa::path(get, path = "/api/v1/targets", responses((status = 200, body = Listed<TargetItem>), (status = 400, description = "it takes no parameters")))]

@@ -30,6 +30,7 @@ mod messages;
 mod metrics;
 mod namespaces;
 mod online;
+mod openapi;
 mod operate;
 mod outbound;
 mod own_events;

@@ -39,7 +39,7 @@ fn html(event: &Envelope, severity: Severity) -> String {
 }
 
 /// The browser, where there is one.
-fn browser() -> Option<&'static str> {
+pub(crate) fn browser() -> Option<&'static str> {
     for name in ["chromium", "chromium-browser", "google-chrome"] {
         let found = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if found.is_ok_and(|status| status.success()) {
@@ -49,7 +49,8 @@ fn browser() -> Option<&'static str> {
     None
 }
 
-fn picture(browser: &str, page: &Path, scheme: u8, height: u32, to: &Path) {
+/// Shows what is at `url` as wide as a mail, and keeps the picture.
+pub(crate) fn picture(browser: &str, url: &str, scheme: u8, height: u32, to: &Path) {
     let home = tempfile::tempdir().unwrap();
     let mut command = Command::new("timeout");
     command
@@ -59,7 +60,7 @@ fn picture(browser: &str, page: &Path, scheme: u8, height: u32, to: &Path) {
         .arg(format!("--window-size={WIDTH},{height}"))
         .arg(format!("--user-data-dir={}", home.path().display()))
         .arg(format!("--screenshot={}", to.display()))
-        .arg(format!("file://{}", page.display()))
+        .arg(url)
         .env("HOME", home.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -82,7 +83,7 @@ fn a_browser_shows_the_mail_light_and_dark() {
         let mut shown = Vec::new();
         for (scheme, number) in SCHEMES {
             let to = folder.path().join(format!("{name}-{scheme}.png"));
-            picture(browser, &page, number, height, &to);
+            picture(browser, &format!("file://{}", page.display()), number, height, &to);
             let png = std::fs::read(&to).unwrap();
             assert_eq!(png.get(..8), Some(&b"\x89PNG\r\n\x1a\n"[..]), "{name} {scheme}");
             let size = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());

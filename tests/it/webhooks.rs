@@ -348,6 +348,7 @@ async fn a_trial_tells_what_the_receiver_said_and_keeps_nothing() {
     let tried = app.says(200, "POST", &test, asked).await["data"].take();
     assert_eq!((&tried["type"], &tried["response_code"]), (&json!("workflow.instance.failed"), &json!(404)));
     assert_eq!(app.refuses("POST", &test, Some(json!({"event": "a b"}))).await, "400 invalid_events");
+    assert_eq!(app.refuses("POST", &test, Some(json!([null]))).await, "400 invalid_request");
     let log = test.replace("/test", "/events");
     assert_eq!(app.says(200, "GET", &log, None).await["data"], json!({"events": []}), "nothing of it is kept");
     // Nobody is there.

@@ -49,9 +49,10 @@ pub(super) fn finish(mut document: Value) -> Value {
     let components = &mut document["components"];
     components["securitySchemes"] = json!({"token": {"type": "http", "scheme": "bearer", "description": TOKEN}});
     for (status, codes) in error::CODES {
-        components["schemas"][refusal_name(*status)] = refusal_schema(codes);
+        components["schemas"][refusal_name(*status)] = refusal_schema(*status, codes);
     }
     times(&mut components["schemas"]);
+    refer(&mut components["schemas"]);
     let Some(paths) = document["paths"].as_object_mut() else { return document };
     paths.sort_keys();
     for (path, item) in paths.iter_mut() {
@@ -96,6 +97,23 @@ fn times(value: &mut Value) {
     map.values_mut().for_each(times);
     for items in map.values_mut().filter_map(Value::as_array_mut) {
         items.iter_mut().for_each(times);
+    }
+}
+
+/// Of `Listed_Event` and `One_Event`: refers to `Event`, where utoipa copies it.
+fn refer(schemas: &mut Value) {
+    let Some(schemas) = schemas.as_object_mut() else { return };
+    let names: Vec<String> = schemas.keys().cloned().collect();
+    for (around, name) in names.iter().filter_map(|around| Some((around, around.split_once('_')?.1))) {
+        let reference = json!({"$ref": format!("#/components/schemas/{name}")});
+        if !schemas.contains_key(name) {
+            continue;
+        }
+        match schemas[around].pointer_mut("/properties/data") {
+            Some(data) if data["type"] == "array" => data["items"] = reference,
+            Some(data) => *data = reference,
+            None => {}
+        }
     }
 }
 
@@ -227,8 +245,8 @@ fn refusal_name(status: u16) -> String {
     format!("Refusal{status}")
 }
 
-fn refusal_schema(codes: &[&str]) -> Value {
-    json!({
+fn refusal_schema(status: u16, codes: &[&str]) -> Value {
+    let mut schema = json!({
         "type": "object",
         "required": ["error", "message"],
         "properties": {
@@ -236,5 +254,10 @@ fn refusal_schema(codes: &[&str]) -> Value {
             "message": {"type": "string", "description": "What is wrong, for people: one sentence."},
         },
         "examples": [{"error": codes.first(), "message": "…"}],
-    })
+    });
+    if status == 429 {
+        schema["properties"]["retry_after"] =
+            json!({"type": "integer", "description": "Seconds to wait, where a rate is the reason."});
+    }
+    schema
 }

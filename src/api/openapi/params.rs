@@ -47,6 +47,8 @@ pub(in crate::api) use params;
 pub(in crate::api) enum Kind {
     /// Any text.
     Text,
+    /// The type of an event.
+    Type,
     /// A text that must be there.
     Needed,
     /// Text or a list of texts, in which globs may be; in a query with commas between them.
@@ -75,6 +77,8 @@ pub(in crate::api) enum Kind {
     DeliveryCursor,
     /// `next` of the page before, where nothing is in commit order.
     BackCursor,
+    /// Likewise, of subscriptions.
+    WebhookCursor,
     /// A length of time.
     Span,
     /// A length of time of at most a minute.
@@ -85,6 +89,7 @@ pub(in crate::api) enum Kind {
 
 /// The pattern of an event's uid without its beginning.
 const UID: &str = "[0-9a-f]{16}[0-7][0-9a-f]{15}";
+const RATE: &str = "^([1-9][0-9]{0,4}|100000)(/s)?$";
 const PLACE: &str = "0|[ab]?[0-9]{1,18}";
 const SPAN: &str = "[0-9]{1,6}(ms|s|m|h|d)";
 
@@ -150,6 +155,11 @@ pub(in crate::api) fn body(names: &[&str], differing: &[Meaning]) -> Value {
     body
 }
 
+/// Whether the parameter `name` takes nothing but text, in JSON too.
+pub(in crate::api) fn is_text(name: &str) -> bool {
+    !matches!(meaning(name, &[]).0, Kind::Flag | Kind::Number | Kind::Rate)
+}
+
 /// What `name` takes and means. A name that is not known takes any text, and a test fails.
 fn meaning(name: &str, differing: &[Meaning]) -> (Kind, &'static str) {
     let of = |meanings: &[Meaning]| meanings.iter().find(|(known, ..)| *known == name).copied();
@@ -174,12 +184,13 @@ impl Kind {
     fn in_query(self) -> Value {
         match self {
             Self::Text | Self::Globs => json!({"type": "string"}),
+            Self::Type => json!({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,256}$", "examples": ["credential.expired"]}),
             Self::Needed => json!({"type": "string", "pattern": "\\S", "maxLength": 1000}),
             Self::Words(words) => json!({"type": "string", "enum": words()}),
             Self::Time => json!({"type": "string", "format": "date-time", "examples": ["2026-01-20T12:00:00Z"]}),
             Self::Number => json!({"type": "integer", "minimum": 1, "maximum": u32::MAX}),
             Self::Code => json!({"type": "integer", "minimum": 100, "maximum": 599}),
-            Self::Rate => json!({"type": "string", "pattern": "^[1-9][0-9]{0,4}(/s)?$", "examples": ["100/s"]}),
+            Self::Rate => json!({"type": "string", "pattern": RATE, "examples": ["100/s"]}),
             Self::Flag => json!({"type": "boolean"}),
             Self::Event => json!({"type": "string", "pattern": format!("^ev_{UID}$")}),
             Self::Cursor => json!({"type": "string", "pattern": format!("^({PLACE})$")}),
@@ -188,6 +199,7 @@ impl Kind {
             Self::DeliveryCursor => {
                 json!({"type": "string", "pattern": format!("^({PLACE}|ev_{UID}|dl_{UID}_[0-9]{{1,9}})$")})
             }
+            Self::WebhookCursor => json!({"type": "string", "pattern": "^c[0-9]{1,15}[.]wh_[a-z2-7]{26}$"}),
             Self::BackCursor => json!({"type": "string", "pattern": "^b[0-9]{1,18}$"}),
             Self::Span => json!({"type": "string", "pattern": format!("^{SPAN}$"), "examples": ["24h"]}),
             Self::Wait => json!({"type": "string", "pattern": "^([0-5]?[0-9]|60)s?$", "examples": ["30s"]}),
@@ -205,9 +217,8 @@ impl Kind {
             Self::Number | Self::Rate => {
                 schema["type"] = json!(["integer", "string", "null"]);
                 schema["minimum"] = json!(1);
-                schema["maximum"] = if matches!(self, Self::Rate) { json!(99_999) } else { json!(u32::MAX) };
-                schema["pattern"] =
-                    json!(if matches!(self, Self::Rate) { "^[1-9][0-9]{0,4}(/s)?$" } else { "^[1-9][0-9]{0,8}$" });
+                schema["maximum"] = if matches!(self, Self::Rate) { json!(100_000) } else { json!(u32::MAX) };
+                schema["pattern"] = json!(if matches!(self, Self::Rate) { RATE } else { "^[1-9][0-9]{0,8}$" });
                 schema
             }
             Self::Words(words) => {

@@ -114,3 +114,51 @@ async fn what_a_token_must_allow_stands_in_the_document() {
         }
     }
 }
+
+/// The page at `/api/docs`.
+async fn page() -> String {
+    let router = tests::api(Arc::new(Fake::default())).admin();
+    let request = Request::builder().uri("/api/docs").body(Body::empty()).unwrap();
+    let (status, body) = tests::ask(router, request).await;
+    assert_eq!(status, 200, "{body}");
+    body.as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_page_shows_every_operation_and_every_link_in_it_leads_somewhere() {
+    let (document, page) = (document().await, page().await);
+    let after = |mark: &str| page.split(mark).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect::<Vec<_>>();
+    let (ids, links) = (after(" id=\""), after("href=\"#"));
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "an id is given twice");
+    assert_eq!(links.iter().find(|link| !ids.contains(link)), None, "leads nowhere");
+    for (path, method, operation) in operations(&document) {
+        assert!(ids.contains(&operation["operationId"].as_str().unwrap().to_owned()), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_says_how_to_call_it() {
+    let page = page().await;
+    let example = |id: &str| {
+        let operation = page.split(&format!(" id=\"{id}\"")).nth(1).unwrap();
+        let (_, curl) = operation.split_once("tabindex=\"0\">").unwrap();
+        curl.split("</pre>").next().unwrap().replace("&quot;", "\"").replace("&#39;", "'")
+    };
+    insta::assert_snapshot!(example("mutes_add"), @r#"
+    curl -X POST "$HOOKYARD/api/v1/mutes" \
+      -H "Authorization: Bearer $TOKEN" \
+      -H 'Content-Type: application/json' \
+      -d '{"for":"24h"}'
+    "#);
+    insta::assert_snapshot!(example("health_alive"), @r#"curl "$HOOKYARD/healthz""#);
+    insta::assert_snapshot!(example("deliveries_one"), @r#"
+    curl "$HOOKYARD/api/v1/deliveries/dl_00000000000000ab0000000000000007_1" \
+      -H "Authorization: Bearer $TOKEN"
+    "#);
+    insta::assert_snapshot!(example("config_check"), @r#"
+    curl -X POST "$HOOKYARD/api/v1/config/check" \
+      -H "Authorization: Bearer $TOKEN" \
+      -H 'Content-Type: application/yaml' \
+      --data-binary @routes.yaml
+    "#);
+}

@@ -62,6 +62,17 @@ pub(in crate::api) fn dead() -> Vec<&'static str> {
     vec![State::Dead.word()]
 }
 
+/// Whatever comes.
+pub(in crate::api) struct Whatever;
+
+impl PartialSchema for Whatever {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({}))
+    }
+}
+
+impl ToSchema for Whatever {}
+
 /// Any JSON object.
 pub(in crate::api) struct Anything;
 

@@ -27,7 +27,7 @@ use crate::{
     subscriptions::{Dialect, OVERLAP, Refused, Subscription, Wanted},
 };
 
-params!(ListAsked = listed::PARAMS, "after" => Kind::Text);
+params!(ListAsked = listed::PARAMS, "after" => Kind::WebhookCursor);
 params!(
     LogAsked = log::PARAMS,
     "status" means "Standing so only: `delivered`, `failed` (after a failed attempt, or given up) or `pending`."

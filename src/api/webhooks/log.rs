@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::{
     api::{
-        Api,
+        Api, deliveries,
         error::ApiError,
         list::{self, Params},
     },
@@ -94,8 +94,7 @@ impl Wanted {
         let mut params = Params::from_query(query, &PARAMS)?;
         let status = params.take_as("status", "`delivered`, `failed` or `pending`", Status::parse)?;
         let code = params.take_as("code", "the status of an answer: 100 to 599", code)?;
-        let place_of = |id: &str| id.parse().ok().map(DeliveryId::place);
-        let filter = list::filter(&mut params, place_of)?;
+        let filter = list::filter(&mut params, deliveries::place_of)?;
         let state = (status == Some(Status::Delivered)).then_some(State::Delivered);
         let limit = filter.limit.min(limit_max);
         Ok(Self { filter: Filter { target: Some(target.to_string()), state, limit, ..filter }, status, code })

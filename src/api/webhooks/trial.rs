@@ -37,6 +37,9 @@ pub(super) async fn make(api: &Api, it: &Subscription, asked: Option<&Value>) ->
     if it.disabled.is_some() {
         return Err(ApiError::WebhookDisabled);
     }
+    if asked.is_some_and(|body| !body.is_object()) {
+        return Err(ApiError::Invalid("the body is not a JSON object".to_owned()));
+    }
     let wanted = asked.and_then(|body| body.get("event")).filter(|wanted| !wanted.is_null());
     let wanted = match wanted {
         None => a_type_of(it),
