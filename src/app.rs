@@ -20,6 +20,7 @@ use crate::{
     listen,
     live::Live,
     reconnect::Reconnecting,
+    rekey::{self, Opened},
     reload::{Rejected, Reloader},
     route::{Router, Subscribers},
     seal::{self, Sealer},
@@ -155,6 +156,16 @@ pub enum StartError {
     /// The encryption key does not serve.
     #[error(transparent)]
     Seal(#[from] seal::Error),
+    /// The encryption key is another than the one that sealed what the store keeps.
+    #[error(
+        "the encryption key opens the secrets of none of the {subscriptions} subscriptions in the store, so that nothing sent to them \
+         could be signed: start with the key they were sealed under, or put it under security.previous_encryption_keys (without \
+         encryption_key, the key is in the file beside the store, with `.key` behind its name)"
+    )]
+    WrongKey {
+        /// How many there are.
+        subscriptions: u64,
+    },
     /// The client of `contacts_lookup` cannot be made.
     #[error("contacts_lookup: {0}")]
     Contacts(String),
@@ -192,6 +203,7 @@ impl App {
         let (public, public_addr) = bind(&config.server.listen).await?;
         let (admin, admin_addr) = bind(&config.server.admin_listen).await?;
         let sealer = sealer(&config)?;
+        fits(&sealer, &*store).await?;
         let tidied = tell_limits(&*store, &config, options.clock.now()).await;
         let (announcer, notices) = Announcer::new();
         let subscribers = Subscribers::default();
@@ -339,10 +351,27 @@ async fn tell_limits(store: &dyn Store, config: &Config, now: Timestamp) -> Prun
     })
 }
 
-/// The configured key, or the key file beside the store.
-fn sealer(config: &Config) -> Result<Sealer, StartError> {
-    match &config.security.encryption_key {
-        Some(key) => Ok(Sealer::new(key)?),
-        None => Ok(Sealer::from_file(&store::key_file(&config.store.url, Path::new("")))?),
+/// The configured key, or the key file beside the store; and the former ones.
+pub(crate) fn sealer(config: &Config) -> Result<Sealer, seal::Error> {
+    let sealer = match &config.security.encryption_key {
+        Some(key) => Sealer::new(key)?,
+        None => Sealer::from_file(&store::key_file(&config.store.url, Path::new("")))?,
+    };
+    sealer.with_former(&config.security.previous_encryption_keys)
+}
+
+/// Refuses a key that opens none of the subscriptions' secrets: nothing that is sent to them could be signed.
+async fn fits(sealer: &Sealer, store: &dyn Store) -> Result<(), StartError> {
+    let Opened { opened, closed } = rekey::opened(store, sealer).await?;
+    match (opened, closed) {
+        (_, 0) => {}
+        (0, subscriptions) => return Err(StartError::WrongKey { subscriptions }),
+        (opened, closed) => warn!(
+            opened,
+            closed,
+            "the secrets of some subscriptions are sealed under a key that is not known: nothing is sent to those until it stands in \
+             security.previous_encryption_keys"
+        ),
     }
+    Ok(())
 }

@@ -16,6 +16,7 @@
 //! - [`rehearsal`]: `tests:` of the file, run by the same code as events and without a network.
 //! - [`explain`]: what would become of an event, and why.
 //! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
+//! - [`rekey`]: what is sealed under former keys, sealed anew.
 //! - [`reload`]: another file in the place of the one the relay goes by.
 //! - [`announce`]: what the relay tells of itself.
 //! - [`access`]: who may do what.
@@ -43,6 +44,7 @@ pub mod live;
 mod rate;
 pub mod reconnect;
 pub mod rehearsal;
+pub mod rekey;
 pub mod reload;
 pub mod render;
 pub mod route;

@@ -49,12 +49,19 @@ const NONCE: usize = 24;
 /// The only format so far.
 const VERSION: u8 = 1;
 
-/// Seals and opens. Cheap to clone; prints nothing of its key.
+/// Seals under one key, and opens what was sealed under it or a former one. Cheap to clone; prints nothing of its keys.
 #[derive(Clone)]
 pub struct Sealer {
-    cipher: Arc<XChaCha20Poly1305>,
-    digest: Arc<hmac::Key>,
-    key_id: [u8; 4],
+    /// The one to seal under.
+    current: Arc<Key>,
+    former: Arc<[Key]>,
+}
+
+struct Key {
+    cipher: XChaCha20Poly1305,
+    /// Derived, so that two uses of one key are kept apart.
+    digest: Zeroizing<[u8; 32]>,
+    id: [u8; 4],
 }
 
 impl std::fmt::Debug for Sealer {
@@ -66,20 +73,20 @@ impl std::fmt::Debug for Sealer {
 impl Sealer {
     /// A sealer with the key that `text` holds: base64 of 32 bytes.
     pub fn new(text: &Secret) -> Result<Self, Error> {
-        let bytes = Zeroizing::new(BASE64.decode(text.reveal().trim().as_bytes()).map_err(|_| Error::BadKey)?);
-        let bytes: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| Error::BadKey)?;
-        Ok(Self::of_key(bytes))
+        Ok(Self { current: Arc::new(Key::read(text)?), former: Arc::from([]) })
     }
 
     /// A sealer with this key.
     pub fn of_key(bytes: &[u8; 32]) -> Self {
-        let cipher = XChaCha20Poly1305::new(bytes.into());
-        // Two uses of one key are kept apart by deriving the second.
-        let derived = Zeroizing::new(sign::sha256(&[b"hookyard digest key", bytes]));
-        let fingerprint = sign::sha256(&[b"hookyard key id", bytes]);
-        let mut key_id = [0; 4];
-        key_id.copy_from_slice(&fingerprint[..4]);
-        Self { cipher: Arc::new(cipher), digest: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*derived)), key_id }
+        Self { current: Arc::new(Key::new(bytes)), former: Arc::from([]) }
+    }
+
+    /// The same, which opens what was sealed under `keys` too.
+    ///
+    /// # Errors
+    /// [`Error::BadKey`] when one of them is none.
+    pub fn with_former(self, keys: &[Secret]) -> Result<Self, Error> {
+        Ok(Self { former: keys.iter().map(Key::read).collect::<Result<_, _>>()?, ..self })
     }
 
     /// The sealer of the key file at `path`, which is made (0600) where it is missing.
@@ -102,10 +109,11 @@ impl Sealer {
     pub fn seal(&self, plain: &[u8], place: &[u8]) -> Result<Vec<u8>, Error> {
         let mut nonce = [0; NONCE];
         SystemRandom::new().fill(&mut nonce).map_err(|_| Error::NoRandom)?;
-        let sealed = self.cipher.encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: place }).map_err(|_| Error::NotOurs)?;
+        let key = &self.current;
+        let sealed = key.cipher.encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: place }).map_err(|_| Error::NotOurs)?;
         let mut out = Vec::with_capacity(HEADER + NONCE + sealed.len());
         out.push(VERSION);
-        out.extend_from_slice(&self.key_id);
+        out.extend_from_slice(&key.id);
         out.extend_from_slice(&nonce);
         out.extend_from_slice(&sealed);
         Ok(out)
@@ -115,18 +123,54 @@ impl Sealer {
     pub fn open(&self, sealed: &[u8], place: &[u8]) -> Result<Vec<u8>, Error> {
         let (header, rest) = sealed.split_at_checked(HEADER).ok_or(Error::NotOurs)?;
         let (nonce, text) = rest.split_first_chunk::<NONCE>().ok_or(Error::NotOurs)?;
-        if header.first() != Some(&VERSION) || header.get(1..) != Some(&self.key_id[..]) {
-            return Err(Error::NotOurs);
-        }
-        self.cipher.decrypt(&XNonce::from(*nonce), Payload { msg: text, aad: place }).map_err(|_| Error::NotOurs)
+        let key = self.key_of(header).ok_or(Error::NotOurs)?;
+        key.cipher.decrypt(&XNonce::from(*nonce), Payload { msg: text, aad: place }).map_err(|_| Error::NotOurs)
+    }
+
+    /// Whether `sealed` is sealed under the key that this one seals under.
+    pub fn is_current(&self, sealed: &[u8]) -> bool {
+        sealed.get(..HEADER).and_then(|header| self.key_of(header)).is_some_and(|key| key.id == self.current.id)
     }
 
     /// A keyed hash of `value`: tells whether two values are the same without keeping either.
     pub fn digest(&self, value: &[u8]) -> [u8; 32] {
-        let mut out = [0; 32];
-        out.copy_from_slice(hmac::sign(&self.digest, value).as_ref());
-        out
+        digest(&self.current.digest, value)
     }
+
+    /// The key with which [`Sealer::digest`] made its hashes when `sealed` was sealed: to be kept sealed itself.
+    pub(crate) fn digest_key(&self, sealed: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+        Some(self.key_of(sealed.get(..HEADER)?)?.digest.clone())
+    }
+
+    fn key_of(&self, header: &[u8]) -> Option<&Key> {
+        let (version, id) = header.split_first()?;
+        let mut keys = std::iter::once(&*self.current).chain(self.former.iter());
+        if *version == VERSION { keys.find(|key| key.id == id) } else { None }
+    }
+}
+
+impl Key {
+    fn read(text: &Secret) -> Result<Self, Error> {
+        let bytes = Zeroizing::new(BASE64.decode(text.reveal().trim().as_bytes()).map_err(|_| Error::BadKey)?);
+        let bytes: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| Error::BadKey)?;
+        Ok(Self::new(bytes))
+    }
+
+    fn new(bytes: &[u8; 32]) -> Self {
+        let cipher = XChaCha20Poly1305::new(bytes.into());
+        let digest = Zeroizing::new(sign::sha256(&[b"hookyard digest key", bytes]));
+        let fingerprint = sign::sha256(&[b"hookyard key id", bytes]);
+        let mut id = [0; 4];
+        id.copy_from_slice(&fingerprint[..4]);
+        Self { cipher, digest, id }
+    }
+}
+
+/// The hash of `value` under this key.
+pub(crate) fn digest(key: &[u8; 32], value: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), value).as_ref());
+    out
 }
 
 /// Makes the file whole or not at all: it gets its name once its bytes are on disk, so that neither a kill nor a full disk
@@ -163,6 +207,22 @@ mod tests {
         assert!(matches!(sealer(2).open(&sealed, b"rejection"), Err(Error::NotOurs)));
         assert!(matches!(sealer(1).open(&sealed, b"elsewhere"), Err(Error::NotOurs)));
         assert!(!sealed.windows(4).any(|part| part == b"body"));
+    }
+
+    #[test]
+    fn what_was_sealed_under_a_former_key_is_opened_and_known() {
+        let old = sealer(1).seal(b"body", b"rejection").unwrap();
+        let both = sealer(2).with_former(&[Secret::new(BASE64.encode(&[3; 32])), Secret::new(BASE64.encode(&[1; 32]))]).unwrap();
+        assert_eq!(both.open(&old, b"rejection").unwrap(), b"body");
+        assert!(!both.is_current(&old) && both.open(&old, b"elsewhere").is_err());
+        let new = both.seal(b"body", b"rejection").unwrap();
+        assert!(
+            both.is_current(&new) && sealer(2).open(&new, b"rejection").is_ok() && sealer(1).open(&new, b"rejection").is_err()
+        );
+        assert_eq!(*both.digest_key(&old).unwrap(), *sealer(1).digest_key(&old).unwrap());
+        assert_eq!(digest(&both.digest_key(&old).unwrap(), b"value"), sealer(1).digest(b"value"));
+        assert!(!both.is_current(b"") && both.digest_key(b"123").is_none());
+        assert!(matches!(sealer(2).with_former(&[Secret::new("short")]), Err(Error::BadKey)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::{
     explain::{self, Explanation},
     ingest::SourceStatistics,
     jobs::{BeginError, Job, Kind},
+    rekey::{self, Counted, Slice},
     store::{self, Attempt, Delivery, Filter},
 };
 
@@ -72,6 +73,9 @@ pub(super) trait Engine: Send + Sync {
 
     /// All jobs that are remembered, newest first.
     fn jobs(&self) -> Vec<Job>;
+
+    /// Seals anew a slice of what is sealed under former keys, going on behind `after`.
+    async fn rekey(&self, after: i64) -> store::Result<Slice>;
 
     /// Stops a job; what it did stays done. `None` when there is none of this id.
     async fn cancel_job(&self, id: &str) -> store::Result<Option<Job>>;
@@ -187,6 +191,15 @@ impl Engine for Handles {
 
     fn jobs(&self) -> Vec<Job> {
         self.jobs.list()
+    }
+
+    async fn rekey(&self, after: i64) -> store::Result<Slice> {
+        // Subscriptions are all done in the first slice.
+        let subscriptions = match after {
+            0 => self.subscriptions.meanwhile(rekey::subscriptions(&*self.store, &self.sealer)).await?,
+            _ => Counted::default(),
+        };
+        rekey::slice(&*self.store, &self.sealer, after, subscriptions).await
     }
 
     async fn cancel_job(&self, id: &str) -> store::Result<Option<Job>> {

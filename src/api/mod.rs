@@ -61,6 +61,7 @@ mod operating_tests;
 mod places;
 mod rejections;
 mod scopes;
+mod secrets;
 mod sources;
 mod stream;
 mod targets;
@@ -259,6 +260,7 @@ impl Api {
             .routes(routes!(tokens::list, tokens::create))
             .routes(routes!(tokens::one, tokens::revoke))
             .routes(routes!(audit::list))
+            .routes(routes!(secrets::rekey))
             .routes(routes!(explain::explain))
             .routes(routes!(config::show))
             .routes(routes!(backtest::page))

@@ -158,6 +158,10 @@ impl Engine for Fake {
         self.operated.jobs.lock().unwrap().clone()
     }
 
+    async fn rekey(&self, _: i64) -> store::Result<crate::rekey::Slice> {
+        Err(store::Error::Closed)
+    }
+
     async fn cancel_job(&self, id: &str) -> store::Result<Option<Job>> {
         let mut jobs = self.operated.jobs.lock().unwrap();
         let found = jobs.iter_mut().find(|job| job.id == id);

@@ -86,6 +86,7 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
     (Method::GET, "/api/webhooks/{id}", Scopes(&[WebhooksRead])),
     (Method::DELETE, "/api/webhooks/{id}", Scopes(&[WebhooksDelete])),
     (Method::GET, "/api/webhooks/{id}/deliveries", Scopes(&[WebhooksRead])),
+    (Method::POST, "/api/v1/secrets/rekey", Scopes(&[Admin])),
     // Both show events beside what the file makes of them.
     (Method::POST, "/api/v1/explain", Scopes(&[ConfigRead, EventsRead])),
     (Method::GET, "/api/v1/config/backtest", Scopes(&[ConfigRead, EventsRead])),

@@ -260,6 +260,10 @@ impl Store for Fake {
         Ok(vec![])
     }
 
+    async fn reseal_rejections(&self, _: Vec<(i64, Vec<u8>)>) -> store::Result<u64> {
+        Ok(0)
+    }
+
     async fn settle_rejection(&self, _: i64, _: Timestamp, _: Retried) -> store::Result<()> {
         Ok(())
     }

@@ -89,7 +89,7 @@ const GROUPS: [(&str, &[(&str, Examples)]); 4] = [
                 "token",
                 &["hookyard token create --name zapier --scopes webhooks,events:read --namespace user_123 --expires-in 90d"],
             ),
-            ("secrets", &[]),
+            ("secrets", &["hookyard secrets rekey"]),
             ("store", &[]),
             (
                 "completions",

@@ -27,6 +27,7 @@ mod rejections;
 mod reload;
 mod replay;
 mod schema;
+mod secrets;
 mod send;
 mod sender;
 mod serve;
@@ -86,6 +87,8 @@ enum Verb {
     Jobs(jobs::Args),
     /// Makes, lists and ends tokens of the API.
     Token(token::Args),
+    /// Seals anew what is sealed under former encryption keys.
+    Secrets(secrets::Args),
     /// Makes the running relay go by its file as it is now.
     Reload(reload::Args),
     Completions(completions::Args),
@@ -168,6 +171,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Verb::Mute(args) => tool(mute::run(args)),
         Verb::Jobs(args) => tool(jobs::run(args)),
         Verb::Token(args) => tool(token::run(args)),
+        Verb::Secrets(args) => tool(secrets::run(args)),
         Verb::Reload(args) => tool(reload::run(args)),
         Verb::Completions(args) => completions::run(&args),
     }
@@ -211,6 +215,7 @@ mod tests {
             "mute",
             "jobs",
             "token",
+            "secrets",
             "reload",
             "completions",
         ];

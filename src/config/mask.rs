@@ -12,14 +12,33 @@ pub(super) struct Mask {
 
 /// True for a key whose values are secrets.
 pub(super) fn is_secret(key: &str) -> bool {
-    matches!(key, "secret" | "secrets" | "password" | "token" | "api_key" | "encryption_key" | "path_secret" | "bearer")
-        || key.ends_with("_token")
+    matches!(
+        key,
+        "secret"
+            | "secrets"
+            | "password"
+            | "token"
+            | "api_key"
+            | "encryption_key"
+            | "previous_encryption_keys"
+            | "path_secret"
+            | "bearer"
+    ) || key.ends_with("_token")
         || key.ends_with("_secret")
 }
 
 /// Secret keys as a slip of the hand would be likened to them.
-const SECRET_KEYS: [&str; 8] =
-    ["secret", "secrets", "password", "encryption_key", "path_secret", "bot_token", "auth_token", "api_key"];
+const SECRET_KEYS: [&str; 9] = [
+    "secret",
+    "secrets",
+    "password",
+    "encryption_key",
+    "previous_encryption_keys",
+    "path_secret",
+    "bot_token",
+    "auth_token",
+    "api_key",
+];
 /// How alike a key must be to a secret one for its text to be hidden (Jaro-Winkler).
 const ALIKE: f64 = 0.9;
 /// How well-known secrets begin.

@@ -134,6 +134,8 @@ pub struct Security {
     pub require_https: bool,
     /// The key that seals what is kept secret: 32 bytes.
     pub encryption_key: Option<Secret>,
+    /// Those that were it before: what they sealed still opens.
+    pub previous_encryption_keys: Vec<Secret>,
 }
 
 /// What came of reading a file: what it says, where it says it well enough, and everything wrong with it.

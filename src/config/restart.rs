@@ -29,6 +29,12 @@ pub fn needs_restart(running: &Config, loaded: &mut Loaded) {
     if text(&running.security.encryption_key) != text(&config.security.encryption_key) {
         note("security", "encryption_key", None);
     }
+    let former = |config: &Config| -> Vec<String> {
+        config.security.previous_encryption_keys.iter().map(|key| key.reveal().to_owned()).collect()
+    };
+    if former(running) != former(config) {
+        note("security", "previous_encryption_keys", None);
+    }
     if problems.is_empty() {
         return;
     }

@@ -262,6 +262,11 @@ const SECURITY: Keys = Keys::of(&[
         "Seals what is kept secret: 32 bytes in base64. Empty with SQLite: a key file beside the store.",
     )
     .default("${HOOKYARD_ENCRYPTION_KEY:-}"),
+    Field::of::<Vec<Secret>>(
+        "previous_encryption_keys",
+        "Keys that were `encryption_key` before: what they sealed still opens, until `hookyard secrets rekey` has sealed it anew.",
+    )
+    .default("[]"),
 ]);
 
 impl Shape for Security {
@@ -272,7 +277,8 @@ impl Shape for Security {
 
 /// Reads `security`. Without `encryption_key` there, it is taken from `$HOOKYARD_ENCRYPTION_KEY`.
 pub(super) fn security(node: Option<&Node>, env: &dyn Environment, cx: &mut Context) -> Security {
-    let mut security = Security { allow_targets: Vec::new(), require_https: true, encryption_key: None };
+    let mut security =
+        Security { allow_targets: Vec::new(), require_https: true, encryption_key: None, previous_encryption_keys: Vec::new() };
     let mut fields = node.and_then(|node| Fields::open(node, "`security`", SECURITY, cx));
     if let Some(fields) = &mut fields {
         security.allow_targets = fields.optional("allow_targets", cx).unwrap_or_default();
@@ -283,7 +289,11 @@ pub(super) fn security(node: Option<&Node>, env: &dyn Environment, cx: &mut Cont
         Some(node) => Secret::decode(node, cx).and_then(|key| encryption_key(key, "`encryption_key`", node.place, cx)),
         None => env.var(ENCRYPTION_KEY).and_then(|key| encryption_key(Secret::new(key), ENCRYPTION_KEY, place, cx)),
     };
-    if let Some(fields) = fields {
+    if let Some(mut fields) = fields {
+        let place = fields.key_place("previous_encryption_keys");
+        let keys: Vec<Secret> = fields.optional("previous_encryption_keys", cx).unwrap_or_default();
+        let keys = keys.into_iter().filter_map(|key| encryption_key(key, "each of `previous_encryption_keys`", place, cx));
+        security.previous_encryption_keys = keys.collect();
         fields.finish(cx);
     }
     security

@@ -205,6 +205,7 @@ fn what_the_file_leaves_out_has_a_default() {
             allow_targets: [],
             require_https: true,
             encryption_key: None,
+            previous_encryption_keys: [],
         },
         [],
     )
@@ -217,7 +218,7 @@ fn what_the_file_says_is_what_one_gets() {
     let text = "version: 1
 server: {listen: '[::1]:0', admin_listen: 'localhost:9', public_url: 'https://r.example.com', public_api: true, cors: {origins: ['*', 'https://App.example.com:443']}, max_body: 64KiB, shutdown_grace: 0s, watch: false, api_rate_limit: {rate: 5/s, burst: 7}}
 store: {url: 'sqlite:///var/x.db', retention: {events: 1d}, max_bytes: 1GiB}
-security: {allow_targets: [10.1.2.3/8, '::1', LocalHost.], require_https: false, encryption_key: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}
+security: {allow_targets: [10.1.2.3/8, '::1', LocalHost.], require_https: false, encryption_key: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=, previous_encryption_keys: ['', BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=]}
 templates: {t: '{{ event.type }}'}
 ";
     let config = good(text);
@@ -290,6 +291,9 @@ templates: {t: '{{ event.type }}'}
             encryption_key: Some(
                 ***,
             ),
+            previous_encryption_keys: [
+                ***,
+            ],
         },
         {
             "t": Source(

@@ -488,6 +488,10 @@ impl Store for MemoryStore {
     async fn quarantined(&self, _: Filter, _: i64) -> store::Result<Vec<Rejection>> {
         Err(store::Error::Closed)
     }
+    async fn reseal_rejections(&self, _: Vec<(i64, Vec<u8>)>) -> store::Result<u64> {
+        Ok(0)
+    }
+
     async fn settle_rejection(&self, _: i64, _: Timestamp, _: Retried) -> store::Result<()> {
         Err(store::Error::Closed)
     }

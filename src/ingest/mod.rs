@@ -59,6 +59,7 @@ mod told;
 pub use poll::{PollStatus, Pollers};
 pub(crate) use rehearsing::rehearse;
 pub use retry::RetryReport;
+pub(crate) use sealed::seal_anew;
 pub use source::{Source, kind_word};
 pub use statistics::SourceStatistics;
 

@@ -5,17 +5,22 @@ use std::net::IpAddr;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use super::{doctor::is_signature, kinds::Proof, request::Raw, source::Source};
 use crate::{
     clock::{from_ms, to_ms},
-    seal::{Error, Sealer},
+    seal::{self, Error, Sealer},
 };
 
 /// What sealed requests belong to, for the sealer.
 const PLACE: &[u8] = b"rejection";
-/// The only form so far.
+/// The form in which requests are sealed: hashes are under the sealer's own key of that time.
 const VERSION: u8 = 1;
+/// The form of those that were sealed anew: the key of the hashes stands in front, since the sealer's is another since.
+const SEALED_ANEW: u8 = 2;
+/// Bytes of that key.
+const DIGEST_KEY: usize = 32;
 /// A header whose value follows.
 const PLAIN: u8 = 0;
 /// A header of whose value the keyed hash follows.
@@ -39,15 +44,42 @@ pub(crate) fn seal(request: &Raw, sources: &[Source], sealer: &Sealer) -> Result
     sealer.seal(&out, PLACE)
 }
 
+/// Seals anew, under today's key, what was sealed under a former one. What it says stays as it is.
+pub(crate) fn seal_anew(sealed: &[u8], sealer: &Sealer) -> Result<Vec<u8>, Error> {
+    let plain = Zeroizing::new(sealer.open(sealed, PLACE)?);
+    match plain.split_first() {
+        Some((&VERSION, rest)) => {
+            let key = sealer.digest_key(sealed).ok_or(Error::NotOurs)?;
+            let mut out = Zeroizing::new(Vec::with_capacity(plain.len() + DIGEST_KEY));
+            out.push(SEALED_ANEW);
+            out.extend_from_slice(&*key);
+            out.extend_from_slice(rest);
+            sealer.seal(&out, PLACE)
+        }
+        Some((&SEALED_ANEW, _)) => sealer.seal(&plain, PLACE),
+        _ => Err(Error::NotOurs),
+    }
+}
+
 /// Reads a sealed request back. Headers kept as hashes come back where a source of `sources` has a value that fits.
 pub(crate) fn open(sealed: &[u8], sources: &[Source], sealer: &Sealer) -> Result<Raw, Error> {
     let plain = sealer.open(sealed, PLACE)?;
-    read(&plain, sources, sealer).ok_or(Error::NotOurs)
+    let digest_key = sealer.digest_key(sealed).ok_or(Error::NotOurs)?;
+    read(&plain, sources, &digest_key).ok_or(Error::NotOurs)
 }
 
-fn read(mut rest: &[u8], sources: &[Source], sealer: &Sealer) -> Option<Raw> {
+/// `digest_key` is that of hashes in the form that names none.
+fn read(mut rest: &[u8], sources: &[Source], digest_key: &[u8; DIGEST_KEY]) -> Option<Raw> {
     let rest = &mut rest;
-    let version = byte(rest)?;
+    let digest_key = match byte(rest)? {
+        VERSION => digest_key,
+        SEALED_ANEW => {
+            let (key, after) = rest.split_first_chunk::<DIGEST_KEY>()?;
+            *rest = after;
+            key
+        }
+        _ => return None,
+    };
     let (arrived, after) = rest.split_first_chunk::<8>()?;
     *rest = after;
     let method = Method::from_bytes(take(rest)?).ok()?;
@@ -58,20 +90,20 @@ fn read(mut rest: &[u8], sources: &[Source], sealer: &Sealer) -> Option<Raw> {
     while !rest.is_empty() {
         let name = HeaderName::from_bytes(take(rest)?).ok()?;
         let (form, bytes) = (byte(rest)?, take(rest)?);
-        let value = if form == PLAIN { HeaderValue::from_bytes(bytes).ok() } else { recalled(&name, bytes, sources, sealer) };
+        let value = if form == PLAIN { HeaderValue::from_bytes(bytes).ok() } else { recalled(&name, bytes, sources, digest_key) };
         value.map(|value| headers.append(name, value));
     }
     let arrived_at = from_ms(i64::from_le_bytes(*arrived));
-    (version == VERSION).then_some(Raw { method, path, headers, body, arrived_at, peer })
+    Some(Raw { method, path, headers, body, arrived_at, peer })
 }
 
 /// The configured value of header `name` whose hash is `digest`.
-fn recalled(name: &HeaderName, digest: &[u8], sources: &[Source], sealer: &Sealer) -> Option<HeaderValue> {
+fn recalled(name: &HeaderName, hash: &[u8], sources: &[Source], digest_key: &[u8; DIGEST_KEY]) -> Option<HeaderValue> {
     let values = sources.iter().flat_map(|source| match source.kind.proof() {
         Proof::Static { header, values } if header == name => values,
         _ => &[],
     });
-    let mut fitting = values.filter(|value| sealer.digest(value.reveal().as_bytes()) == digest);
+    let mut fitting = values.filter(|value| seal::digest(digest_key, value.reveal().as_bytes()) == hash);
     fitting.next().and_then(|value| HeaderValue::from_str(value.reveal()).ok())
 }
 
@@ -155,13 +187,31 @@ mod tests {
         assert!(open(&sealed, &[trigger(r#"["wrong-key"]"#)], &sealer()).unwrap().headers.is_empty());
     }
 
+    #[test]
+    fn what_is_sealed_anew_says_the_same_without_the_former_key() {
+        let raw = request("/t", &[("x-key", "right-key"), ("content-type", "text/plain")], b"{}");
+        let old = seal(&raw, &[trigger(r#"["wrong-key"]"#)], &sealer()).unwrap();
+        let former = [Secret::new(sign::base64(&[7; 32]))];
+        let both = Sealer::of_key(&[8; 32]).with_former(&former).unwrap();
+        let new = seal_anew(&old, &both).unwrap();
+        // And once more, under a third.
+        let third = Sealer::of_key(&[9; 32]).with_former(&[Secret::new(sign::base64(&[8; 32]))]).unwrap();
+        let newer = seal_anew(&new, &third).unwrap();
+        let mended = [trigger(r#"["wrong-key", "right-key"]"#)];
+        for (sealed, sealer) in [(&old, both), (&new, Sealer::of_key(&[8; 32])), (&newer, Sealer::of_key(&[9; 32]))] {
+            assert_eq!(open(sealed, &mended, &sealer).unwrap(), raw);
+        }
+        assert!(seal_anew(&old, &Sealer::of_key(&[8; 32])).is_err());
+        assert!(!new.windows(9).any(|part| part == b"right-key"));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_break_it(bytes: Vec<u8>, cut in 0usize..60) {
-            let _ = read(&bytes, &[], &sealer());
+            let _ = read(&bytes, &[], &[7; 32]);
             let raw = request("/a", &[("a-signature", "b")], b"x");
             let plain = sealer().open(&seal(&raw, &[], &sealer()).unwrap(), PLACE).unwrap();
-            let _ = read(plain.get(..cut).unwrap_or_default(), &[], &sealer());
+            let _ = read(plain.get(..cut).unwrap_or_default(), &[], &[7; 32]);
         }
     }
 }

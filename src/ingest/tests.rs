@@ -106,6 +106,10 @@ impl Store for Memory {
         Ok(rows.range(after + 1..).map(|(_, row)| row).filter(|row| row.kept).take(filter.limit as usize).cloned().collect())
     }
 
+    async fn reseal_rejections(&self, _: Vec<(i64, Vec<u8>)>) -> Result<u64> {
+        Ok(0)
+    }
+
     async fn settle_rejection(&self, id: i64, at: Timestamp, outcome: Retried) -> Result<()> {
         let mut rows = self.rejections.lock().unwrap();
         let row = rows.get_mut(&id).unwrap();

@@ -220,6 +220,10 @@ pub trait Store: Send + Sync {
     /// Notes what a retry came to.
     async fn settle_rejection(&self, id: i64, at: Timestamp, outcome: Retried) -> Result<()>;
 
+    /// Puts other bytes in the place of requests that are kept whole, which say the same under another key; answers how many there
+    /// still were.
+    async fn reseal_rejections(&self, resealed: Vec<(i64, Vec<u8>)>) -> Result<u64>;
+
     /// Removes a bounded number of things that `retention` no longer keeps; call again while [`Pruned::more`].
     /// `held` names the targets that are held (paused, broken, or gone from `routes.yaml`) and since when: a delivery that has been
     /// held for longer than [`Retention::events`] (from then or from when it was last due, whichever is later) becomes a dead

@@ -405,6 +405,14 @@ impl Subscriptions {
         }
     }
 
+    /// Lets `work` write records of subscriptions past this room, while nothing here does, and takes them up.
+    pub(crate) async fn meanwhile<T>(&self, work: impl Future<Output = store::Result<T>>) -> store::Result<T> {
+        let _changing = self.changing.lock().await;
+        let done = work.await?;
+        self.read_again().await?;
+        Ok(done)
+    }
+
     /// Somebody else wrote records (secrets that were sealed anew): takes them into memory.
     async fn read_again(&self) -> store::Result<()> {
         for record in self.parts.store.records(RecordKind::Subscription, 0).await? {

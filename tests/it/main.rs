@@ -42,6 +42,7 @@ mod propose;
 mod quarantine;
 mod reconnect;
 mod rehearsal;
+mod rekey;
 mod reload;
 mod rest_hooks;
 mod schema;

@@ -27,6 +27,7 @@ const TAGS: &[(&str, &str, &str)] = &[
     ("/api/v1/rejections", "rejections", "Requests that were not accepted, why, and another chance for them."),
     ("/api/v1/tokens", "tokens", "Who else may use the API, what for, and until when."),
     ("/api/v1/audit", "audit", "Who changed what, how it was before and how it is since."),
+    ("/api/v1/secrets", "secrets", "What is sealed at rest."),
     ("/api/v1/explain", "explain", "What would become of an event, and why."),
     ("/api/v1/config", "config", "What the relay goes by, and another file in its place."),
     ("/api/v1/stream", "stream", "Events as they are committed, for browsers and whoever reads server-sent events."),

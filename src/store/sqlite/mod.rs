@@ -229,6 +229,10 @@ impl Store for Sqlite {
         self.writer.run(move |session| reject::settle(&session.conn, id, to_ms(at), &outcome)).await
     }
 
+    async fn reseal_rejections(&self, resealed: Vec<(i64, Vec<u8>)>) -> Result<u64> {
+        self.writer.run(move |session| reject::reseal(&session.conn, &resealed)).await
+    }
+
     async fn prune(&self, now: Timestamp, retention: Retention, held: Vec<(Name, Timestamp)>) -> Result<Pruned> {
         self.writer.run(move |session| prune::prune(session, now, &retention, &held)).await
     }
