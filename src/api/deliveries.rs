@@ -220,10 +220,11 @@ impl<'a> View<'a> {
         Self { api, caller, in_flight: api.running.in_flight().into_iter().collect(), lanes }
     }
 
-    /// Whether all is shown of a delivery. To a caller that is bound to namespaces a destination is everybody's: it learns whether
-    /// its event got there, and nothing of rules, recipients, headers, answers and other events.
-    fn whole(&self) -> bool {
-        !self.caller.is_bound()
+    /// Whether all is shown of a delivery to `target`. To a caller that is bound to namespaces a destination is everybody's: it learns
+    /// whether its event got there, and nothing of rules, recipients, headers, answers and other events; unless it is a
+    /// subscription of its own.
+    fn whole(&self, target: &Name) -> bool {
+        !self.caller.is_bound() || self.api.subscriptions.get(self.caller, target.as_str()).is_ok()
     }
 
     /// The state to show, and why.
@@ -282,7 +283,7 @@ impl<'a> View<'a> {
     fn item(&self, row: &DeliveryRow) -> DeliveryItem {
         let delivery = &row.delivery;
         let (state, cause) = self.state(delivery);
-        let whole = self.whole();
+        let whole = self.whole(&delivery.target);
         DeliveryItem {
             id: delivery.id.to_string(),
             event: delivery.id.event.to_string(),
@@ -415,9 +416,10 @@ impl DeliveryStory {
         let id = row.delivery.id;
         let of_it = attempts.iter().filter(|attempt| attempt.delivery == id);
         let headers = |attempt| view.api.engine.request_headers(event, &row.delivery, attempt).into_iter().collect();
-        let whole = |attempt| AttemptItem::new(attempt, headers(attempt));
-        let log = of_it.map(|attempt| if view.whole() { whole(attempt) } else { AttemptItem::bare(attempt) }).collect();
-        let carries = carried.iter().filter(|_| view.whole()).map(CarriedItem::new).collect();
+        let whole = view.whole(&row.delivery.target);
+        let shown = |attempt| if whole { AttemptItem::new(attempt, headers(attempt)) } else { AttemptItem::bare(attempt) };
+        let log = of_it.map(shown).collect();
+        let carries = carried.iter().filter(|_| whole).map(CarriedItem::new).collect();
         Self { id, delivery: view.item(row), log, carries }
     }
 

@@ -19,9 +19,12 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_required = true)]
 pub(super) struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    #[command(flatten)]
+    access: Access,
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,7 +50,7 @@ struct Sum {
 
 /// Seals anew, and prints the counts.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let What::Rekey(Rekey { access }) = args.what;
+    let access = args.what.map_or(args.access, |What::Rekey(Rekey { access })| access);
     let sum = match by_relay(&access.relay()?, access.json).await {
         Err(Failure::Unreachable(why)) => on_file(&access.config, access.json, &why).await?,
         done => done?,

@@ -33,10 +33,26 @@ fn text(row: &Value, name: &str) -> String {
 }
 
 /// A relay with events of two namespaces, of none, and of its own; of each a dead letter, a delivery that is through and one that waits.
+/// Subscriptions of both namespaces in both dialects, and one of nobody's that takes all.
 struct Scene {
     app: TestApp,
     token: String,
+    /// What the subscriptions of the token receive.
+    own: Receiver,
+    /// Those of the others, as the token of the start sees them.
+    foreign_hooks: Vec<String>,
     _receivers: Vec<Receiver>,
+}
+
+/// Registers `receiver` in both dialects, every part of which carries `mark`; the ids.
+async fn subscribe(app: &TestApp, token: &str, receiver: &Receiver, mark: &str) -> Vec<String> {
+    let url = format!("{}/{mark}", receiver.url());
+    let wanted = json!({"url": url, "events": ["**"], "name": mark, "description": mark, "metadata": {"mark": mark}, "headers": {"X-Mark": mark}});
+    let one = app.ask_as(token, "POST", "/api/v1/webhooks", Some(&wanted)).await;
+    let wanted = json!({"event_type": format!("workflow.{}", mark.to_lowercase()), "target_url": url, "secret": format!("secret-of-{mark}")});
+    let other = app.ask_as(token, "POST", "/api/webhooks", Some(&wanted)).await;
+    assert_eq!((one.status, other.status), (201, 201), "{} {}", one.text(), other.text());
+    vec![text(&one.json()["data"], "id"), text(&other.json(), "id")]
 }
 
 impl Scene {
@@ -44,18 +60,30 @@ impl Scene {
         let (good, bad) = (Receiver::ok().await, Receiver::answering(|_, _| 400.into()).await);
         let file = routes().interactor().webhook("good", &good).webhook("bad", &bad).webhook("paused", &good);
         let file = file.server("public_api: true").server("api_rate_limit: {rate: 1000/s, burst: 100000}");
-        let app = spawn_app(file).await;
+        let app = spawn_app(file.section("subscriptions: {allow_targets: [127.0.0.1]}")).await;
         app.tells("paused", "pause").await;
+        // What is named by type must have been met.
+        for (namespace, mark) in [("ns-own", OWN), ("ns-others", OTHERS)] {
+            take(&app, "evt_0", namespace, mark).await;
+        }
+        let own = Receiver::ok().await;
+        let token = app.token(&SCOPES, &["ns-own"]).await;
+        subscribe(&app, &token, &own, OWN).await;
+        let others = app.token(&SCOPES, &["ns-others"]).await;
+        let foreign_hooks = subscribe(&app, &others, &good, OTHERS).await;
+        let all = json!({"url": format!("{}/{OTHERS}", good.url()), "events": ["**"]});
+        app.posts("/api/v1/webhooks", &all).await;
         for (id, namespace, mark) in [("evt_1", "ns-own", OWN), ("evt_2", "ns-others", OTHERS), ("evt_3", "ns-own2", OTHERS)] {
             take(&app, id, namespace, mark).await;
         }
         app.takes_of(&format!("evt_4-{OTHERS}"), "workflow.started", json!({"text": OTHERS})).await;
-        app.counts("target=bad&state=dead", 4).await;
-        app.counts("target=good&state=delivered", 4).await;
+        app.counts("target=bad&state=dead", 6).await;
+        app.counts("target=good&state=delivered", 6).await;
+        // Each of the four to the one that takes all, and to two of its namespace.
+        app.counts("state=delivered", 6 + 4 + 2 * 2).await;
         // The relay's own event of a dead letter names the event.
         app.clock.advance(minutes(2));
-        let token = app.token(&SCOPES, &["ns-own"]).await;
-        Self { app, token, _receivers: vec![good, bad] }
+        Self { app, token, own, foreign_hooks, _receivers: vec![good, bad] }
     }
 
     /// Ids of things that are not the token's, and of some that are nobody's.
@@ -65,14 +93,18 @@ impl Scene {
         ids.extend(self.app.all("/api/v1/events?source=hookyard").await.iter().map(|row| text(row, "uid")));
         ids.extend(marked(&self.app.all("/api/v1/deliveries").await, OTHERS).iter().map(|row| text(row, "id")));
         ids.extend(self.app.all("/api/v1/deliveries?source=hookyard").await.iter().map(|row| text(row, "id")));
+        ids.extend(self.foreign_hooks.iter().cloned());
         assert!(12 <= ids.len() && ids.iter().any(|id| id.starts_with("dl_")), "{ids:?}");
         ids
     }
 
     /// How everything of the others stands.
     async fn state(&self) -> Vec<Value> {
-        let rows = marked(&self.app.all("/api/v1/deliveries").await, OTHERS);
-        assert_eq!(rows.len(), 9);
+        let mut rows = marked(&self.app.all("/api/v1/deliveries").await, OTHERS);
+        assert_eq!(rows.len(), 4 * 3 + 3 + 2);
+        for id in &self.foreign_hooks {
+            rows.push(self.app.data(&format!("/api/v1/webhooks/{id}")).await);
+        }
         rows
     }
 }
@@ -128,7 +160,9 @@ async fn no_route_shows_or_changes_what_is_anothers() {
     let (foreign, before) = (scene.foreign().await, scene.state().await);
     let names = ["good", "bad", "paused", "interactor"].map(str::to_owned);
     let ids: Vec<String> = foreign.iter().cloned().chain(names).collect();
+    let url = scene.own.url();
     let bodies = [
+        json!({"url": url, "events": ["credential.*"], "enabled": false, "name": "mine now"}),
         json!({}),
         json!({"note": "not mine"}),
         json!({"target": "bad"}),
@@ -177,6 +211,16 @@ async fn no_route_shows_or_changes_what_is_anothers() {
         ("/api/v1/deliveries/{id}/cancel", 404),
         ("/api/v1/dead-letters/{id}/resolve", 404),
         ("/api/v1/dead-letters/retry", 201),
+        ("/api/v1/webhooks", 200),
+        ("/api/v1/webhooks/{id}", 404),
+        ("/api/v1/webhooks/{id}/toggle", 404),
+        ("/api/v1/webhooks/{id}/regenerate-secret", 404),
+        ("/api/v1/webhooks/{id}/events", 404),
+        ("/api/v1/webhooks/{id}/deliveries", 404),
+        ("/api/v1/webhooks/{id}/test", 404),
+        ("/api/webhooks", 200),
+        ("/api/webhooks/{id}", 404),
+        ("/api/webhooks/{id}/deliveries", 404),
         ("/api/v1/targets", 403),
         ("/api/v1/explain", 403),
         ("/api/v1/tokens", 403),
@@ -185,6 +229,11 @@ async fn no_route_shows_or_changes_what_is_anothers() {
         assert!(statuses.contains(&(template, status)), "{template} never answered {status}");
     }
     assert_eq!(scene.state().await, before);
+    // And what its subscriptions received is its own.
+    let received = scene.own.seen();
+    assert!(
+        2 <= received.len() && received.iter().all(|request| request.text().contains(OWN) && !request.text().contains(OTHERS))
+    );
 }
 
 #[tokio::test]
@@ -197,7 +246,7 @@ async fn a_bound_token_sees_its_own_without_what_is_the_destinations() {
         answer.json()["data"].take()
     };
     let events = data("/api/v1/events").await;
-    assert_eq!(events.as_array().unwrap().len(), 1);
+    assert_eq!(events.as_array().unwrap().len(), 2);
     let story = data(&format!("/api/v1/events/{}", text(&events[0], "uid"))).await;
     assert_eq!((story["envelope"]["data"]["text"].as_str(), story.get("rules"), story.get("why")), (Some(OWN), None, None));
     assert_eq!(story.get("subscriptions"), None);
@@ -208,6 +257,12 @@ async fn a_bound_token_sees_its_own_without_what_is_the_destinations() {
     let whole = app.data(&format!("/api/v1/deliveries/{}", text(dead, "id"))).await;
     let headers = whole["log"][0]["request_headers"].as_object().unwrap();
     assert!(whole["rule"] == "everything" && 3 < headers.len(), "{whole}");
+    // Of a subscription of its own it is told all.
+    let to_subscriptions = story["deliveries"].as_array().unwrap().iter().filter(|row| text(row, "target").starts_with("wh_"));
+    let (own, foreign): (Vec<_>, Vec<_>) = to_subscriptions.partition(|row| row["rule"] == row["target"]);
+    let told = |row: &&Value| !row["log"][0]["request_headers"].as_object().unwrap().is_empty();
+    assert_eq!((own.iter().filter(|row| told(row)).count(), foreign.len()), (2, 1), "{story}");
+    assert!(!told(&foreign[0]), "{story}");
     // What is its own it may act upon.
     let dead = text(dead, "id");
     let held = data("/api/v1/deliveries?target=paused").await;
@@ -217,9 +272,9 @@ async fn a_bound_token_sees_its_own_without_what_is_the_destinations() {
     assert_eq!(app.ask_as(token, "POST", &format!("/api/v1/dead-letters/{dead}/resolve"), Some(&body)).await.status, 200);
     // A retry of all dead letters is of its own ones only.
     take(app, "evt_5", "ns-own", OWN).await;
-    app.counts("target=bad&state=dead", 5).await;
+    app.counts("target=bad&state=dead", 7).await;
     let count = app.ask_as(token, "POST", "/api/v1/dead-letters/retry", Some(&json!({"dry_run": true}))).await;
-    assert_eq!(count.json()["data"]["count"], 1);
+    assert_eq!(count.json()["data"]["count"], 2);
     let all = app.ask_as(TOKEN, "POST", "/api/v1/dead-letters/retry", Some(&json!({"dry_run": true}))).await;
-    assert_eq!(all.json()["data"]["count"], 4);
+    assert_eq!(all.json()["data"]["count"], 6);
 }

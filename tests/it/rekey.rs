@@ -74,7 +74,8 @@ async fn a_changed_key_loses_nothing_and_signs_as_before() {
     // What was sealed anew is changed as before.
     let hooks = relay.data("/api/v1/webhooks").await;
     let id = hooks["webhooks"][0]["id"].as_str().unwrap();
-    let changed = relay.ask_as(crate::support::relay::TOKEN, "PUT", &format!("/api/v1/webhooks/{id}"), Some(&json!({"name": "CRM"}))).await;
+    let changed =
+        relay.ask_as(crate::support::relay::TOKEN, "PUT", &format!("/api/v1/webhooks/{id}"), Some(&json!({"name": "CRM"}))).await;
     assert_eq!(changed.status, 200, "{}", changed.text());
     assert!(relay.stop().await.success());
 
@@ -82,7 +83,8 @@ async fn a_changed_key_loses_nothing_and_signs_as_before() {
     let relay = Relay::start_in(&home, &file(SECOND, &[], KEY)).await;
     relay.accepts(&interactor(event("evt_2"))).await;
     receiver.wait_for(6).await;
-    let signed = |id: &str| receiver.seen().iter().any(|request| request.header("webhook-id") == id && is_signed_by(request, &secret));
+    let signed =
+        |id: &str| receiver.seen().iter().any(|request| request.header("webhook-id") == id && is_signed_by(request, &secret));
     assert!(signed("evt_1") && signed("evt_2"));
     let retried = relay.post("/api/v1/rejections/retry", &json!({"source": "t"})).await.json();
     assert_eq!(retried["data"], json!({"tried": 1, "accepted": 1, "duplicates": 0, "failed": 0}));

@@ -1,6 +1,7 @@
 //! Promise 5: a secret is never printed: not in logs, errors, API, metrics, or by the command line.
 
-use serde_json::Value;
+use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
+use serde_json::{Value, json};
 
 use crate::support::{
     Home, Receiver, Relay, Reply, Request, SOON, iso,
@@ -138,6 +139,135 @@ async fn nothing_that_can_be_read_shows_a_secret() {
         );
     }
     clean("the log at its most talkative", &relay.log_text());
+}
+
+/// The forms in which a secret could lie around: as it is, what it is base64 or hex of, and in both itself.
+fn forms(secret: &str) -> Vec<Vec<u8>> {
+    let bare = secret.trim_start_matches("whsec_").trim_start_matches("hy_");
+    let decoded = [BASE64.decode(bare.as_bytes()), HEXLOWER.decode(bare.as_bytes())].into_iter().flatten();
+    let bytes: Vec<Vec<u8>> = [secret.as_bytes().to_vec(), bare.as_bytes().to_vec()].into_iter().chain(decoded).collect();
+    let written = |bytes: &[u8]| {
+        let texts = [BASE64_NOPAD.encode(bytes), BASE64URL_NOPAD.encode(bytes), HEXLOWER.encode(bytes), HEXUPPER.encode(bytes)];
+        // The last letter of base64 depends on what follows.
+        texts.map(|text| text.as_bytes()[..text.len() - 1].to_vec())
+    };
+    let texts: Vec<_> = bytes.iter().flat_map(|bytes| written(bytes)).collect();
+    bytes.into_iter().chain(texts).collect()
+}
+
+/// Fails where one of `secrets` is in `bytes` in any form.
+#[track_caller]
+fn hides(place: &str, bytes: &[u8], secrets: &[String]) {
+    for secret in secrets {
+        for form in forms(secret) {
+            let at = bytes.windows(form.len()).position(|part| part == form);
+            let around = at.map(|at| {
+                String::from_utf8_lossy(&bytes[at.saturating_sub(80)..(at + form.len()).min(bytes.len())]).into_owned()
+            });
+            assert_eq!(around, None, "{secret} in {place}");
+        }
+    }
+}
+
+/// Fails where one of `secrets` is in any file of `home` that the relay wrote.
+fn hides_in_files(home: &Home, secrets: &[String]) {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(home.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            continue;
+        }
+        seen += 1;
+        hides(&path.display().to_string(), &std::fs::read(&path).unwrap(), secrets);
+    }
+    assert!(0 < seen, "the relay wrote no file");
+}
+
+#[tokio::test]
+async fn no_secret_of_subscriptions_and_tokens_lies_anywhere() {
+    const KEYS: [&str; 2] = ["q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=", "mrze8SNFZ4kKvN7xI0VniQq83vEjRWeJCrze8SNFZ4k="];
+    const HEADER: &str = "header-value-of-a-subscription-81c2";
+    const CHOSEN: &str = "secret-chosen-by-honeyframe-6e0d";
+    let receiver = Receiver::start([401, 200]).await;
+    let file = |key: &str, former: &[&str]| {
+        let security = format!("allow_targets: [127.0.0.1], encryption_key: {key}, previous_encryption_keys: {}", json!(former));
+        routes().interactor().webhook("crm", &receiver).security(&security).section("subscriptions: {allow_targets: [127.0.0.1]}")
+    };
+    let start = async |home: &Home, file: crate::support::Routes| {
+        home.write("routes.yaml", &file.text());
+        let mut command = home.command(&["serve", "--config", "routes.yaml"]);
+        command.env("HOOKYARD_LOG", "trace");
+        Relay::from(home, command).await
+    };
+    let home = Home::new();
+    let relay = start(&home, file(KEYS[0], &[])).await;
+    let mut secrets: Vec<String> = [TOKEN, HEADER, CHOSEN, OUT, signed::INTERACTOR, KEYS[0], KEYS[1]].map(str::to_owned).into();
+    // Tokens by API and command line, one of them bound, one revoked, one that never was.
+    for namespaces in [&[][..], &["user_123"]] {
+        secrets.push(relay.token(&["webhooks", "events:read", "deliveries:read"], namespaces).await);
+    }
+    let made = relay.cli(&["token", "create", "--name", "CI", "--scopes", "admin"]).await;
+    secrets.push(String::from_utf8(made.stdout).unwrap().trim().to_owned());
+    hides("what stands beside a token", &made.stderr, &secrets);
+    let wrong = format!("hy_{}", "5a".repeat(32));
+    relay.get_as("/api/v1/events", Some(&wrong)).await.refused(401, "unauthorized");
+    secrets.push(wrong);
+    let tokens = relay.data("/api/v1/tokens").await;
+    relay.cli_ok(&["token", "revoke", tokens[0]["id"].as_str().unwrap()]).await;
+    // Subscriptions in both dialects, a secret made anew, and deliveries that fail and succeed.
+    let wanted = json!({"url": receiver.url(), "events": ["credential.*"], "headers": {"Authorization": HEADER}});
+    let hook = relay.posts("/api/v1/webhooks", &wanted).await;
+    secrets.push(hook["secret"].as_str().unwrap().to_owned());
+    let wanted = json!({"event_type": "credential.expired", "target_url": receiver.url(), "secret": CHOSEN});
+    let other = relay.post("/api/webhooks", &wanted).await;
+    assert_eq!(other.status, 201, "{}", other.text());
+    hides("what Honeyframe's dialect answers", &other.body, &secrets);
+    let id = hook["id"].as_str().unwrap();
+    let anew = relay.posts(&format!("/api/v1/webhooks/{id}/regenerate-secret"), &json!({})).await;
+    secrets.push(anew["secret"].as_str().unwrap().to_owned());
+    for n in 1..=3 {
+        relay.accepts(&interactor(event(&format!("evt_{n}")))).await;
+    }
+    relay.post(&format!("/api/v1/webhooks/{id}/test"), &json!({})).await;
+    if hookyard::api::routes().any(|(_, path)| path == "/api/sse-token") {
+        let bound = secrets[7].clone();
+        let answer = relay.ask_as(&bound, "POST", "/api/sse-token", Some(&json!({}))).await;
+        assert!(answer.status < 300, "{}", answer.text());
+        let json = answer.json();
+        secrets.push(json["data"]["token"].as_str().or_else(|| json["token"].as_str()).unwrap().to_owned());
+    }
+    receiver.wait_for(9).await;
+    hides_in_files(&home, &secrets);
+    let log = relay.log_text();
+    assert!(relay.stop().await.success());
+    let relay = start(&home, file(KEYS[1], &[KEYS[0]])).await;
+    relay.cli_ok(&["secrets", "rekey"]).await;
+
+    // All that can be read.
+    for (_, path) in hookyard::api::routes().filter(|(method, path)| *method == "GET" && !path.contains("stream")) {
+        let ids = [id.to_owned(), tokens[0]["id"].as_str().unwrap().to_owned()];
+        let things = relay.all("/api/v1/deliveries").await;
+        let ids = ids.into_iter().chain(
+            things.iter().flat_map(|row| [row["id"].clone(), row["event"].clone()]).map(|id| id.as_str().unwrap().to_owned()),
+        );
+        let paths: Vec<String> = match path.split_once('{') {
+            None => vec![path.to_owned()],
+            Some((before, rest)) => ids.map(|id| format!("{before}{id}{}", rest.split_once('}').unwrap().1)).collect(),
+        };
+        for path in paths {
+            hides(&path, &relay.get(&path).await.body, &secrets);
+        }
+    }
+    for arguments in
+        [&["token"][..], &["token", "--json"], &["target", "--json"], &["deliveries", "--json"], &["check", "--print"]]
+    {
+        let output = relay.cli(arguments).await;
+        hides(&format!("{arguments:?}"), &[output.stdout, output.stderr].concat(), &secrets);
+    }
+    hides("the log at its most talkative", (log + &relay.log_text()).as_bytes(), &secrets);
+    hides_in_files(&home, &secrets);
+    assert!(relay.stop().await.success());
+    hides_in_files(&home, &secrets);
 }
 
 #[tokio::test]
