@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -54,13 +54,26 @@ pub(super) async fn require(State(api): State<Api>, mut request: Request, next: 
         (None, Err(why)) => ApiError::Forbidden(why).into_response(),
         (None, Ok(())) => {
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            whole(request, next).await
         }
     };
     if let Some(left) = left {
         left.tell(response.headers_mut());
     }
     Ok(response)
+}
+
+/// Answers `request`. What changes something is done to its end though whoever asked hangs up meanwhile: then nobody waits for the
+/// answer any more, and what follows a commit in memory would be left undone.
+async fn whole(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    match tokio::spawn(next.run(request)).await {
+        Ok(response) => response,
+        // It broke off, or the relay stops.
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 impl Api {

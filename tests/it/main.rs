@@ -17,6 +17,7 @@ mod envelope;
 mod explain;
 mod files;
 mod follow;
+mod hanging_up;
 mod inbound_agent;
 mod inbound_common;
 mod inbound_dedupe;
