@@ -29,6 +29,7 @@ mod inbound_standard;
 mod inbound_trigger;
 mod messages;
 mod metrics;
+mod migrating;
 mod namespaces;
 mod online;
 mod openapi;

@@ -202,8 +202,10 @@ async fn load(honeyframe: Honeyframe, over: Arc<AtomicBool>, mut then: impl FnMu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_gets_every_run_once_though_polling_becomes_pushing_under_load() {
     let ((honeyframe, api), crm) = (Honeyframe::start().await, Receiver::ok().await);
-    let of = |source: &str| routes().source("honeyframe", source).webhook("crm", &crm);
+    let of = |source: &str| routes().source("honeyframe", source).section("subscriptions: {allow_targets: [127.0.0.1]}");
     let app = TestApp::start(Home::new(), Clock::system(), of(&polled(&api, &SINCE.replace("1m", "1s")))).await;
+    let wanted = json!({"event_type": "recipe.run.failed", "target_url": crm.url(), "secret": "0f9a3c71d2e84b56a7"});
+    assert_eq!(app.post("/api/webhooks", &wanted).await.status, 201);
     let (over, pushing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (public, mut pushes) = (app.public, tokio::task::JoinSet::new());
     let sending = pushing.clone();
