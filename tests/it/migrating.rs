@@ -53,9 +53,9 @@ impl Places {
         for line in script.lines().filter(|line| !line.is_empty() && !line.starts_with("hookyard serve")) {
             let line = self.put(line).replace("127.0.0.1:9080", &relay.admin.to_string());
             let mut command = Command::new("sh");
-            command.args(["-c", &line]).current_dir(relay.home.path());
+            command.args(["-c", &line]).current_dir(relay.home.path().join("cli"));
             command.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap()));
-            command.env("HOOKYARD_ADMIN_TOKEN", ADMIN).env("HOOKYARD_CONFIG", "cli.yaml");
+            command.env("HOOKYARD_ADMIN_TOKEN", ADMIN);
             let output = finish(command).await;
             let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             assert!(output.status.success(), "{line}: {out}{err}");
@@ -68,16 +68,24 @@ impl Places {
 async fn start(file: &str) -> Relay {
     let home = Home::new();
     home.write("routes.yaml", file);
-    Relay::resume(&home).await
+    let relay = Relay::resume(&home).await;
+    tell(&relay, file);
+    relay
 }
 
-/// Another file in its place, as far as the commands are concerned, too: the listeners stay where they are.
+/// Another file in its place.
 fn replace(relay: &Relay, file: &str) {
     relay.home.write("routes.yaml", file);
-    let here = file.replacen("listen: \"127.0.0.1:0\"", &format!("listen: \"{}\"", relay.public), 1);
-    relay
-        .home
-        .write("cli.yaml", &here.replacen("admin_listen: \"127.0.0.1:0\"", &format!("admin_listen: \"{}\"", relay.admin), 1));
+    tell(relay, file);
+}
+
+/// Lets the commands find the relay where it listens, which `file` leaves to chance.
+fn tell(relay: &Relay, file: &str) {
+    let at = |name: &str, addr: &dyn std::fmt::Display| (format!("{name}: \"127.0.0.1:0\""), format!("{name}: \"{addr}\""));
+    let [(any_admin, admin), (any, public)] = [at("admin_listen", &relay.admin), at("{listen", &relay.public)];
+    let folder = relay.home.path().join("cli");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("routes.yaml"), file.replace(&any_admin, &admin).replace(&any, &public)).unwrap();
 }
 
 #[tokio::test]
