@@ -75,7 +75,7 @@ def bounded(document):
     stream["parameters"] = [it for it in stream["parameters"] if it["name"] == "after"]
     for parameter in document["paths"]["/api/v1/events"]["get"]["parameters"]:
         if parameter["name"] == "wait":
-            parameter["schema"] = {"type": "string", "enum": ["0s", "100ms"]}
+            parameter["schema"] = {"type": "string", "enum": ["0", "0s", "100ms"]}
     return document
 
 

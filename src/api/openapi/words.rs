@@ -95,6 +95,28 @@ impl PartialSchema for Any {
 
 impl ToSchema for Any {}
 
+/// One event of a stream.
+pub(in crate::api) struct StreamEvent;
+
+impl PartialSchema for StreamEvent {
+    fn schema() -> RefOr<Schema> {
+        let text = |what: &str| json!({"type": "string", "description": what});
+        schema(json!({
+            "type": "object",
+            "description": "One server-sent event, of which the answer is a sequence without an end.",
+            "required": ["data"],
+            "properties": {
+                "id": text("Where a stream goes on from: as `Last-Event-ID`, or as `after`."),
+                "event": text("The event's type; `heartbeat`, `lagging` and `expired` are the relay's own."),
+                "data": text("The envelope as JSON, see `Envelope`; for the relay's own an object."),
+                "retry": {"type": "integer", "description": "Milliseconds to wait before asking again."},
+            },
+        }))
+    }
+}
+
+impl ToSchema for StreamEvent {}
+
 /// The event as targets receive it.
 pub(in crate::api) struct Envelope;
 

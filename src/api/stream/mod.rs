@@ -23,7 +23,7 @@ use super::{
     error::ApiError,
     follow::{self, Cursor, Following, Types},
     list::{self, Params},
-    openapi::params::params,
+    openapi::{params::params, words},
     places::Taken,
 };
 use crate::{
@@ -68,7 +68,7 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
     get,
     path = "/api/v1/stream",
     params(Asked),
-    responses((status = 200, description = "Events, until one side ends it.", body = String, content_type = "text/event-stream")),
+    responses((status = 200, description = "Events, until one side ends it.", body = words::StreamEvent, content_type = "text/event-stream")),
 )]
 pub(super) async fn open(
     State(api): State<Api>,
