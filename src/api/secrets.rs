@@ -21,7 +21,7 @@ use crate::{
 };
 
 const PARAMS: [&str; 1] = ["after"];
-params!(Asked = PARAMS, "after" means "`next` of the slice before; without it, from the beginning." => Kind::Text);
+params!(Asked = PARAMS, "after" means "`next` of the slice before; without it, from the beginning." => Kind::Slice);
 
 /// Seals anew a slice of what is sealed under `security.previous_encryption_keys`. Ask with `next` as `after` until it is null; what is
 /// under today's key is left alone, so that it may begin again at any time.

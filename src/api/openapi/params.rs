@@ -79,6 +79,8 @@ pub(in crate::api) enum Kind {
     BackCursor,
     /// Likewise, of subscriptions.
     WebhookCursor,
+    /// Where a slice of a walk over what is kept begins: `next` of the slice before.
+    Slice,
     /// A length of time.
     Span,
     /// A length of time of at most a minute.
@@ -202,7 +204,11 @@ impl Kind {
             Self::WebhookCursor => json!({"type": "string", "pattern": "^c[0-9]{1,15}[.]wh_[a-z2-7]{26}$"}),
             Self::BackCursor => json!({"type": "string", "pattern": "^b[0-9]{1,18}$"}),
             Self::Span => json!({"type": "string", "pattern": format!("^{SPAN}$"), "examples": ["24h"]}),
-            Self::Wait => json!({"type": "string", "pattern": "^([0-5]?[0-9]|60)s?$", "examples": ["30s"]}),
+            Self::Wait => {
+                let text = "^([0-5]?[0-9]|60)s?$";
+                json!({"type": ["string", "integer"], "pattern": text, "minimum": 0, "maximum": 60, "examples": ["30s"]})
+            }
+            Self::Slice => json!({"type": ["string", "integer"], "pattern": "^[0-9]{1,18}$", "minimum": 0}),
             Self::Offset => json!({"type": "string", "pattern": format!("^[+-]?{SPAN}$"), "examples": ["-5m"]}),
         }
     }
