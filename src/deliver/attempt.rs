@@ -1,7 +1,8 @@
 //! One attempt: what it is made with, what it came to, and what it leaves its delivery as.
 //!
 //! `error` of an attempt is one of `timeout`, `dns`, `connect`, `tls`, `closed` (the connection ended without an answer),
-//! `address_forbidden`, `http_<status>`, `smtp_<code>`, `no_recipients`, `contacts_unavailable`, or `internal`.
+//! `address_forbidden`, `http_<status>`, `smtp_<code>`, `no_recipients`, `contacts_unavailable`, `handshake_refused`
+//! (the target was asked first and did not consent), or `internal`.
 
 use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
@@ -185,6 +186,7 @@ impl Tried {
         let outcome = match failure.kind {
             FailureKind::Forbidden => Outcome::Permanent { cause: Cause::Config, moved: false },
             FailureKind::Request => Outcome::Permanent { cause: Cause::Internal, moved: false },
+            FailureKind::Handshake => Outcome::Target,
             _ => Outcome::Retry { after: None, whole_lane: false, denied: false },
         };
         let (error, detail) = (Some(failure.kind.code().to_owned()), Some(failure.detail));

@@ -48,6 +48,8 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// Longest text kept of what went wrong, in characters.
 const DETAIL_MAX: usize = 300;
+/// Most that is read of a body that nobody wants, in bytes.
+const DISCARDED_MAX: usize = 4 * 1024;
 /// What the relay calls itself.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("hookyard/", env!("CARGO_PKG_VERSION")));
 /// Which answers it takes: any.
@@ -196,6 +198,8 @@ pub(super) enum FailureKind {
     Forbidden,
     /// The request cannot be made: our own fault.
     Request,
+    /// The target was asked for its consent and gave none: nothing was sent.
+    Handshake,
 }
 
 impl FailureKind {
@@ -209,6 +213,7 @@ impl FailureKind {
             Self::Closed => "closed",
             Self::Forbidden => "address_forbidden",
             Self::Request => "internal",
+            Self::Handshake => "handshake_refused",
         }
     }
 }
@@ -258,15 +263,38 @@ impl Http {
         self.exchange(asked, answer_max, deadline).await
     }
 
+    /// Asks `url` for its consent; yields the status and the headers of its answer.
+    pub(super) async fn options(
+        &self,
+        url: &ReadyUrl,
+        headers: HeaderMap,
+        deadline: Instant,
+    ) -> Result<(u16, HeaderMap), Failure> {
+        let (parts, body) = self.question(Method::OPTIONS, url, headers, deadline).await?.into_parts();
+        // So that the connection may be used again.
+        read(body, DISCARDED_MAX, pin!(sleep_until(deadline))).await;
+        Ok((parts.status.as_u16(), parts.headers))
+    }
+
     /// Asks `url`; its answer's body is not read yet.
     pub(super) async fn ask(&self, url: &ReadyUrl, headers: HeaderMap, deadline: Instant) -> Result<Response<Incoming>, Failure> {
+        self.question(Method::GET, url, headers, deadline).await
+    }
+
+    async fn question(
+        &self,
+        method: Method,
+        url: &ReadyUrl,
+        headers: HeaderMap,
+        deadline: Instant,
+    ) -> Result<Response<Incoming>, Failure> {
         let refused = |kind, detail: String| Err(Failure { kind, detail });
         let Way::Network(client) = &self.way else { return refused(FailureKind::Request, "nobody is asked here".to_owned()) };
         if url.literal.is_some_and(|address| self.policy.forbids(address)) {
             return refused(FailureKind::Forbidden, Forbidden.to_string());
         }
         let mut asked = request(Post { url, headers, body: Bytes::new(), answer_max: 0, deadline });
-        *asked.method_mut() = Method::GET;
+        *asked.method_mut() = method;
         match before(pin!(sleep_until(deadline)), client.request(asked)).await {
             Some(answered) => answered.map_err(|error| failure(&error)),
             None => refused(FailureKind::Timeout, "no answer within the timeout".to_owned()),

@@ -1,6 +1,6 @@
 //! What every destination that speaks HTTP has: a URL, headers, a TLS profile, signatures; and how one attempt goes there.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -9,6 +9,7 @@ use url::Url;
 use super::{
     attempt::Try,
     client::{Answer, Failure, FailureKind, Post, ReadyUrl},
+    handshake::{Handshake, REQUEST_ORIGIN, origin},
     policy::AddressPolicy,
     tls::TlsProfile,
 };
@@ -28,6 +29,8 @@ pub struct Endpoint {
     headers: HeaderMap,
     pub(super) tls: TlsProfile,
     signing: Option<Signing>,
+    /// What it said of being sent to, where it is asked.
+    handshake: Option<Arc<Handshake>>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -131,19 +134,24 @@ impl Endpoint {
             None => None,
         };
         let (url, ready) = url?;
-        Some(Self { url, ready, headers: headers?, tls, signing })
+        Some(Self { url, ready, headers: headers?, tls, signing, handshake: None })
     }
 
     /// `url`, whose text was vetted before, with `headers` and signatures; `verify`: certificates are checked. `None`: no request can
     /// carry this URL.
     pub(super) fn of(url: Url, headers: HeaderMap, verify: bool, signing: Signing) -> Option<Self> {
         let ready = ReadyUrl::new(&url)?;
-        Some(Self { url, ready, headers, tls: TlsProfile::verifying(verify), signing: Some(signing) })
+        Some(Self { url, ready, headers, tls: TlsProfile::verifying(verify), signing: Some(signing), handshake: None })
     }
 
     /// `url` with `headers` that only the kind knows, and nothing else.
     pub(super) fn at((url, ready): (Url, ReadyUrl), headers: HeaderMap) -> Self {
-        Self { url, ready, headers, tls: TlsProfile::default(), signing: None }
+        Self { url, ready, headers, tls: TlsProfile::default(), signing: None, handshake: None }
+    }
+
+    /// The same, asked for its consent before anything is sent to it, where that is `wanted`.
+    pub(super) fn asked_first(self, wanted: bool) -> Self {
+        Self { handshake: wanted.then(Arc::default), ..self }
     }
 
     /// Where it is.
@@ -174,7 +182,8 @@ impl Endpoint {
     /// Names, in lower case, of the headers that `routes.yaml` and the signing schemes add to every request.
     pub(super) fn header_names(&self) -> Vec<String> {
         let signatures = self.signing.iter().flat_map(Signing::header_names).filter(|name| !name.is_empty());
-        self.headers.keys().map(ToString::to_string).chain(signatures).collect()
+        let origin = self.handshake.iter().map(|_| REQUEST_ORIGIN.to_string());
+        self.headers.keys().map(ToString::to_string).chain(signatures).chain(origin).collect()
     }
 
     /// Whether `other` goes to the same place.
@@ -189,8 +198,11 @@ impl Endpoint {
     }
 
     /// Sends `body`. Where a scheme carries one signature and the target refuses it with 401 or 403, the same is sent
-    /// again at once under the next secret.
+    /// again at once under the next secret. Where its consent is asked for first, there must be one.
     pub(super) async fn post(&self, attempt: &Try<'_>, body: &Body, answer_max: usize) -> Result<Answer, Failure> {
+        if let Some(handshake) = &self.handshake {
+            handshake.agree(attempt, &self.ready).await?;
+        }
         let rounds = self.signing.as_ref().map_or(1, |signing| signing.rounds(attempt.at));
         let mut round = 0;
         loop {
@@ -214,6 +226,9 @@ impl Endpoint {
         headers.insert(DELIVERY, id);
         headers.insert(ATTEMPT, HeaderValue::from(attempt.number));
         headers.insert(TRACEPARENT, value(attempt.traceparent.clone())?);
+        if self.handshake.is_some() {
+            headers.insert(REQUEST_ORIGIN, origin(attempt.site));
+        }
         if attempt.event.replayed {
             headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }

@@ -42,6 +42,7 @@ mod condition;
 mod connect;
 pub mod endpoint;
 pub(crate) mod fetch;
+mod handshake;
 mod inbox;
 pub mod kinds;
 mod lane;

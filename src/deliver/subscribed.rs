@@ -31,6 +31,8 @@ pub struct Subscribed {
     pub headers: BTreeMap<String, Secret>,
     /// Whether certificates are checked.
     pub verify_tls: bool,
+    /// Whether it is asked for its consent before anything is sent to it.
+    pub handshake: bool,
     /// How requests are signed; `standard` is left out where the current secret does not fit it.
     pub schemes: Vec<Scheme>,
     /// The current secret first, which has no end, and former ones with theirs.
@@ -53,7 +55,7 @@ impl Destination {
             .iter()
             .filter_map(|(name, value)| Some((custom_header(name).ok()?, header_value(value.reveal())?)))
             .collect();
-        let endpoint = Endpoint::of(it.url, headers, it.verify_tls, signing)?;
+        let endpoint = Endpoint::of(it.url, headers, it.verify_tls, signing)?.asked_first(it.handshake);
         Some(Self {
             name: it.name,
             kind: Kind::Webhook(Webhook::of_envelopes(endpoint)),

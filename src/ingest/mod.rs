@@ -39,6 +39,7 @@ mod answer;
 mod body;
 mod dedupe;
 mod doctor;
+mod handshake;
 mod inbound;
 mod intake;
 pub(crate) mod kinds;
@@ -201,9 +202,15 @@ impl Ingest {
         let (head, body) = request.into_parts();
         let inbound = self.inbound.now();
         let place = inbound.place(head.uri.path());
-        if matches!(place, Place::Source(_)) && head.method != Method::POST {
+        if let Place::Source(position) = place
+            && head.method != Method::POST
+        {
             // Its body changes nothing: the sender need not have sent it to be told.
             intake::dismiss(body, inbound.max_body);
+            let asked = inbound.sources.get(position);
+            if let Some(consent) = asked.and_then(|source| handshake::consent(source, &head.method, &head.headers)) {
+                return consent;
+            }
             let (request, _) = self.raw(head, Read::Whole(bytes::Bytes::new()));
             return self.conclude(&inbound, place, request, None).await;
         }

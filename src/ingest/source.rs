@@ -36,6 +36,8 @@ pub struct Source {
     pub(crate) rate_limit: Option<Rate>,
     pub(crate) failure_limit: Rate,
     pub(crate) window: Duration,
+    /// Whether senders that ask by OPTIONS are told that they may deliver.
+    pub(crate) handshake: bool,
     /// After how long without anything accepted it is told that the source is silent.
     pub(crate) silent_after: Option<Duration>,
 }
@@ -57,6 +59,11 @@ pub(super) const PUSHED: &[Field] = &[
     Field::of::<Rate>("failure_limit", "How many requests of one client address may fail; more get 429 and are counted only.")
         .default(r#"{"rate": "100/s", "burst": 1000}"#),
     Field::of::<Dedupe>("dedupe", "How events are known again whose sender gives them no id."),
+    Field::of::<bool>(
+        "handshake",
+        "Whether a sender that asks for consent by OPTIONS with `WebHook-Request-Origin` gets it (CloudEvents' abuse protection).",
+    )
+    .default("false"),
 ];
 
 impl Shape for Source {
@@ -109,7 +116,7 @@ impl Source {
         let kind = Kind::decode(kind, &mut fields, name.as_ref().unwrap_or(&Name::from("source")), cx);
         let silent_after = fields.optional::<Located<Duration>>("silent_after", cx).map(|after| silent_after(&after, cx));
         fields.finish(cx);
-        let Pushed { path, rate_limit, failure_limit, window } = pushed?;
+        let Pushed { path, rate_limit, failure_limit, window, handshake } = pushed?;
         Some(Self {
             name: name?,
             place: path.as_ref().map_or(node.place, |path| path.place),
@@ -118,6 +125,7 @@ impl Source {
             rate_limit,
             failure_limit,
             window,
+            handshake,
             silent_after,
         })
     }
@@ -153,11 +161,12 @@ struct Pushed {
     rate_limit: Option<Rate>,
     failure_limit: Rate,
     window: Duration,
+    handshake: bool,
 }
 
 impl Default for Pushed {
     fn default() -> Self {
-        Self { path: None, rate_limit: None, failure_limit: FAILURES, window: WINDOW }
+        Self { path: None, rate_limit: None, failure_limit: FAILURES, window: WINDOW, handshake: false }
     }
 }
 
@@ -167,7 +176,8 @@ impl Pushed {
         let rate_limit = fields.optional("rate_limit", cx);
         let failure_limit = fields.or("failure_limit", FAILURES, cx);
         let window = fields.node("dedupe").and_then(|node| window(node, cx)).unwrap_or(WINDOW);
-        Some(Self { path: Some(path?), rate_limit, failure_limit, window })
+        let handshake = fields.or("handshake", false, cx);
+        Some(Self { path: Some(path?), rate_limit, failure_limit, window, handshake })
     }
 }
 

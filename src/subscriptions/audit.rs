@@ -21,6 +21,7 @@ pub(super) fn shown(it: &Subscription) -> String {
         "timeout": it.timeout.map(|timeout| timeout.as_secs_f64()),
         "max_retries": it.max_retries,
         "verify_tls": it.verify_tls,
+        "handshake": it.handshake.then_some(true),
         "namespaces": it.namespaces,
         "dialect": it.dialect.word(),
         "state": state(&it.life),

@@ -209,6 +209,7 @@ impl Subscriptions {
             timeout: wanted.timeout.flatten(),
             max_retries: wanted.max_retries.flatten(),
             verify_tls: wanted.verify_tls.unwrap_or(true),
+            handshake: wanted.handshake.unwrap_or(false),
             disabled: (wanted.enabled == Some(false)).then_some(Disabled { at: now, why: Why::Person, error: None }),
             namespaces: caller.namespaces.clone(),
             made_by: caller.id.clone(),
@@ -296,6 +297,7 @@ impl Subscriptions {
         after.timeout = wanted.timeout.unwrap_or(after.timeout);
         after.max_retries = wanted.max_retries.unwrap_or(after.max_retries);
         after.verify_tls = wanted.verify_tls.unwrap_or(after.verify_tls);
+        after.handshake = wanted.handshake.unwrap_or(after.handshake);
         let mut sealed = kept.sealed.clone();
         if let Some(mut headers) = wanted.headers {
             let mut secrets = self.secrets(&kept)?;

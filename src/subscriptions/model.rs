@@ -42,6 +42,8 @@ pub struct Subscription {
     pub max_retries: Option<u32>,
     /// Whether the receiver's certificate is checked.
     pub verify_tls: bool,
+    /// Whether the receiver is asked for its consent by OPTIONS first (CloudEvents' abuse protection).
+    pub handshake: bool,
     /// Since when and why it is switched off.
     pub disabled: Option<Disabled>,
     /// The namespaces whose events it gets, exactly so; `None`: all, as an unbound token made it.
@@ -247,6 +249,7 @@ impl Subscription {
             timeout_ms: self.timeout.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
             max_retries: self.max_retries,
             verify_tls: self.verify_tls,
+            handshake: self.handshake,
             disabled: self.disabled.clone(),
             namespaces: self.namespaces.clone(),
             made_by: self.made_by.clone(),
@@ -282,6 +285,7 @@ impl Subscription {
             timeout: doc.timeout_ms.map(Duration::from_millis),
             max_retries: doc.max_retries,
             verify_tls: doc.verify_tls,
+            handshake: doc.handshake,
             disabled: doc.disabled,
             namespaces: doc.namespaces,
             made_by: doc.made_by,
@@ -328,6 +332,8 @@ struct Doc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_retries: Option<u32>,
     verify_tls: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    handshake: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     disabled: Option<Disabled>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -27,6 +27,7 @@ impl Outlets for Subscriptions {
             url: it.url.clone(),
             headers: secrets.headers,
             verify_tls: it.verify_tls,
+            handshake: it.handshake,
             schemes: schemes(it.dialect),
             secrets: secrets.signing,
             timeout: it.timeout,

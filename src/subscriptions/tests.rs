@@ -21,6 +21,7 @@ fn sample() -> Subscription {
         timeout: Some(std::time::Duration::from_millis(1500)),
         max_retries: Some(0),
         verify_tls: false,
+        handshake: true,
         disabled: Some(Disabled { at: now, why: Why::Gone, error: Some("http_410".into()) }),
         namespaces: Some(["a".to_owned()].into()),
         made_by: "tok_a".into(),

@@ -88,6 +88,8 @@ pub struct Wanted {
     pub max_retries: Option<Option<u32>>,
     /// Whether the receiver's certificate is checked.
     pub verify_tls: Option<bool>,
+    /// Whether the receiver is asked for its consent first: Interactor's dialect only.
+    pub handshake: Option<bool>,
 }
 
 /// How the fields of a dialect are called.
@@ -131,6 +133,7 @@ impl Wanted {
             timeout: optional(fields, "timeout", timeout)?,
             max_retries: optional(fields, "max_retries", retries)?,
             verify_tls: flag(fields, "verify_tls")?,
+            handshake: if dialect == Dialect::Interactor { flag(fields, "handshake")? } else { None },
         };
         Ok(wanted)
     }
@@ -144,7 +147,7 @@ fn misspelt(fields: &Map<String, Value>, dialect: Dialect) -> Result<(), Refused
     names.extend(OPTIONS);
     if dialect == Dialect::Interactor {
         names.retain(|name| *name != "secret");
-        names.push("event_types");
+        names.extend(["event_types", "handshake"]);
         if fields.contains_key("secret") {
             return Err(Refused::request("secret", "is not taken here: the relay makes one, and shows it in its answer"));
         }
@@ -357,9 +360,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_breaks_reading(body in crate::route::when::tests::any_json(), names in prop::collection::vec(0..16_usize, 0..5)) {
+        fn no_body_breaks_reading(body in crate::route::when::tests::any_json(), names in prop::collection::vec(0..17_usize, 0..5)) {
             let all = ["url", "events", "event_types", "event_type", "target_url", "secret", "enabled", "filter", "name", "description",
-                "headers", "metadata", "timeout", "max_retries", "verify_tls", "id"];
+                "headers", "metadata", "timeout", "max_retries", "verify_tls", "handshake", "id"];
             let fields: Map<String, Value> = names.iter().map(|at| (all[*at].to_owned(), body.clone())).collect();
             for dialect in [Dialect::Interactor, Dialect::Honeyframe] {
                 let _ = Wanted::read(&body, dialect);

@@ -17,6 +17,7 @@ mod envelope;
 mod explain;
 mod files;
 mod follow;
+mod handshake;
 mod hanging_up;
 mod inbound_agent;
 mod inbound_common;

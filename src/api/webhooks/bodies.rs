@@ -70,6 +70,10 @@ fn interactor() -> Value {
         "url": url(),
         "events": types("The event types it gets, which may be globs; each must fit a type that is known."),
         "event_types": types("Another name of `events`."),
+        "handshake": {
+            "type": ["boolean", "null"],
+            "description": "Whether the receiver is asked for its consent by OPTIONS before it gets anything (CloudEvents' abuse protection).",
+        },
     })
 }
 

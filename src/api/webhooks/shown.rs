@@ -85,6 +85,9 @@ struct Options {
     /// Only where it is false.
     #[serde(skip_serializing_if = "Option::is_none")]
     verify_tls: Option<bool>,
+    /// Only where it is true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handshake: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<words::Anything>)]
     metadata: Option<Value>,
@@ -149,6 +152,7 @@ impl Options {
             timeout: it.timeout.and_then(seconds),
             max_retries: it.max_retries,
             verify_tls: (!it.verify_tls).then_some(false),
+            handshake: it.handshake.then_some(true),
             metadata: it.metadata.clone(),
             namespaces: it.namespaces.clone(),
             disabled_at: it.disabled.as_ref().map(|disabled| rfc3339_s(disabled.at)),

@@ -58,6 +58,11 @@ pub(super) const KEYS: Keys = Keys::of(&[
     )
     .default("json"),
     TEMPLATE,
+    Field::of::<bool>(
+        "handshake",
+        "Whether the target is asked by OPTIONS for its consent first (CloudEvents' abuse protection); without it, nothing is sent.",
+    )
+    .default("false"),
 ])
 .and(&[endpoint::KEYS])
 .such_that(|webhook| webhook.needs_where("payload", "template", "template"));
@@ -76,7 +81,8 @@ impl Webhook {
     pub(super) fn decode(name: &str, fields: &mut Fields<'_>, cx: &mut Context) -> Option<Self> {
         let endpoint = Endpoint::decode(fields, cx);
         let payload = Payload::decode(name, fields, cx);
-        let endpoint = endpoint?;
+        let handshake = fields.or("handshake", false, cx);
+        let endpoint = endpoint?.asked_first(handshake);
         if !endpoint.signs() {
             let help = "give it `signing: {secrets: [...]}`, so that the target can tell the relay from anybody else";
             cx.warning("unsigned", fields.place(), format!("{} is sent to without a signature", fields.what())).help(help);
