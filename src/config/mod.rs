@@ -24,6 +24,7 @@ use crate::{
 mod cors;
 pub mod decode;
 mod effective;
+mod fields;
 mod files;
 mod finish;
 mod fitting;

@@ -29,6 +29,7 @@ mod footprint;
 mod ingest;
 mod isolation;
 mod latency;
+mod planning;
 mod reload;
 mod rules;
 mod soak;
