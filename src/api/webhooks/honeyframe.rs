@@ -3,7 +3,7 @@
 use axum::{
     Json,
     body::Body,
-    extract::{Path, RawQuery, State, rejection::PathRejection},
+    extract::{RawQuery, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -13,8 +13,10 @@ use utoipa::ToSchema;
 use super::{
     bodies::PlainAsked,
     deliveries::DeliveryItem,
-    interactor::{Deleted, ListAsked, LogAsked, found, id_of, whole_log},
-    listed, required,
+    interactor::{Deleted, ListAsked, LogAsked, whole_log},
+    listed,
+    named::{Found, Id},
+    required,
     shown::{LastDelivery, PlainItem},
 };
 use crate::{
@@ -45,23 +47,14 @@ pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query)
 
 /// One of them.
 #[utoipa::path(get, path = "/api/webhooks/{id}", responses((status = 200, body = PlainItem)))]
-pub(super) async fn one(
-    State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, ApiError> {
-    let it = found(&api, &caller, id)?;
+pub(super) async fn one(State(api): State<Api>, Found(it): Found) -> Result<Response, ApiError> {
     Ok(Json(item(&api, &it).await?).into_response())
 }
 
 /// Deletes it. What waits for it is held for a while, for another of the same token with the same URL.
 #[utoipa::path(delete, path = "/api/webhooks/{id}", responses((status = 200, body = Deleted)))]
-pub(super) async fn delete(
-    State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, ApiError> {
-    let deleted = api.subscriptions.delete(&caller, &id_of(id)?).await?;
+pub(super) async fn delete(State(api): State<Api>, caller: Caller, Id(id): Id) -> Result<Response, ApiError> {
+    let deleted = api.subscriptions.delete(&caller, &id).await?;
     Ok(Json(Deleted { id: deleted.id.to_string(), deleted: true }).into_response())
 }
 
@@ -69,11 +62,9 @@ pub(super) async fn delete(
 #[utoipa::path(get, path = "/api/webhooks/{id}/deliveries", params(LogAsked), responses((status = 200, body = Deliveries)))]
 pub(super) async fn deliveries(
     State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
+    Found(it): Found,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let it = found(&api, &caller, id)?;
     let (deliveries, next) = whole_log(&api, &it, query.as_deref()).await?;
     Ok(Json(Deliveries { deliveries, next }).into_response())
 }

@@ -2,7 +2,7 @@
 
 use axum::{
     body::Body,
-    extract::{Path, RawQuery, State, rejection::PathRejection},
+    extract::{RawQuery, State},
     response::Response,
 };
 use serde::Serialize;
@@ -11,7 +11,9 @@ use utoipa::ToSchema;
 use super::{
     bodies::{TrialAsked, WebhookAsked, WebhookChanged},
     deliveries::{self, DeliveryItem, EventItem},
-    listed, log, read, required, samples,
+    listed, log,
+    named::{Found, Id},
+    read, required, samples,
     shown::{LastDelivery, WebhookItem},
     trial::{self, TrialItem},
 };
@@ -24,7 +26,7 @@ use crate::{
         openapi::{params::params, words},
     },
     clock::{later, rfc3339_s},
-    subscriptions::{Dialect, OVERLAP, Refused, Subscription, Wanted},
+    subscriptions::{Dialect, OVERLAP, Subscription, Wanted},
 };
 
 params!(ListAsked = listed::PARAMS, "after" => Kind::WebhookCursor);
@@ -64,12 +66,7 @@ pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query)
 
 /// One of them.
 #[utoipa::path(get, path = "/api/v1/webhooks/{id}", responses((status = 200, body = One<WebhookItem>)))]
-pub(super) async fn one(
-    State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, ApiError> {
-    let it = found(&api, &caller, id)?;
+pub(super) async fn one(State(api): State<Api>, Found(it): Found) -> Result<Response, ApiError> {
     shown(&api, &it).await
 }
 
@@ -80,13 +77,7 @@ pub(super) async fn one(
     request_body = WebhookChanged,
     responses((status = 200, body = One<WebhookItem>), (status = 500, description = "its secrets cannot be read now")),
 )]
-pub(super) async fn update(
-    State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let id = id_of(id)?;
+pub(super) async fn update(State(api): State<Api>, caller: Caller, Id(id): Id, body: Body) -> Result<Response, ApiError> {
     let wanted = Wanted::read(&required(body).await?, Dialect::Interactor)?;
     let updated = api.subscriptions.update(&caller, &id, wanted).await?;
     shown(&api, &updated.subscription).await
@@ -99,34 +90,21 @@ pub(super) async fn update(
     request_body = WebhookChanged,
     responses((status = 200, body = One<WebhookItem>), (status = 500, description = "its secrets cannot be read now")),
 )]
-pub(super) async fn patch(
-    api: State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-    body: Body,
-) -> Result<Response, ApiError> {
+pub(super) async fn patch(api: State<Api>, caller: Caller, id: Id, body: Body) -> Result<Response, ApiError> {
     update(api, caller, id, body).await
 }
 
 /// Switches it off where it is on: what comes for it is held. Switches it on where it is off: what was held is released, under a cap.
 #[utoipa::path(post, path = "/api/v1/webhooks/{id}/toggle", responses((status = 200, body = One<WebhookItem>)))]
-pub(super) async fn toggle(
-    State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, ApiError> {
-    let updated = api.subscriptions.toggle(&caller, &id_of(id)?, None).await?;
+pub(super) async fn toggle(State(api): State<Api>, caller: Caller, Id(id): Id) -> Result<Response, ApiError> {
+    let updated = api.subscriptions.toggle(&caller, &id, None).await?;
     shown(&api, &updated.subscription).await
 }
 
 /// Deletes it. What waits for it is held for a while, for another of the same token with the same URL.
 #[utoipa::path(delete, path = "/api/v1/webhooks/{id}", responses((status = 200, body = One<Deleted>)))]
-pub(super) async fn delete(
-    State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, ApiError> {
-    let deleted = api.subscriptions.delete(&caller, &id_of(id)?).await?;
+pub(super) async fn delete(State(api): State<Api>, caller: Caller, Id(id): Id) -> Result<Response, ApiError> {
+    let deleted = api.subscriptions.delete(&caller, &id).await?;
     Ok(list::one(&Deleted { id: deleted.id.to_string(), deleted: true }))
 }
 
@@ -136,12 +114,8 @@ pub(super) async fn delete(
     path = "/api/v1/webhooks/{id}/regenerate-secret",
     responses((status = 200, body = One<Regenerated>), (status = 500, description = "no secret can be made now")),
 )]
-pub(super) async fn regenerate_secret(
-    State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, ApiError> {
-    let made = api.subscriptions.regenerate(&caller, &id_of(id)?).await?;
+pub(super) async fn regenerate_secret(State(api): State<Api>, caller: Caller, Id(id): Id) -> Result<Response, ApiError> {
+    let made = api.subscriptions.regenerate(&caller, &id).await?;
     let at = made.subscription.regenerated_at.unwrap_or(made.subscription.updated_at);
     Ok(list::one(&Regenerated {
         id: made.subscription.id.to_string(),
@@ -153,13 +127,7 @@ pub(super) async fn regenerate_secret(
 
 /// What was delivered to it, newest first, an entry for each event.
 #[utoipa::path(get, path = "/api/v1/webhooks/{id}/events", params(LogAsked), responses((status = 200, body = Paged<Events>)))]
-pub(super) async fn events(
-    State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    let it = found(&api, &caller, id)?;
+pub(super) async fn events(State(api): State<Api>, Found(it): Found, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let wanted = log::Wanted::read(query.as_deref(), &it.id, u32::MAX)?;
     let logged = log::page(&api, &wanted).await?;
     Ok(list::page_of(Events { events: logged.entries.iter().map(EventItem::new).collect() }, logged.next))
@@ -174,11 +142,9 @@ pub(super) async fn events(
 )]
 pub(super) async fn deliveries(
     State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
+    Found(it): Found,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let it = found(&api, &caller, id)?;
     let (items, next) = whole_log(&api, &it, query.as_deref()).await?;
     Ok(list::page_of(items, next))
 }
@@ -205,13 +171,7 @@ pub(super) async fn whole_log(
     request_body = inline(TrialAsked),
     responses((status = 200, body = One<TrialItem>)),
 )]
-pub(super) async fn test(
-    State(api): State<Api>,
-    caller: Caller,
-    id: Result<Path<String>, PathRejection>,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let it = found(&api, &caller, id)?;
+pub(super) async fn test(State(api): State<Api>, caller: Caller, Found(it): Found, body: Body) -> Result<Response, ApiError> {
     let tried: TrialItem = trial::make(&api, &it, read(body).await?.as_ref()).await?;
     tracing::info!(target.name = %it.id, by = %caller.id, "a subscription is tried out");
     Ok(list::one(&tried))
@@ -239,20 +199,6 @@ pub(super) async fn samples(State(api): State<Api>, caller: Caller, RawQuery(que
 
 async fn shown(api: &Api, it: &Subscription) -> Result<Response, ApiError> {
     Ok(list::one(&WebhookItem::new(api, it, LastDelivery::of(api, it).await?)))
-}
-
-/// The id that a path names.
-pub(super) fn id_of(id: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
-    id.map(|Path(id)| id).map_err(|_| Refused::NotFound.into())
-}
-
-/// The subscription that a path names.
-pub(super) fn found(
-    api: &Api,
-    caller: &Caller,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<std::sync::Arc<Subscription>, ApiError> {
-    Ok(api.subscriptions.get(caller, &id_of(id)?)?)
 }
 
 /// A page of subscriptions.

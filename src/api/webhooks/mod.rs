@@ -19,6 +19,7 @@ mod honeyframe;
 mod interactor;
 mod listed;
 mod log;
+mod named;
 mod samples;
 mod shown;
 mod trial;
