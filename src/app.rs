@@ -166,6 +166,9 @@ pub enum StartError {
         /// How many there are.
         subscriptions: u64,
     },
+    /// Several processes share the store, and no key was given that they could share.
+    #[error("`security.encryption_key` is needed: the store is shared, and every replica must read what another has sealed")]
+    NoKey,
     /// The client of `contacts_lookup` cannot be made.
     #[error("contacts_lookup: {0}")]
     Contacts(String),
@@ -352,12 +355,15 @@ async fn tell_limits(store: &dyn Store, config: &Config, now: Timestamp) -> Prun
 }
 
 /// The configured key, or the key file beside the store; and the former ones.
-pub(crate) fn sealer(config: &Config) -> Result<Sealer, seal::Error> {
+pub(crate) fn sealer(config: &Config) -> Result<Sealer, StartError> {
     let sealer = match &config.security.encryption_key {
         Some(key) => Sealer::new(key)?,
-        None => Sealer::from_file(&store::key_file(&config.store.url, Path::new("")))?,
+        None => match store::key_file(&config.store.url, Path::new("")) {
+            Some(file) => Sealer::from_file(&file)?,
+            None => return Err(StartError::NoKey),
+        },
     };
-    sealer.with_former(&config.security.previous_encryption_keys)
+    Ok(sealer.with_former(&config.security.previous_encryption_keys)?)
 }
 
 /// Refuses a key that opens none of the subscriptions' secrets: nothing that is sent to them could be signed.

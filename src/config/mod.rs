@@ -305,8 +305,10 @@ fn decode(root: &Node, env: &dyn Environment, cx: &mut Context) -> Option<Config
     // What it names is read already.
     fields.node("include");
     let server = sections::server(fields.node("server"), cx);
+    let place = fields.key_place("store");
     let store = sections::store(fields.node("store"), cx);
     let security = sections::security(fields.node("security"), env, cx);
+    sections::shared_key(&store, place, &security, cx);
     cx.allow_targets.clone_from(&security.allow_targets);
     cx.require_https = security.require_https;
     cx.public_url.clone_from(&server.public_url);

@@ -22,7 +22,7 @@ use crate::{
     schedule::Schedule,
     seal::Sealer,
     secret::Secret,
-    store::Retention,
+    store::{Retention, file, postgres},
 };
 
 /// Where the store is when the file does not say.
@@ -163,11 +163,12 @@ impl Decode for WebUrl {
 const STORE: Keys = Keys::of(&[
     Field::of::<String>(
         "url",
-        "Where events and deliveries are kept: `sqlite://` and a path, relative to where the relay starts or absolute.",
+        "Where events and deliveries are kept: `sqlite://` and a path, relative to where the relay starts or absolute; or \
+        `postgres://user:password@host:5432/database`, which any number of replicas share.",
     )
     .default(STORE_URL)
     .example("sqlite:///var/lib/hookyard/hookyard.db")
-    .such_that(|url| url.pattern("^sqlite://.+$", "the URL of a store such as sqlite://hookyard.db")),
+    .such_that(|url| url.pattern("^(sqlite|postgres|postgresql)://.+$", "the URL of a store such as sqlite://hookyard.db")),
     Field::of::<Retention>("retention", "How long is kept what is done."),
     Field::of::<Size>("max_bytes", "Largest size of the store, at least 1MiB; beyond it the oldest that is done goes first.")
         .example("20GiB"),
@@ -238,14 +239,32 @@ pub(super) fn store_url(node: &Node, cx: &mut Context) -> Option<Secret> {
     match text.split_once("://") {
         Some(("sqlite", path)) if !path.is_empty() && !path.contains('\0') => Some(Secret::new(text)),
         Some(("postgres" | "postgresql", _)) => {
-            cx.error("unsupported-store", node.place, "this version knows `sqlite://` stores only").help("sqlite://hookyard.db");
-            None
+            let url = Secret::new(text);
+            match postgres::check(&url) {
+                Ok(()) => Some(url),
+                Err(reason) => {
+                    cx.error("bad-value", node.place, format!("this cannot be used as a store: {reason}")).help(POSTGRES);
+                    None
+                }
+            }
         }
         _ => {
             cx.error("bad-value", node.place, "expected the URL of a store")
-                .help("sqlite://hookyard.db, or sqlite:///var/lib/hookyard.db");
+                .help(format!("sqlite://hookyard.db, sqlite:///var/lib/hookyard.db, or {POSTGRES}"));
             None
         }
+    }
+}
+
+/// How such a URL looks.
+const POSTGRES: &str = "postgres://user:password@host:5432/database?sslmode=verify-full";
+
+/// A store that several replicas share needs a key that they share.
+pub(super) fn shared_key(store: &StoreSettings, place: super::tree::Place, security: &Security, cx: &mut Context) {
+    let shared = file(&store.url, std::path::Path::new("")).is_none();
+    if shared && security.encryption_key.is_none() && !cx.problems.iter().any(|it| it.code == "bad-encryption-key") {
+        cx.error("missing-encryption-key", place, "a store that replicas share needs `security.encryption_key`")
+            .help("make one with `openssl rand -base64 32`, and give it to all of them: as `security.encryption_key`, or in $HOOKYARD_ENCRYPTION_KEY");
     }
 }
 

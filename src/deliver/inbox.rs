@@ -471,6 +471,20 @@ impl OnCommit for Inboxes {
         told.into_iter().for_each(|inbox| inbox.bell.notify_one());
     }
 
+    fn elsewhere(&self, targets: Option<&[Name]>) {
+        let known = self.known.now();
+        match targets {
+            Some(targets) => targets.iter().for_each(|target| match known.by_target.get(target) {
+                Some(inbox) => inbox.wake(),
+                None => known.former.get(target).into_iter().for_each(|bell| bell.notify_one()),
+            }),
+            None => {
+                known.by_target.values().for_each(|inbox| inbox.wake());
+                known.former.values().for_each(|bell| bell.notify_one());
+            }
+        }
+    }
+
     fn batch(&self, count: usize, took: Duration) {
         self.metrics.committed(count, took);
     }

@@ -76,8 +76,9 @@ pub(crate) async fn of_store(loaded: &Loaded, url: &Secret, store: &dyn Store) -
 /// What the store that a bad file names keeps. A store is not made for that, nor a key.
 async fn kept(bad: &Files) -> Option<String> {
     let url = config::store_url(bad, &System)?;
-    let path = Path::new(url.reveal().strip_prefix("sqlite://")?);
-    if !tokio::fs::try_exists(path).await.unwrap_or(false) {
+    if let Some(path) = store::file(&url, Path::new(""))
+        && !tokio::fs::try_exists(path).await.unwrap_or(false)
+    {
         return None;
     }
     let opened = store::open(&url, Path::new(""), Clock::system()).await;
@@ -105,8 +106,8 @@ fn open(sealed: &[u8], sealers: &[Sealer]) -> Option<String> {
 /// The keys that may have sealed it. A bad file may not tell its key: then the others are tried.
 fn sealers(bad: &Files, url: &Secret) -> Vec<Sealer> {
     let named = config::encryption_keys(bad, &System).into_iter().filter_map(|key| Sealer::new(&key).ok());
-    let file = store::key_file(url, Path::new(""));
-    let beside = file.exists().then(|| Sealer::from_file(&file).ok()).flatten();
+    let file = store::key_file(url, Path::new("")).filter(|file| file.exists());
+    let beside = file.and_then(|file| Sealer::from_file(&file).ok());
     named.chain(beside).collect()
 }
 

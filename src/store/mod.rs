@@ -20,12 +20,15 @@ use crate::{
 
 mod attempt;
 mod change;
+mod codes;
 #[cfg(test)]
 pub(crate) mod contract;
 mod delivery;
 mod event;
 mod handling;
+mod held;
 mod page;
+pub mod postgres;
 mod rejection;
 mod retention;
 mod scratch;
@@ -52,27 +55,33 @@ pub use shard::{Owned, OwnerId, SHARDS, shard_of};
 pub use walk::{FitsType, Walk, Walked};
 
 /// Opens the store at `url`, made where it is missing: `sqlite://<path>`, relative to `folder` or absolute
-/// (`sqlite:///var/lib/hookyard.db`).
+/// (`sqlite:///var/lib/hookyard.db`), or `postgres://<user>:<password>@<host>/<database>`.
 ///
 /// # Errors
 /// [`Error::Unreadable`] for other schemes, another program's file and a newer schema; [`Error::Locked`] when another
-/// process works on it.
+/// process works on a file; [`Error::Full`] when no server can be reached.
 pub async fn open(url: &Secret, folder: &Path, clock: Clock) -> Result<Arc<dyn Store>> {
     let (scheme, place) = url.reveal().split_once("://").unwrap_or_default();
     match scheme {
         "sqlite" if !place.is_empty() => Ok(sqlite::open(&folder.join(place), clock).await?),
         "sqlite" => Err(Error::Unreadable("`sqlite://` is followed by the path of a file, as in sqlite://hookyard.db".into())),
+        "postgres" | "postgresql" => Ok(postgres::open(url, clock).await?),
         // The rest of the URL may hold a password.
-        _ => Err(Error::Unreadable("the store's URL begins with none of: sqlite://".into())),
+        _ => Err(Error::Unreadable("the store's URL begins with none of: sqlite://, postgres://".into())),
     }
 }
 
+/// The file that the store at `url` is; `None`: several processes share it, over the network.
+pub fn file(url: &Secret, folder: &Path) -> Option<PathBuf> {
+    url.reveal().strip_prefix("sqlite://").map(|path| folder.join(path))
+}
+
 /// Where the encryption key of the store at `url` is kept when `routes.yaml` names none: beside it, with `.key` behind its name.
-pub fn key_file(url: &Secret, folder: &Path) -> PathBuf {
-    let (_, place) = url.reveal().split_once("://").unwrap_or_default();
-    let mut path = folder.join(place).into_os_string();
+/// `None`: nothing lies beside it.
+pub fn key_file(url: &Secret, folder: &Path) -> Option<PathBuf> {
+    let mut path = file(url, folder)?.into_os_string();
     path.push(".key");
-    path.into()
+    Some(path.into())
 }
 
 /// Why the store did not do what it was asked.
@@ -103,6 +112,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub trait OnCommit: Send + Sync {
     /// `events` are on disk.
     fn committed(&self, events: Vec<Committed>);
+    /// Another process of this store has committed what makes deliveries to these targets due, or moves them; `None`: to whichever.
+    fn elsewhere(&self, targets: Option<&[Name]>);
     /// `count` requests shared one commit that took `took`.
     fn batch(&self, count: usize, took: Duration);
 }
@@ -334,10 +345,12 @@ mod tests {
 
     #[tokio::test]
     async fn other_schemes_are_refused_without_telling_the_password() {
-        for url in ["postgres://user:hush@host/db", "hookyard.db", "sqlite://", ""] {
+        for url in ["mysql://user:hush@host/db", "postgres://me:hush@/db?sslmode=hush", "hookyard.db", "sqlite://", ""] {
             let Err(error) = open(&Secret::new(url), Path::new("."), Clock::system()).await else { panic!("{url}") };
             assert!(matches!(error, Error::Unreadable(_)), "{url}: {error}");
-            assert!(error.to_string().contains("sqlite://") && !error.to_string().contains("hush"), "{error}");
+            let said = error.to_string();
+            assert!(said.contains("sqlite://") || url.contains("sslmode") && said.contains("sslmode"), "{error}");
+            assert!(!said.contains("hush"), "{error}");
         }
     }
 }

@@ -119,8 +119,9 @@ async fn before(args: &Args, config: &Config, loaded: &config::Loaded, since: Ti
         Err(Failure::Unreachable(why)) if !args.against.reach.is_named() => why,
         Err(failure) => return Err(failure),
     };
-    let path = Path::new(config.store.url.reveal().strip_prefix("sqlite://").unwrap_or_default()).to_owned();
-    if !tokio::fs::try_exists(&path).await.unwrap_or(false) {
+    if let Some(path) = store::file(&config.store.url, Path::new(""))
+        && !tokio::fs::try_exists(&path).await.unwrap_or(false)
+    {
         return Err(Failure::Unreachable(unreachable));
     }
     let store = store::open(&config.store.url, Path::new(""), Clock::system()).await;

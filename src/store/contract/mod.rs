@@ -31,14 +31,27 @@ pub(crate) mod people;
 pub(crate) mod pruning;
 pub(crate) mod rejecting;
 pub(crate) mod reporting;
+pub(crate) mod sharing;
 
 /// A store on its way to being open.
 pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Arc<dyn Store>>> + Send>>;
 /// Opens the store that `place` stands for, made where it is missing.
 pub(crate) type Open = fn(PathBuf, Clock) -> Opening;
 
-/// Runs every promise as a test against the stores that the given [`Open`] opens.
+/// Runs every promise as a test against the stores that the given [`Open`] opens; with `shared:` also those of stores that several
+/// processes work on.
 macro_rules! contract {
+    (shared: $open:path) => {
+        contract!($open);
+        contract!(@ $open, sharing:
+            shards_spread_evenly_as_owners_come_and_go
+            a_shard_that_changes_hands_has_a_higher_epoch
+            a_repeat_is_known_wherever_it_comes
+            what_was_read_past_never_fills_later
+            others_hear_what_is_new
+            an_order_key_has_one_head_wherever_events_come_in
+        );
+    };
     ($open:path) => {
         contract!(@ $open, accepting:
             an_event_is_read_back_as_it_came
@@ -351,11 +364,16 @@ fn seconds(n: u64) -> Duration {
 struct Heard {
     events: Mutex<Vec<Committed>>,
     requests: Mutex<usize>,
+    elsewhere: Mutex<Vec<Option<Vec<Name>>>>,
 }
 
 impl OnCommit for Heard {
     fn committed(&self, events: Vec<Committed>) {
         self.events.lock().unwrap().extend(events);
+    }
+
+    fn elsewhere(&self, targets: Option<&[Name]>) {
+        self.elsewhere.lock().unwrap().push(targets.map(<[Name]>::to_vec));
     }
 
     fn batch(&self, count: usize, _took: Duration) {

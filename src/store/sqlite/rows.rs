@@ -1,10 +1,6 @@
 //! How values lie in the tables: codes of states and causes, rows to events and deliveries, and what errors mean.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rusqlite::{
@@ -15,8 +11,13 @@ use rusqlite::{
 use crate::{
     clock::{Timestamp, from_ms},
     envelope::{DeliveryId, Envelope, EventUid},
-    store::{Attempt, Cause, Delivery, Error, EventRow, Next, Rendered, Resolution, Severity, Stage, State},
+    store::{
+        Attempt, Delivery, Error, EventRow, Next, Rendered, Resolution, Stage, State,
+        held::{Recent, Words},
+    },
 };
+
+pub(super) use crate::store::codes::*;
 
 /// What an error of SQLite means to the store's callers.
 pub(super) fn fault(error: rusqlite::Error) -> Error {
@@ -31,32 +32,6 @@ pub(super) fn fault(error: rusqlite::Error) -> Error {
         ) => Error::Full(error.to_string()),
         Some(ErrorCode::NotADatabase) => Error::Unreadable("it is not a database".into()),
         _ => Error::Backend(error.to_string().into()),
-    }
-}
-
-/// How many words that are not ours yet a store takes in before they all read as [`OTHER`].
-const WORDS_MAX: usize = 256;
-/// What a word beyond [`WORDS_MAX`] reads as.
-const OTHER: &str = "other";
-
-/// Words of the code (kinds, codes of answers) that lie in the tables as text and are static in memory.
-///
-/// They were static when they were written, so there are few; a file that somebody changed cannot make them many.
-#[derive(Debug, Default)]
-pub(super) struct Words(Mutex<Vec<&'static str>>);
-
-impl Words {
-    fn get(&self, text: &str) -> &'static str {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(word) = known.iter().find(|word| **word == text) {
-            return word;
-        }
-        if WORDS_MAX <= known.len() {
-            return OTHER;
-        }
-        let word: &'static str = Box::leak(text.into());
-        known.push(word);
-        word
     }
 }
 
@@ -133,44 +108,6 @@ pub(super) struct Reading {
     pub(super) words: Arc<Words>,
     /// See [`Recent`].
     pub(super) recent: Arc<Recent>,
-}
-
-/// Most events that [`Recent`] holds.
-const RECENT_MAX: usize = 1024;
-/// Most bytes of their bodies.
-const RECENT_BYTES: usize = 8 * 1024 * 1024;
-
-/// Events that were read for delivery just now: lanes that have fallen behind read the same ones one after the other. An event
-/// never changes, and one that was removed has no delivery left that would ask for it.
-#[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<RecentEvents>);
-
-#[derive(Debug, Default)]
-struct RecentEvents {
-    by_seq: HashMap<i64, Arc<Envelope>>,
-    order: VecDeque<i64>,
-    bytes: usize,
-}
-
-impl Recent {
-    /// The event at `seq`, where it is held.
-    pub(super) fn get(&self, seq: i64) -> Option<Arc<Envelope>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_seq.get(&seq).cloned()
-    }
-
-    /// Holds `event`, and lets go of the earliest beyond the bounds.
-    pub(super) fn put(&self, seq: i64, event: &Arc<Envelope>) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.by_seq.insert(seq, event.clone()).is_none() {
-            held.order.push_back(seq);
-            held.bytes += event.body.len();
-        }
-        while RECENT_MAX < held.order.len() || RECENT_BYTES < held.bytes {
-            let Some(first) = held.order.pop_front() else { return };
-            let gone = held.by_seq.remove(&first);
-            held.bytes -= gone.map_or(0, |event| event.body.len());
-        }
-    }
 }
 
 impl Reading {
@@ -304,145 +241,4 @@ pub(super) fn time(row: &Row<'_>, name: &str) -> rusqlite::Result<Timestamp> {
 /// The time in column `name`, where there is one.
 pub(super) fn optional_time(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<Timestamp>> {
     Ok(row.get::<_, Option<i64>>(name)?.map(from_ms))
-}
-
-/// The number that `state` is in the tables (the partial indexes name them); `None` for those that are never written.
-pub(super) fn state_code(state: State) -> Option<i64> {
-    match state {
-        State::Pending => Some(PENDING),
-        State::Delivered => Some(DELIVERED),
-        State::Dead => Some(DEAD),
-        State::Cancelled => Some(CANCELLED),
-        State::Suppressed => Some(SUPPRESSED),
-        State::Digested => Some(DIGESTED),
-        State::Expired => Some(EXPIRED),
-        State::Sending | State::Held => None,
-    }
-}
-
-/// [`State::Pending`] in the tables.
-pub(super) const PENDING: i64 = 0;
-/// [`State::Delivered`] in the tables.
-pub(super) const DELIVERED: i64 = 1;
-/// [`State::Dead`] in the tables.
-pub(super) const DEAD: i64 = 2;
-/// Of an attempt that was taken and not yet reported on; no state of deliveries has this number.
-pub(super) const AWAITS: i64 = 100;
-/// [`State::Cancelled`] in the tables.
-pub(super) const CANCELLED: i64 = 3;
-/// [`State::Suppressed`] in the tables.
-pub(super) const SUPPRESSED: i64 = 4;
-/// [`State::Digested`] in the tables.
-pub(super) const DIGESTED: i64 = 5;
-/// [`State::Expired`] in the tables.
-pub(super) const EXPIRED: i64 = 6;
-
-fn state(code: i64) -> State {
-    match code {
-        DELIVERED => State::Delivered,
-        DEAD => State::Dead,
-        CANCELLED => State::Cancelled,
-        SUPPRESSED => State::Suppressed,
-        DIGESTED => State::Digested,
-        EXPIRED => State::Expired,
-        _ => State::Pending,
-    }
-}
-
-/// The number that `cause` is in the tables.
-pub(super) fn cause_code(cause: Cause) -> i64 {
-    match cause {
-        Cause::Receiver => 0,
-        Cause::Config => 1,
-        Cause::Internal => 2,
-        Cause::Throttle => 3,
-        Cause::Mute => 4,
-        Cause::Quiet => 5,
-        Cause::CancelOn => 6,
-    }
-}
-
-fn cause(code: i64) -> Cause {
-    match code {
-        1 => Cause::Config,
-        2 => Cause::Internal,
-        3 => Cause::Throttle,
-        4 => Cause::Mute,
-        5 => Cause::Quiet,
-        6 => Cause::CancelOn,
-        _ => Cause::Receiver,
-    }
-}
-
-/// The number that `stage` is in the tables.
-pub(super) fn stage_code(stage: Stage) -> i64 {
-    match stage {
-        Stage::Free => 0,
-        Stage::Undecided => 1,
-        Stage::Passed => 2,
-        Stage::Gathering => 3,
-        Stage::Gathered => 4,
-        Stage::Carrying => 5,
-    }
-}
-
-/// The stage that `code` stands for.
-pub(super) fn stage(code: i64) -> Stage {
-    match code {
-        1 => Stage::Undecided,
-        2 => Stage::Passed,
-        3 => Stage::Gathering,
-        4 => Stage::Gathered,
-        5 => Stage::Carrying,
-        _ => Stage::Free,
-    }
-}
-
-/// The number that `severity` is in the tables.
-pub(super) fn severity_code(severity: Severity) -> i64 {
-    match severity {
-        Severity::Info => 0,
-        Severity::Warning => 1,
-        Severity::Critical => 2,
-    }
-}
-
-fn severity(code: i64) -> Severity {
-    match code {
-        1 => Severity::Warning,
-        2 => Severity::Critical,
-        _ => Severity::Info,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes_are_read_back() {
-        for (_, it) in State::ALL {
-            assert!(state_code(it).is_none_or(|code| state(code) == it), "{it:?}");
-        }
-        for (_, it) in Cause::ALL {
-            assert_eq!(cause(cause_code(it)), it);
-        }
-        for (_, it) in Severity::ALL {
-            assert_eq!(severity(severity_code(it)), it);
-        }
-        for code in 0..6 {
-            assert_eq!(stage_code(stage(code)), code);
-        }
-    }
-
-    #[test]
-    fn strange_words_are_bounded() {
-        let words = Words::default();
-        assert_eq!(words.get("hmac"), "hmac");
-        for n in 0..2 * WORDS_MAX {
-            words.get(&n.to_string());
-        }
-        assert_eq!(words.get("hmac"), "hmac");
-        assert_eq!(words.get("one more"), OTHER);
-    }
 }

@@ -1,0 +1,162 @@
+//! Promises of stores that several processes work on at once.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use super::*;
+
+const LEASE: Duration = Duration::from_secs(15);
+/// How long the other process may take to hear of something, on a slow machine.
+const SOON: Duration = Duration::from_secs(30);
+
+impl Bench {
+    /// The same store, as another process opens it.
+    async fn beside(&self) -> Arc<dyn Store> {
+        (self.open)(self.folder.path().join("store"), self.clock.clone()).await.unwrap()
+    }
+
+    /// The shards that each of `owners` holds once all have asked.
+    async fn shares(&self, owners: &[u64]) -> Vec<BTreeSet<u16>> {
+        let mut shares = Vec::new();
+        for owner in owners {
+            let held = self.store.own_shards(OwnerId(*owner), self.clock.now(), LEASE).await.unwrap();
+            shares.push(held.into_iter().map(|it| it.shard).collect());
+        }
+        shares
+    }
+
+    /// The shares after so much time, in which all have renewed every five seconds.
+    async fn shares_after(&self, owners: &[u64], s: u64) -> Vec<BTreeSet<u16>> {
+        for _ in 0..s / 5 {
+            self.shares(owners).await;
+            self.clock.advance(seconds(5));
+        }
+        self.shares(owners).await
+    }
+}
+
+fn are_apart(shares: &[BTreeSet<u16>]) -> bool {
+    let all: BTreeSet<u16> = shares.iter().flatten().copied().collect();
+    all.len() == shares.iter().map(BTreeSet::len).sum::<usize>()
+}
+
+pub(crate) async fn shards_spread_evenly_as_owners_come_and_go(bench: Bench) {
+    let alone = bench.shares(&[1]).await;
+    assert_eq!(alone[0].len(), usize::from(SHARDS));
+    let mut sizes = Vec::new();
+    for owners in [&[1, 2][..], &[1, 2, 3], &[1, 2, 3, 4]] {
+        // While one hands over, nobody works on what another may still be working on.
+        for _ in 0..4 {
+            assert!(are_apart(&bench.shares(owners).await));
+            bench.clock.advance(seconds(5));
+        }
+        let shares = bench.shares_after(owners, 15).await;
+        assert!(are_apart(&shares));
+        assert_eq!(shares.iter().map(BTreeSet::len).sum::<usize>(), usize::from(SHARDS), "none is left alone");
+        sizes.push(shares.iter().map(BTreeSet::len).collect::<Vec<_>>());
+    }
+    assert_eq!(sizes, [vec![128, 128], vec![86, 85, 85], vec![64, 64, 64, 64]]);
+    // One leaves in peace: the others have what it had as soon as they ask.
+    bench.store.release_shards(OwnerId(4)).await.unwrap();
+    assert_eq!(bench.shares(&[1, 2, 3]).await.iter().map(BTreeSet::len).sum::<usize>(), usize::from(SHARDS));
+    // One dies: when its lease ends.
+    let rest = bench.shares_after(&[1, 2], 10).await;
+    assert!(rest.iter().map(BTreeSet::len).sum::<usize>() < usize::from(SHARDS));
+    let rest = bench.shares_after(&[1, 2], 10).await;
+    assert_eq!(rest.iter().map(BTreeSet::len).collect::<Vec<_>>(), [128, 128]);
+}
+
+pub(crate) async fn a_shard_that_changes_hands_has_a_higher_epoch(bench: Bench) {
+    let epochs = async |owner| {
+        let held = bench.store.own_shards(OwnerId(owner), bench.clock.now(), LEASE).await.unwrap();
+        held.into_iter().map(|it| (it.shard, it.epoch)).collect::<std::collections::HashMap<_, _>>()
+    };
+    let before = epochs(1).await;
+    for _ in 0..4 {
+        epochs(1).await;
+        epochs(2).await;
+        bench.clock.advance(seconds(5));
+    }
+    let (one, two) = (epochs(1).await, epochs(2).await);
+    assert_eq!((one.len(), two.len()), (128, 128));
+    assert!(one.iter().all(|(shard, epoch)| before[shard] == *epoch), "what it kept is still its own");
+    assert!(two.iter().all(|(shard, epoch)| before[shard] < *epoch));
+}
+
+pub(crate) async fn a_repeat_is_known_wherever_it_comes(bench: Bench) {
+    let other = bench.beside().await;
+    let mut copies = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let store = if n % 2 == 0 { bench.store.clone() } else { other.clone() };
+        let event = bench.event("evt_1").to(&["crm", "n8n"]);
+        copies.spawn(async move { store.accept(event).await.unwrap() });
+    }
+    let answers = copies.join_all().await;
+    assert_eq!(answers.iter().filter(|answer| matches!(answer, Accepted::New { .. })).count(), 1);
+    assert_eq!(other.events(Filter::default()).await.unwrap()[0].duplicates, 39);
+    other.close().await;
+}
+
+pub(crate) async fn what_was_read_past_never_fills_later(bench: Bench) {
+    let other = bench.beside().await;
+    let mut accepts = tokio::task::JoinSet::new();
+    for n in 0..400 {
+        let store = if n % 2 == 0 { bench.store.clone() } else { other.clone() };
+        let event = bench.event(&format!("evt_{n}")).to(&["crm"]);
+        accepts.spawn(async move { store.accept(event).await.unwrap() });
+    }
+    let (mut seen, mut cursor, began) = (BTreeSet::new(), 0, Instant::now());
+    while seen.len() < 400 {
+        let page = other.events(Filter { page: Page::After(cursor), limit: 50, ..Filter::default() }).await.unwrap();
+        for row in page {
+            assert_eq!(row.uid.seq, cursor + 1, "nothing is left out");
+            cursor = row.uid.seq;
+            seen.insert(row.envelope.id);
+        }
+        assert!(began.elapsed() < 4 * SOON, "{}", seen.len());
+    }
+    accepts.join_all().await;
+    other.close().await;
+}
+
+pub(crate) async fn others_hear_what_is_new(bench: Bench) {
+    let (other, heard) = (bench.beside().await, Arc::new(Heard::default()));
+    other.on_commit(heard.clone());
+    let mut newest = other.newest();
+    // What came before it listened may be told as anything.
+    heard.elsewhere.lock().unwrap().clear();
+    let uid = bench.accept(bench.event("evt_1").to(&["crm"])).await;
+    tokio::time::timeout(SOON, newest.wait_for(|seq| *seq == uid.seq)).await.expect("the place is shown").unwrap();
+    let began = Instant::now();
+    while heard.elsewhere.lock().unwrap().is_empty() {
+        assert!(began.elapsed() < SOON, "nobody told the other");
+        tokio::task::yield_now().await;
+    }
+    let told = heard.elsewhere.lock().unwrap().clone();
+    assert!(told.iter().all(|it| it.as_ref().is_none_or(|names| *names == ["crm".into()])), "{told:?}");
+    assert_eq!(heard.events.lock().unwrap().len(), 0, "what another committed is read, not handed over");
+    other.close().await;
+}
+
+pub(crate) async fn an_order_key_has_one_head_wherever_events_come_in(bench: Bench) {
+    let other = bench.beside().await;
+    let mut accepts = tokio::task::JoinSet::new();
+    for n in 0..60 {
+        let mut event = bench.event(&format!("evt_{n}")).to(&["crm"]);
+        event.deliveries[0].order_key = Some([7; 16]);
+        let store = if n % 2 == 0 { bench.store.clone() } else { other.clone() };
+        accepts.spawn(async move { store.accept(event).await.unwrap() });
+    }
+    let (mut last, mut delivered, began) = (0, 0, Instant::now());
+    while delivered < 60 {
+        let due = bench.due("crm").await;
+        assert!(due.len() <= 1, "{due:?}");
+        if let Some(head) = due.first() {
+            assert!(last < head.event.seq, "by acceptance");
+            (last, delivered) = (head.event.seq, delivered + 1);
+            bench.recorded(*head, 1, Next::Delivered).await;
+        }
+        assert!(began.elapsed() < 4 * SOON, "{delivered} of 60: nobody moved up");
+    }
+    accepts.join_all().await;
+    other.close().await;
+}

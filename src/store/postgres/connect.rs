@@ -1,0 +1,274 @@
+//! Connections: a few for each use, made when they are needed, left alone for a while when none can be had; what their errors mean.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, PoolError, RecyclingMethod, Runtime, TimeoutType};
+use tokio_postgres::{Row, Statement, error::SqlState, types::ToSql};
+
+use super::{tls::Tls, url::Place};
+use crate::store::{Error, Result};
+
+/// How long a connection that is free is waited for, and how long a new one may take.
+const WAIT: Duration = Duration::from_secs(10);
+/// How long servers that gave no connection are left alone at first,
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
+/// and at most.
+const AGAIN_MAX: Duration = Duration::from_secs(3);
+
+/// What every connection is set to. Nobody may keep the others waiting for longer than this, were its machine to stand still; and a
+/// commit that was answered is on disk, whatever the role or the database says.
+const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s'; SET jit = off;
+    SELECT set_config('synchronous_commit', 'on', false)
+        WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
+/// What those are set to besides that ask the same questions all the time: each is planned once, and always by an index, whether or not
+/// the server has counted yet how large the tables are.
+const BY_INDEX: &str = "; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off";
+
+/// What is asked of the server.
+pub(super) type Pg<T> = std::result::Result<T, tokio_postgres::Error>;
+/// What one job comes to: `Err` inside for a refusal, which is no error of the server's.
+pub(super) type Answer<T> = Pg<Result<T>>;
+/// The values of a statement.
+pub(super) type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
+
+/// What an error of the server, or on the way to it, means to the store's callers.
+pub(super) fn fault(error: &tokio_postgres::Error) -> Error {
+    let Some(said) = error.as_db_error() else {
+        // Before an answer came: nothing of it is the statement's fault, unless a value could not be written.
+        return if is_lost(error) { Error::Full(away(error)) } else { Error::Backend(error.to_string().into()) };
+    };
+    let message = format!("{} ({})", said.message(), said.code().code());
+    if is_unavailable(said.code()) { Error::Full(message) } else { Error::Backend(message.into()) }
+}
+
+fn away(error: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    match error.source() {
+        Some(source) => format!("the database cannot be reached: {source}"),
+        None => format!("the database cannot be reached: {error}"),
+    }
+}
+
+/// Whether the connection is at an end.
+fn is_lost(error: &tokio_postgres::Error) -> bool {
+    use std::error::Error as _;
+    let of_the_network = error.source().is_some_and(|source| source.is::<std::io::Error>());
+    let text = error.to_string();
+    let before = ["error c", "error performing TLS", "timeout", "authentication"];
+    error.is_closed() || of_the_network || before.iter().any(|beginning| text.starts_with(beginning))
+}
+
+/// Whether the server says that it can take nothing now: no disk, no memory, no connection; starting, stopping, or a standby.
+fn is_unavailable(code: &SqlState) -> bool {
+    ["53", "57P", "58", "08"].iter().any(|class| code.code().starts_with(class))
+        || [
+            &SqlState::READ_ONLY_SQL_TRANSACTION,
+            &SqlState::LOCK_NOT_AVAILABLE,
+            &SqlState::QUERY_CANCELED,
+            &SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+            &SqlState::IN_FAILED_SQL_TRANSACTION,
+            &SqlState::INVALID_PASSWORD,
+            &SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            &SqlState::INVALID_CATALOG_NAME,
+        ]
+        .contains(&code)
+}
+
+/// Whether the same may be tried again at once: the server chose this one of two that waited for each other.
+pub(super) fn is_again(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE))
+}
+
+/// A bounded number of connections of one use.
+pub(super) struct Pool {
+    connections: deadpool_postgres::Pool,
+    gate: Arc<Gate>,
+}
+
+impl Pool {
+    /// At most `count` connections to `place`; none is made yet.
+    pub(super) fn new(place: &Place, tls: &Tls, gate: &Arc<Gate>, count: usize, by_index: bool) -> Result<Self> {
+        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(place.config.clone(), tls.clone(), manager);
+        let settings = if by_index { format!("{SETTINGS}{BY_INDEX}") } else { SETTINGS.to_owned() };
+        let set = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+            let settings = settings.clone();
+            Box::pin(async move { client.batch_execute(&settings).await.map_err(HookError::Backend) })
+        });
+        let pool = deadpool_postgres::Pool::builder(manager)
+            .max_size(count)
+            .post_create(set)
+            .wait_timeout(Some(WAIT))
+            .create_timeout(Some(WAIT))
+            .runtime(Runtime::Tokio1)
+            .build();
+        let connections = pool.map_err(|error| Error::Backend(error.to_string().into()))?;
+        Ok(Self { connections, gate: gate.clone() })
+    }
+
+    /// A connection that nobody else uses.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after [`Pool::close`], [`Error::Full`] when none can be had.
+    pub(super) async fn get(&self) -> Result<Db> {
+        if self.connections.status().available == 0 {
+            self.gate.ask()?;
+        }
+        let client = match self.connections.get().await {
+            Ok(client) => client,
+            Err(PoolError::Closed) => return Err(Error::Closed),
+            Err(error) => return Err(self.gate.shut(refused(&error))),
+        };
+        self.gate.open();
+        Ok(Db { client: Some(client), dirty: AtomicBool::new(false) })
+    }
+
+    /// Connections in use go on; nobody gets another.
+    pub(super) fn close(&self) {
+        self.connections.close();
+    }
+}
+
+fn refused(error: &PoolError) -> Error {
+    match error {
+        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => fault(error),
+        PoolError::Timeout(TimeoutType::Wait) => {
+            Error::Full(format!("no connection to the database was free for {} s", WAIT.as_secs()))
+        }
+        PoolError::Timeout(_) => Error::Full(format!("the database gave no connection within {} s", WAIT.as_secs())),
+        other => Error::Backend(other.to_string().into()),
+    }
+}
+
+/// Keeps servers that give no connection from being asked all the time; whoever comes meanwhile hears at once what they said last.
+#[derive(Debug, Default)]
+pub(super) struct Gate(Mutex<Option<Shut>>);
+
+#[derive(Debug)]
+struct Shut {
+    until: Instant,
+    pause: Duration,
+    said: Error,
+}
+
+impl Gate {
+    fn ask(&self) -> Result<()> {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(shut) if Instant::now() < shut.until => Err(shut.said.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn shut(&self, said: Error) -> Error {
+        let mut shut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let pause = shut.as_ref().map_or(AGAIN_FIRST, |shut| if shut.until <= now { (shut.pause * 2).min(AGAIN_MAX) } else { shut.pause });
+        // Replicas that lost it together come back one after the other.
+        let spread = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        *shut = Some(Shut { until: now + spread, pause, said: said.clone() });
+        said
+    }
+
+    fn open(&self) {
+        let mut shut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shut.take().is_some() {
+            tracing::info!("the database can be reached again");
+        }
+    }
+}
+
+/// A connection, until it goes back to its pool. One that was left in the middle of a transaction does not go back: it is closed, which
+/// undoes the transaction.
+pub(super) struct Db {
+    /// Taken when this is dropped only.
+    client: Option<Object>,
+    dirty: AtomicBool,
+}
+
+impl Db {
+    fn client(&self) -> &Object {
+        match &self.client {
+            Some(client) => client,
+            None => unreachable!("it is taken when it is dropped"),
+        }
+    }
+
+    /// `sql`, prepared once for each connection.
+    pub(super) async fn statement(&self, sql: &str) -> Pg<Statement> {
+        self.client().prepare_cached(sql).await
+    }
+
+    /// The rows of `sql`.
+    pub(super) async fn rows(&self, sql: &str, params: Params<'_>) -> Pg<Vec<Row>> {
+        let statement = self.statement(sql).await?;
+        self.client().query(&statement, params).await
+    }
+
+    /// Its first row.
+    pub(super) async fn first(&self, sql: &str, params: Params<'_>) -> Pg<Option<Row>> {
+        Ok(self.rows(sql, params).await?.into_iter().next())
+    }
+
+    /// Runs `sql`; answers how many rows it was about.
+    pub(super) async fn run(&self, sql: &str, params: Params<'_>) -> Pg<u64> {
+        let statement = self.statement(sql).await?;
+        self.client().execute(&statement, params).await
+    }
+
+    /// The rows of a statement that was prepared.
+    pub(super) async fn rows_of(&self, statement: &Statement, params: Params<'_>) -> Pg<Vec<Row>> {
+        self.client().query(statement, params).await
+    }
+
+    /// Runs a statement that was prepared.
+    pub(super) async fn run_of(&self, statement: &Statement, params: Params<'_>) -> Pg<u64> {
+        self.client().execute(statement, params).await
+    }
+
+    /// The rows of a statement that is not worth keeping: one of many of its kind.
+    pub(super) async fn rows_once(&self, sql: &str, params: Params<'_>) -> Pg<Vec<Row>> {
+        let statement = self.client().prepare(sql).await?;
+        self.client().query(&statement, params).await
+    }
+
+    /// Begins a transaction. What follows may be sent without waiting for this.
+    pub(super) async fn begin(&self) -> Pg<()> {
+        self.dirty.store(true, Ordering::Relaxed);
+        self.client().batch_execute("BEGIN").await
+    }
+
+    /// Ends it: all of it is on disk when this answers `Ok`, if every statement before did.
+    pub(super) async fn commit(&self) -> Pg<()> {
+        self.client().batch_execute("COMMIT").await?;
+        self.dirty.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Undoes it.
+    pub(super) async fn roll_back(&self) {
+        if self.client().batch_execute("ROLLBACK").await.is_ok() {
+            self.dirty.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Does not go back to its pool: its server is none that can be written to any more, or it is lost.
+    pub(super) fn discard(&self) {
+        self.dirty.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take()
+            && self.dirty.load(Ordering::Relaxed)
+        {
+            drop(Object::take(client));
+        }
+    }
+}

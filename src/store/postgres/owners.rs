@@ -1,0 +1,87 @@
+//! Who owns the shards of lanes: leases in the store, spread evenly over those who share it.
+//!
+//! Whoever holds more than its share renews no lease of what is over, and others take it when that ends: so an owner has the time that it
+//! always has to finish what it began. What is released, or was nobody's, is taken at once.
+
+use std::time::Duration;
+
+use super::{
+    connect::{Answer, Pg},
+    rows::Cells,
+    session::Session,
+};
+use crate::{
+    clock::{Timestamp, from_ms, later, to_ms},
+    store::{Owned, OwnerId, SHARDS},
+};
+
+/// Takes or renews leases; see [`crate::store::Store::own_shards`].
+pub(super) async fn own(session: &Session<'_>, owner: OwnerId, now: Timestamp, lease: Duration) -> Answer<Vec<Owned>> {
+    let (me, until) = (owner.0.cast_signed(), to_ms(later(now, lease)));
+    let now = to_ms(now);
+    let share = share(session, me, now, until).await?;
+    keep(session, me, share).await?;
+    session.db.run(RENEW, &[&me, &until]).await?;
+    take(session, me, now, until, share).await?;
+    let held = session.db.rows(HELD, &[&me, &now]).await?;
+    held.iter().map(owned).collect::<Pg<_>>().map(Ok)
+}
+
+/// The live owners, this one among them.
+const LIVE: &str = "WITH gone AS (DELETE FROM owners WHERE until <= $2 AND owner <> $1),
+        here AS (INSERT INTO owners (owner, until) VALUES ($1, $3) ON CONFLICT (owner) DO UPDATE SET until = excluded.until)
+    SELECT count(*), count(*) FILTER (WHERE owner < $1) FROM owners WHERE $2 < until AND owner <> $1";
+
+/// How many shards this owner may hold.
+async fn share(session: &Session<'_>, me: i64, now: i64, until: i64) -> Pg<i64> {
+    let Some(row) = session.db.first(LIVE, &[&me, &now, &until]).await? else { return Ok(SHARDS.into()) };
+    let (others, before): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let (all, shards) = (others + 1, i64::from(SHARDS));
+    Ok(shards / all + i64::from(before < shards % all))
+}
+
+/// Marks what is over this owner's share, and what is no longer: those it has marked before first, so that they are the same each time.
+const KEEP: &str = "UPDATE shards s SET leaving = k.n > $2 FROM (
+        SELECT shard, row_number() OVER (ORDER BY leaving, shard) AS n FROM shards WHERE owner = $1) AS k
+    WHERE s.shard = k.shard AND s.leaving <> (k.n > $2)";
+
+async fn keep(session: &Session<'_>, me: i64, share: i64) -> Pg<()> {
+    session.db.run(KEEP, &[&me, &share]).await.map(|_| ())
+}
+
+const RENEW: &str = "UPDATE shards SET until = $2 WHERE owner = $1 AND NOT leaving";
+
+/// Takes what is nobody's, as far as this owner's share goes.
+const TAKE: &str = "UPDATE shards s SET owner = $1, epoch = $4, until = $3, leaving = false FROM (
+        SELECT shard FROM shards WHERE owner IS DISTINCT FROM $1 AND (owner IS NULL OR until <= $2)
+            OR owner = $1 AND leaving AND until <= $2
+        ORDER BY shard LIMIT greatest(0, $5 - (SELECT count(*) FROM shards WHERE owner = $1 AND NOT leaving))) AS free
+    WHERE s.shard = free.shard";
+const NEXT_EPOCH: &str = "UPDATE identity SET epoch = epoch + 1 RETURNING epoch";
+const FREE: &str = "SELECT EXISTS (SELECT 1 FROM shards WHERE (owner IS NULL OR until <= $2) AND (owner IS DISTINCT FROM $1 OR leaving))
+    AND (SELECT count(*) FROM shards WHERE owner = $1 AND NOT leaving) < $3";
+
+async fn take(session: &Session<'_>, me: i64, now: i64, until: i64, share: i64) -> Pg<()> {
+    let free = session.db.first(FREE, &[&me, &now, &share]).await?;
+    if !free.map(|row| row.try_get::<_, bool>(0)).transpose()?.unwrap_or_default() {
+        return Ok(());
+    }
+    let epoch: i64 = session.db.first(NEXT_EPOCH, &[]).await?.map(|row| row.try_get(0)).transpose()?.unwrap_or_default();
+    session.db.run(TAKE, &[&me, &now, &until, &epoch, &share]).await.map(|_| ())
+}
+
+const HELD: &str = "SELECT shard, epoch, until FROM shards WHERE owner = $1 AND $2 < until ORDER BY shard";
+
+fn owned(row: &tokio_postgres::Row) -> Pg<Owned> {
+    let mut cells = Cells::of(row);
+    let shard = u16::try_from(cells.int()?).unwrap_or_default();
+    Ok(Owned { shard, epoch: cells.int()?, until: from_ms(cells.int()?) })
+}
+
+/// Ends the leases of `owner`; see [`crate::store::Store::release_shards`].
+pub(super) async fn release(session: &Session<'_>, owner: OwnerId) -> Answer<()> {
+    let me = owner.0.cast_signed();
+    session.db.run("UPDATE shards SET owner = NULL, until = 0, leaving = false WHERE owner = $1", &[&me]).await?;
+    session.db.run("DELETE FROM owners WHERE owner = $1", &[&me]).await?;
+    Ok(Ok(()))
+}

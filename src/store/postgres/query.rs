@@ -1,0 +1,400 @@
+//! What is read: due work for the lanes, and pages of events, deliveries and attempts.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+
+use super::{
+    clauses::{Value, Where},
+    connect::{Db, Pg},
+    rows::{self, ATTEMPT, Cells, Event, Reading},
+    text::Text,
+};
+use crate::{
+    clock::{Timestamp, from_ms},
+    envelope::{DeliveryId, Envelope, EventUid, Name},
+    store::{
+        Attempt, Backlog, Delivery, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets,
+        codes::{cause_code, state_code},
+    },
+};
+
+/// Bytes of bodies after which one answer of [`due`] ends.
+const DUE_BYTES: i64 = 16 * 1024 * 1024;
+
+/// One of the two queues of a lane, in the order of its index: the critical ones (0), or the rest (1), with the sizes of their bodies.
+pub(super) const QUEUE: &str =
+    "SELECT d.place, octet_length(e.body) + coalesce((SELECT octet_length(b.body) FROM bodies b WHERE b.place = d.place), 0)
+    FROM (SELECT place, due_at, created_at FROM deliveries WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1)
+            AND turn = $2::bigint AND due_at <= $3 ORDER BY due_at, created_at, place LIMIT $4) AS d
+        JOIN events e ON e.seq = d.place >> 16 ORDER BY d.due_at, d.created_at, d.place";
+/// When the first ones of a queue are due.
+pub(super) const NEXT_DUE: &str =
+    "SELECT place, due_at FROM deliveries WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1)
+        AND turn = $2::bigint ORDER BY due_at, created_at, place LIMIT $3";
+/// What has waited longest of both queues. An order key's earliest stands in them alone, so its followers come after it.
+pub(super) const OLDEST: &str =
+    "SELECT place FROM deliveries WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1) AND turn IN (0, 1)
+        AND due_at <= $2 ORDER BY created_at, place LIMIT $3";
+/// Both queues, in the order in which they go.
+const QUEUES: [i64; 2] = [0, 1];
+
+/// Deliveries that wait, with the bodies made for them.
+pub(super) const DUE: &str = concat!(
+    "SELECT b.content_type, b.body, b.progress, b.reached, ",
+    rows::delivery_columns!(),
+    " FROM deliveries d JOIN targets t ON t.id = d.target_id LEFT JOIN bodies b ON b.place = d.place
+    WHERE d.place = ANY($1) AND d.state = 0"
+);
+/// Events, with their bodies.
+pub(super) const DUE_EVENTS: &str =
+    concat!("SELECT e.seq, e.body, ", rows::event_columns!(), " FROM events e WHERE e.seq = ANY($1)");
+
+/// What is due; see [`crate::store::Store::due`].
+pub(super) async fn due(
+    db: &Db,
+    reading: &Reading,
+    target: &Name,
+    now: i64,
+    limit: u32,
+    except: &[DeliveryId],
+) -> Pg<Vec<Due>> {
+    let name = Text::of(target.as_str());
+    // As many more as are left out: those may come first.
+    let asked = i64::from(limit).saturating_add(i64::try_from(except.len()).unwrap_or(i64::MAX));
+    let queue = db.statement(QUEUE).await?;
+    let of = async |turn: i64| db.rows_of(&queue, &[&name, &turn, &now, &asked]).await;
+    let (first, rest) = tokio::join!(biased; of(QUEUES[0]), of(QUEUES[1]));
+    let (mut places, mut bytes) = (Vec::new(), 0);
+    for row in first?.iter().chain(&rest?) {
+        let mut cells = Cells::of(row);
+        let place = cells.int()?;
+        if places.len() < limit as usize && bytes < DUE_BYTES && except.binary_search(&DeliveryId::at(reading.salt, place)).is_err() {
+            places.push(place);
+            bytes += cells.int()?;
+        }
+    }
+    with_events(db, reading, target, &places).await
+}
+
+/// What has waited longest; see [`crate::store::Store::oldest_due`].
+pub(super) async fn oldest_due(
+    db: &Db,
+    reading: &Reading,
+    target: &Name,
+    now: i64,
+    except: &[DeliveryId],
+) -> Pg<Option<Due>> {
+    // One more than are left out: that one is among them.
+    let asked = i64::try_from(except.len()).unwrap_or(i64::MAX).saturating_add(1);
+    for row in db.rows(OLDEST, &[&Text::of(target.as_str()), &now, &asked]).await? {
+        let place: i64 = row.try_get(0)?;
+        if except.binary_search(&DeliveryId::at(reading.salt, place)).is_err() {
+            return Ok(with_events(db, reading, target, &[place]).await?.pop());
+        }
+    }
+    Ok(None)
+}
+
+/// The deliveries at `places` with their events, in that order, without those that were settled or went to another target meanwhile.
+async fn with_events(db: &Db, reading: &Reading, target: &Name, places: &[i64]) -> Pg<Vec<Due>> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (deliveries, events) = tokio::join!(biased; async { db.rows(DUE, &[&places]).await }, events_at(db, reading, places));
+    let (deliveries, events) = (deliveries?, events?);
+    let mut made = HashMap::with_capacity(deliveries.len());
+    for row in &deliveries {
+        let delivery = with_body(reading, row)?;
+        made.insert(delivery.id.place(), delivery);
+    }
+    let due = |place: &i64| {
+        let delivery = made.remove(place).filter(|it| it.target == *target)?;
+        let event = events.get(&(place >> 16))?.clone();
+        let envelope = if delivery.replayed && !event.replayed {
+            Arc::new(Envelope { replayed: true, ..(*event).clone() })
+        } else {
+            event
+        };
+        Some(Due { delivery, envelope })
+    };
+    Ok(places.iter().filter_map(due).collect())
+}
+
+fn with_body(reading: &Reading, row: &Row) -> Pg<Delivery> {
+    let mut cells = Cells::of(row);
+    let (made_type, made) = (cells.some_text()?, cells.some_bytes()?);
+    let progress = cells.some_bytes()?;
+    let reached = cells.take::<Option<bool>>()?.unwrap_or_default();
+    let made = made_type.zip(made).map(|(content_type, body)| Rendered { content_type, body, progress, reached });
+    reading.delivery(&mut cells, made)
+}
+
+/// The events of deliveries, which others may have asked for just now.
+async fn events_at(db: &Db, reading: &Reading, places: &[i64]) -> Pg<HashMap<i64, Event>> {
+    let mut found: HashMap<i64, Event> = HashMap::new();
+    let mut missing = Vec::new();
+    for seq in places.iter().map(|place| place >> 16) {
+        match reading.recent.get(seq) {
+            Some(event) => _ = found.insert(seq, event),
+            None => missing.push(seq),
+        }
+    }
+    if !missing.is_empty() {
+        for row in db.rows(DUE_EVENTS, &[&missing]).await? {
+            let mut cells = Cells::of(&row);
+            let seq = cells.int()?;
+            let body = cells.some_bytes()?.unwrap_or_default();
+            let event = Arc::new(reading.envelope(&mut cells, body)?);
+            reading.recent.put(seq, &event);
+            found.insert(seq, event);
+        }
+    }
+    Ok(found)
+}
+
+/// When something falls due; see [`crate::store::Store::next_due`].
+pub(super) async fn next_due(db: &Db, reading: &Reading, target: &Name, except: &[DeliveryId]) -> Pg<Option<Timestamp>> {
+    let name = Text::of(target.as_str());
+    let asked = i64::try_from(except.len()).unwrap_or(i64::MAX).saturating_add(1);
+    let next = db.statement(NEXT_DUE).await?;
+    let of = async |turn: i64| db.rows_of(&next, &[&name, &turn, &asked]).await;
+    let (first, rest) = tokio::join!(biased; of(QUEUES[0]), of(QUEUES[1]));
+    let mut earliest: Option<i64> = None;
+    for rows in [first?, rest?] {
+        for row in &rows {
+            let place: i64 = row.try_get(0)?;
+            if except.binary_search(&DeliveryId::at(reading.salt, place)).is_err() {
+                let due_at: i64 = row.try_get(1)?;
+                earliest = Some(earliest.map_or(due_at, |earlier| earlier.min(due_at)));
+                break;
+            }
+        }
+    }
+    Ok(earliest.map(from_ms))
+}
+
+/// What goes out inside a delivery, as places in their order.
+pub(super) const CARRIED: &str = "SELECT place FROM deliveries
+    WHERE carrier IS NOT NULL AND carrier = $1 AND state = 5 ORDER BY place LIMIT $2";
+
+/// The events of what `carrier` carries; see [`crate::store::Store::carried`].
+pub(super) async fn carried(db: &Db, reading: &Reading, carrier: DeliveryId, limit: u32) -> Pg<Vec<(DeliveryId, Arc<Envelope>)>> {
+    let rows = db.rows(CARRIED, &[&carrier.place(), &i64::from(limit)]).await?;
+    let places: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<Pg<_>>()?;
+    let events = events_at(db, reading, &places).await?;
+    let with_event = |place: &i64| Some((DeliveryId::at(reading.salt, *place), events.get(&(place >> 16))?.clone()));
+    Ok(places.iter().filter_map(with_event).collect())
+}
+
+/// What waits by target, from the index alone.
+pub(super) const WAITING: &str =
+    "SELECT t.name, d.n, d.oldest FROM (SELECT target_id, count(*) AS n, min(created_at) AS oldest FROM deliveries WHERE state = 0
+        GROUP BY target_id) AS d JOIN targets t ON t.id = d.target_id";
+/// What is dead by target, from the index alone.
+pub(super) const DEAD: &str =
+    "SELECT t.name, d.n FROM (SELECT target_id, count(*) AS n FROM deliveries WHERE state = 2 AND resolved_at IS NULL
+        GROUP BY target_id) AS d JOIN targets t ON t.id = d.target_id";
+
+/// What waits and what is dead; see [`crate::store::Store::backlog`].
+pub(super) async fn backlog(db: &Db) -> Pg<Vec<Backlog>> {
+    let mut found: BTreeMap<String, Backlog> = BTreeMap::new();
+    for row in db.rows(WAITING, &[]).await? {
+        let mut cells = Cells::of(&row);
+        let name = cells.text()?;
+        let (waiting, oldest_at) = (cells.amount()?, cells.some_time()?);
+        found.insert(name.clone(), Backlog { target: name.as_str().into(), waiting, oldest_at, dead: 0 });
+    }
+    for row in db.rows(DEAD, &[]).await? {
+        let mut cells = Cells::of(&row);
+        let name = cells.text()?;
+        let none = || Backlog { target: name.as_str().into(), waiting: 0, oldest_at: None, dead: 0 };
+        found.entry(name.clone()).or_insert_with(none).dead = cells.amount()?;
+    }
+    Ok(found.into_values().collect())
+}
+
+/// A page of events; see [`crate::store::Store::events`].
+pub(super) async fn events(db: &Db, reading: &Reading, filter: &Filter) -> Pg<Vec<EventRow>> {
+    let mut clauses = of_events(filter);
+    clauses.page("e.seq", filter.page, filter.limit);
+    let rows = clauses.rows(db, concat!("SELECT ", rows::story_columns!(), " FROM events e")).await?;
+    rows.iter().map(|row| reading.event(&mut Cells::of(row), Bytes::new())).collect()
+}
+
+/// How many events; see [`crate::store::Store::count_events`].
+pub(super) async fn count_events(db: &Db, filter: &Filter) -> Pg<u64> {
+    one_number(&of_events(filter).rows(db, "SELECT count(*) FROM events e").await?)
+}
+
+fn one_number(rows: &[Row]) -> Pg<u64> {
+    rows.first().map_or(Ok(0), |row| Cells::of(row).amount())
+}
+
+/// What `filter` says of events.
+fn of_events(filter: &Filter) -> Where {
+    let mut clauses = Where::default();
+    of_both(&mut clauses, filter);
+    clauses.between("e.received_at", filter.since, filter.until);
+    match filter.matched {
+        Some(true) => clauses.and("e.deliveries > 0", []),
+        Some(false) => clauses.and("e.deliveries = 0", []),
+        None => {}
+    }
+    sent(&mut clauses, filter);
+    clauses
+}
+
+/// What `filter` says of an event, also of a delivery's.
+fn of_both(clauses: &mut Where, filter: &Filter) {
+    clauses.equals("e.source", filter.source.as_deref());
+    if let Some(source) = &filter.except_source {
+        clauses.and("e.source <> $", [source.clone().into()]);
+    }
+    if let Some(namespaces) = &filter.namespaces {
+        clauses.and("e.namespace = ANY($)", [namespaces.iter().cloned().collect()]);
+    }
+    clauses.equals("e.type", filter.r#type.as_deref());
+}
+
+/// Only events with a delivery of which `filter` says target and state.
+fn sent(clauses: &mut Where, filter: &Filter) {
+    if filter.target.is_none() && filter.state.is_none() {
+        return;
+    }
+    let mut sent = "EXISTS (SELECT 1 FROM deliveries d WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) + 65535".to_owned();
+    if let Some(state) = filter.state {
+        sent += " AND ";
+        sent += &is_in(state);
+    }
+    match &filter.target {
+        Some(target) => {
+            clauses.and(&(sent + " AND d.target_id = (SELECT id FROM targets WHERE name = $))"), [target.clone().into()])
+        }
+        None => clauses.and(&(sent + ")"), []),
+    }
+}
+
+/// One event with its body; see [`crate::store::Store::event`].
+pub(super) async fn event(db: &Db, reading: &Reading, uid: EventUid) -> Pg<Option<EventRow>> {
+    if uid.salt != reading.salt {
+        return Ok(None);
+    }
+    let sql = concat!("SELECT e.body, ", rows::story_columns!(), " FROM events e WHERE e.seq = $1");
+    let Some(row) = db.first(sql, &[&uid.seq]).await? else { return Ok(None) };
+    let mut cells = Cells::of(&row);
+    let body = cells.some_bytes()?.unwrap_or_default();
+    reading.event(&mut cells, body).map(Some)
+}
+
+/// A page of deliveries; see [`crate::store::Store::deliveries`].
+pub(super) async fn deliveries(db: &Db, reading: &Reading, filter: &Filter) -> Pg<Vec<DeliveryRow>> {
+    let (mut clauses, tables) = of_deliveries(filter, reading.salt);
+    match (filter.replayed, filter.page) {
+        (Some(true), Page::Before(place) | Page::After(place)) => {
+            let step = super::replay::step(db, place).await?;
+            clauses.page_of_steps(filter.page, filter.limit, step);
+        }
+        (Some(true), Page::Newest) => clauses.page_of_steps(filter.page, filter.limit, 0),
+        _ => clauses.page("d.place", filter.page, filter.limit),
+    }
+    let select = format!("SELECT {}, e.id, e.source, e.type FROM {tables}", rows::delivery_columns!());
+    clauses.rows(db, &select).await?.iter().map(|row| reading.delivery_row(row)).collect()
+}
+
+/// How many deliveries; see [`crate::store::Store::count_deliveries`].
+pub(super) async fn count_deliveries(db: &Db, reading: &Reading, filter: &Filter) -> Pg<u64> {
+    let (clauses, tables) = of_deliveries(filter, reading.salt);
+    one_number(&clauses.rows(db, &format!("SELECT count(*) FROM {tables}")).await?)
+}
+
+/// What replays made, step by step.
+const STEPS: &str = "replays r JOIN deliveries d ON d.place BETWEEN (r.seq << 16) + r.first AND (r.seq << 16) + r.last";
+
+/// What `filter` says of deliveries, and the tables that hold them and what it speaks of.
+fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
+    let mut clauses = Where::default();
+    of_both(&mut clauses, filter);
+    clauses.between("d.created_at", filter.since, filter.until);
+    clauses.equals("t.name", filter.target.as_deref());
+    among(&mut clauses, filter.targets.as_ref());
+    if let Some(event) = filter.event {
+        let (first, last) = places(event, salt);
+        clauses.and("d.place BETWEEN $ AND $", [first.into(), last.into()]);
+    }
+    if let Some(carrier) = filter.carrier {
+        let ours = if carrier.event.salt == salt { carrier.place() } else { -1 };
+        clauses.and("d.carrier = $ AND d.state = 5", [ours.into()]);
+    }
+    if let Some(state) = filter.state {
+        clauses.and(&is_in(state), []);
+    }
+    if let Some(cause) = filter.cause {
+        clauses.and("d.cause = $::bigint", [cause_code(cause).into()]);
+    }
+    match filter.resolved {
+        Some(true) => clauses.and("d.state = 2 AND d.resolved_at IS NOT NULL", []),
+        Some(false) => clauses.and("d.state = 2 AND d.resolved_at IS NULL", []),
+        None => {}
+    }
+    match (filter.replayed, filter.event) {
+        (Some(true), Some(event)) => clauses.and("r.seq = $", [event.seq.into()]),
+        (Some(false), _) => clauses.and("NOT d.replay", []),
+        _ => {}
+    }
+    let deliveries = if filter.replayed == Some(true) { STEPS } else { "deliveries d" };
+    (clauses, format!("{deliveries} JOIN targets t ON t.id = d.target_id JOIN events e ON e.seq = d.place >> 16"))
+}
+
+/// One delivery, without its body.
+pub(super) async fn delivery(db: &Db, reading: &Reading, id: DeliveryId) -> Pg<Option<Delivery>> {
+    let sql = concat!(
+        "SELECT ",
+        rows::delivery_columns!(),
+        " FROM deliveries d JOIN targets t ON t.id = d.target_id WHERE d.place = $1"
+    );
+    let row = db.first(sql, &[&id.place()]).await?;
+    row.map(|row| reading.delivery(&mut Cells::of(&row), None)).transpose()
+}
+
+/// What is written of a delivery in `state`, by the literal number that the indexes name. Of those that are being sent, only those whose
+/// target has yet to report are.
+fn is_in(state: State) -> String {
+    match (state, state_code(state)) {
+        (State::Sending, _) => "d.state = 0 AND d.turn = 4".to_owned(),
+        (State::Pending, Some(code)) => format!("d.state = {code} AND d.turn <> 4"),
+        (State::Suppressed | State::Digested | State::Expired, Some(code)) => format!("d.state = {code} AND d.state > 3"),
+        (_, Some(code)) => format!("d.state = {code}"),
+        (_, None) => "false".to_owned(),
+    }
+}
+
+fn among(clauses: &mut Where, targets: Option<&Targets>) {
+    let (clause, names) = match targets {
+        Some(Targets::Flowing(names)) => ("t.name = ANY($) AND d.cause IS DISTINCT FROM 5", names),
+        Some(Targets::Held(names)) => ("(NOT t.name = ANY($) OR d.cause IS NOT DISTINCT FROM 5)", names),
+        None => return,
+    };
+    let names: Value = names.iter().map(|name| name.as_str().to_owned()).collect();
+    clauses.and(clause, [names]);
+}
+
+/// The first and the last place that a delivery of `event` can have; none lies between them for an event that is not ours.
+fn places(event: EventUid, salt: u64) -> (i64, i64) {
+    if event.salt != salt || !(1..=SEQ_MAX).contains(&event.seq) {
+        return (1, 0);
+    }
+    let place = |n| DeliveryId { event, n }.place();
+    (place(0), place(N_MAX))
+}
+
+/// The attempts of one event; see [`crate::store::Store::attempts`].
+pub(super) async fn attempts(db: &Db, reading: &Reading, event: EventUid) -> Pg<Vec<Attempt>> {
+    let (first, last) = places(event, reading.salt);
+    let sql = format!("SELECT {ATTEMPT} FROM attempts WHERE place BETWEEN $1 AND $2 ORDER BY place, number");
+    db.rows(&sql, &[&first, &last]).await?.iter().map(|row| reading.attempt(row)).collect()
+}

@@ -1,0 +1,97 @@
+//! Bringing the tables up to what this version knows.
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio_postgres::{Client, error::SqlState};
+
+use super::connect::fault;
+use crate::store::{Error, Result};
+
+/// What brings a store from one version to the next, oldest first. Never edited once released, only added to; within a major version
+/// of Hookyard a step only adds, so that replicas of the version before go on beside this one.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+
+/// The version of the schema that this binary brings a store to.
+pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
+/// The oldest version of the schema of which a binary can work with what [`MIGRATIONS`] make.
+const WORKS_SINCE: i32 = 1;
+
+/// First half of the key of the lock that whoever migrates holds: `HkYd`. The other half is the schema's own number.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(1214994788, to_regnamespace(quote_ident(current_schema()))::oid::int)";
+/// What tells a store from another program's tables.
+const HEAD: &str = "CREATE TABLE hookyard (version INTEGER NOT NULL, works_since INTEGER NOT NULL)";
+
+/// Makes sure that the schema `client` works in holds a store of ours in today's schema: one without tables becomes one, an older one
+/// is brought up. Of several that start at once one does it, and the others wait for it. Answers the store's salt.
+///
+/// # Errors
+/// [`Error::Unreadable`] for another program's tables and for a newer schema that this version cannot work with; nothing is written.
+pub(super) async fn prepare(client: &mut Client) -> Result<u64> {
+    let tx = client.transaction().await.map_err(|error| fault(&error))?;
+    let done = async {
+        tx.query_one(LOCK, &[]).await.map_err(no_schema)?;
+        let there = "SELECT to_regclass(quote_ident(current_schema()) || '.hookyard') IS NOT NULL";
+        let there: bool = tx.query_one(there, &[]).await.map_err(|error| fault(&error))?.get(0);
+        let version = if there { version(&tx).await? } else { 0 };
+        if version < VERSION {
+            migrate(&tx, version).await?;
+        }
+        let salt: i64 = tx.query_one("SELECT salt FROM identity", &[]).await.map_err(|error| fault(&error))?.get(0);
+        Ok(salt.cast_unsigned())
+    };
+    let salt = done.await?;
+    tx.commit().await.map_err(|error| fault(&error))?;
+    Ok(salt)
+}
+
+fn no_schema(error: tokio_postgres::Error) -> Error {
+    match error.code() {
+        Some(&SqlState::INVALID_SCHEMA_NAME | &SqlState::NULL_VALUE_NOT_ALLOWED) => {
+            Error::Unreadable("there is no schema to work in: the `search_path` of the connection names none that is there".into())
+        }
+        _ => fault(&error),
+    }
+}
+
+async fn version(tx: &tokio_postgres::Transaction<'_>) -> Result<i32> {
+    let row = tx.query_one("SELECT version, works_since FROM hookyard", &[]).await.map_err(|error| fault(&error))?;
+    let (version, works_since): (i32, i32) = (row.get(0), row.get(1));
+    if VERSION < works_since {
+        return Err(Error::Unreadable(format!(
+            "its schema has version {version}, which needs a hookyard that knows version {works_since}; this one knows {VERSION}"
+        )));
+    }
+    Ok(version)
+}
+
+/// Runs what is missing; the caller commits.
+async fn migrate(tx: &tokio_postgres::Transaction<'_>, from: i32) -> Result<()> {
+    if from == 0 {
+        tx.batch_execute(HEAD).await.map_err(theirs)?;
+        tx.execute("INSERT INTO hookyard VALUES (0, 0)", &[]).await.map_err(theirs)?;
+    }
+    for step in MIGRATIONS.iter().skip(usize::try_from(from).unwrap_or_default()) {
+        tx.batch_execute(step).await.map_err(theirs)?;
+    }
+    if from == 0 {
+        tx.execute("INSERT INTO identity (salt) VALUES ($1)", &[&random_salt()?]).await.map_err(theirs)?;
+    }
+    let known = "UPDATE hookyard SET version = $1, works_since = greatest(works_since, $2)";
+    tx.execute(known, &[&VERSION, &WORKS_SINCE]).await.map_err(theirs)?;
+    Ok(())
+}
+
+fn theirs(error: tokio_postgres::Error) -> Error {
+    match error.code() {
+        Some(&SqlState::DUPLICATE_TABLE | &SqlState::DUPLICATE_OBJECT) => Error::Unreadable(
+            "the schema holds tables of another program; give Hookyard a database, or a schema by `options=-csearch_path=…`, of its own"
+                .into(),
+        ),
+        _ => fault(&error),
+    }
+}
+
+fn random_salt() -> Result<i64> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Backend("the system gives no random bytes".into()))?;
+    Ok(i64::from_ne_bytes(bytes))
+}

@@ -1,0 +1,267 @@
+//! What transactions work with: a connection, what all of them share in memory, and the lock that those hold of which others must see
+//! the effects in order.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+
+use tokio::sync::watch;
+
+use super::{
+    connect::{Db, Pg, fault, is_again},
+    prune::Room,
+    rows::Reading,
+    text::Text,
+};
+use crate::{
+    clock::{Clock, to_ms},
+    envelope::Name,
+    store::{Error, OnCommit, Result, shard_of},
+};
+
+/// What all connections of one store share.
+pub(super) struct Shared {
+    pub(super) reading: Reading,
+    pub(super) clock: Clock,
+    /// Who is told of commits, once somebody is.
+    pub(super) listener: OnceLock<std::sync::Arc<dyn OnCommit>>,
+    /// The place of the newest event on disk that is known here.
+    pub(super) newest: watch::Sender<i64>,
+    /// What is known about the space left.
+    pub(super) room: Mutex<Room>,
+    /// Marks what this process says to the others.
+    pub(super) voice: u64,
+    /// The clock was set back, or may have been before this start: times in the tables may lie in its former future.
+    pub(super) set_back: AtomicBool,
+    /// The latest time a transaction saw, in ms.
+    seen: AtomicI64,
+    /// Numbers of targets that are on disk.
+    targets: Mutex<HashMap<Name, i64>>,
+}
+
+/// Names of targets whose numbers are kept in memory.
+const TARGETS_MAX: usize = 100_000;
+
+impl Shared {
+    pub(super) fn new(reading: Reading, clock: Clock, newest: i64) -> Self {
+        Self {
+            reading,
+            seen: AtomicI64::new(to_ms(clock.now())),
+            clock,
+            listener: OnceLock::new(),
+            newest: watch::Sender::new(newest),
+            room: Mutex::default(),
+            voice: u64::from_ne_bytes(std::array::from_fn(|_| fastrand::u8(..))),
+            set_back: AtomicBool::new(true),
+            targets: Mutex::default(),
+        }
+    }
+
+    /// The time of a transaction that begins, in ms.
+    pub(super) fn now(&self) -> i64 {
+        let now = to_ms(self.clock.now());
+        if now < self.seen.swap(now, Ordering::Relaxed) {
+            self.set_back.store(true, Ordering::Relaxed);
+        }
+        now
+    }
+
+    /// The number of `name` where it is known here.
+    pub(super) fn known(&self, name: &Name) -> Option<i64> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    }
+
+    /// Sees to it that every one of `names` has a number on disk that is known here; outside of any transaction.
+    pub(super) async fn ensure<'n>(&self, db: &Db, names: impl Iterator<Item = &'n Name>) -> Pg<()> {
+        let missing: HashSet<&Name> = names.filter(|name| self.known(name).is_none()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let shards: Vec<i16> = missing.iter().map(|name| i16::try_from(shard_of(name)).unwrap_or_default()).collect();
+        let names: Vec<Text<'_>> = missing.iter().map(|name| Text::of(name.as_str())).collect();
+        let sql = "INSERT INTO targets (name, shard) SELECT * FROM unnest($1::text[], $2::smallint[]) AS u (name, shard) ORDER BY name
+            ON CONFLICT (name) DO NOTHING";
+        db.run(sql, &[&names, &shards]).await?;
+        let found = db.rows("SELECT name, id FROM targets WHERE name = ANY($1)", &[&names]).await?;
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        if TARGETS_MAX < targets.len() {
+            targets.clear();
+        }
+        for row in &found {
+            let name: Text<'static> = row.try_get(0)?;
+            targets.insert(name.into_string().as_str().into(), row.try_get(1)?);
+        }
+        Ok(())
+    }
+
+    /// Shows that every event up to `seq` is on disk.
+    pub(super) fn reached(&self, seq: i64) {
+        self.newest.send_if_modified(|known| *known < seq && std::mem::replace(known, seq) != seq);
+    }
+}
+
+/// Holds the lock of the store until the commit: what is read and written then happens before or after what others do under it.
+/// The second column: bytes in use.
+pub(super) const LOCK: &str =
+    "SELECT last_seq, used + (SELECT coalesce(sum(bytes), 0)::bigint FROM usage) FROM identity FOR UPDATE OF identity";
+
+/// A transaction that holds the lock of the store.
+pub(super) struct Session<'d> {
+    pub(super) db: &'d Db,
+    pub(super) shared: &'d Shared,
+    /// The time of this transaction, in ms.
+    pub(super) now: i64,
+    /// The last place that was given out.
+    pub(super) last_seq: i64,
+    /// Bytes in use now.
+    pub(super) used: AtomicI64,
+    /// Whether there was room for a new event when this transaction asked; asked once.
+    pub(super) had_room: OnceLock<bool>,
+}
+
+impl<'d> Session<'d> {
+    /// Begins one.
+    pub(super) async fn begin(db: &'d Db, shared: &'d Shared) -> Pg<Self> {
+        let lock = db.statement(LOCK).await?;
+        let (begun, locked) = tokio::join!(biased; db.begin(), db.rows_of(&lock, &[]));
+        begun?;
+        Self::locked(db, shared, &locked?)
+    }
+
+    /// One that was begun and holds the lock: what [`LOCK`] said.
+    pub(super) fn locked(db: &'d Db, shared: &'d Shared, rows: &[tokio_postgres::Row]) -> Pg<Self> {
+        let (last_seq, used) = match rows.first() {
+            Some(row) => (row.try_get(0)?, row.try_get(1)?),
+            None => (0, 0),
+        };
+        Ok(Self { db, shared, now: shared.now(), last_seq, used: AtomicI64::new(used), had_room: OnceLock::new() })
+    }
+
+    /// The number of `name` in the tables: known since [`Shared::ensure`].
+    pub(super) async fn target(&self, name: &Name) -> Pg<i64> {
+        if let Some(id) = self.shared.known(name) {
+            return Ok(id);
+        }
+        match self.db.first("SELECT id FROM targets WHERE name = $1", &[&Text::of(name.as_str())]).await? {
+            Some(row) => row.try_get(0),
+            None => Ok(-1),
+        }
+    }
+
+    pub(super) fn salt(&self) -> u64 {
+        self.shared.reading.salt
+    }
+
+    /// Whether what `epoch` asks or reports of the lane of `target` is a former owner's.
+    pub(super) async fn is_stale(&self, target: &Name, epoch: i64) -> Pg<bool> {
+        let shard = i16::try_from(shard_of(target)).unwrap_or_default();
+        let row = self.db.first("SELECT $2::bigint < epoch FROM shards WHERE shard = $1", &[&shard, &epoch]).await?;
+        row.map_or(Ok(false), |row| row.try_get(0))
+    }
+
+    /// Tells the other processes that the store holds something new for these targets, once this is committed.
+    pub(super) async fn tell(&self, targets: &[i64]) -> Pg<()> {
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let said = super::news::said(self.shared.voice, targets);
+        self.db.run("SELECT pg_notify($1, $2)", &[&super::news::channel(self.salt()), &said]).await.map(|_| ())
+    }
+}
+
+/// Ends a transaction by what it came to. `None`: it was undone and is to be made again.
+pub(super) async fn end<T>(db: &Db, done: Pg<Result<T>>) -> Option<Result<T>> {
+    let committed = match done {
+        // A refusal leaves what made room for it, or found that there is none.
+        Ok(answer) => db.commit().await.map(|()| answer),
+        Err(error) => {
+            if !error.is_closed() {
+                db.roll_back().await;
+            }
+            Err(error)
+        }
+    };
+    match committed {
+        Ok(answer) => Some(answer),
+        Err(error) if is_again(&error) => None,
+        Err(error) => Some(Err(broken(db, &error))),
+    }
+}
+
+/// Undoes a transaction that failed; whether it is to be made again.
+pub(super) async fn again(db: &Db, error: &tokio_postgres::Error, left: &mut u32) -> bool {
+    if !error.is_closed() {
+        db.roll_back().await;
+    }
+    *left = left.saturating_sub(1);
+    is_again(error) && *left != 0
+}
+
+/// What an error of the server means; a connection whose server can take nothing is not used again.
+pub(super) fn broken(db: &Db, error: &tokio_postgres::Error) -> Error {
+    let meant = fault(error);
+    if matches!(meant, Error::Full(_)) {
+        db.discard();
+    }
+    meant
+}
+
+/// Runs `$work` in a transaction of its own under the lock of the store, with `$session`; `$names` are the targets it is about.
+/// The same again where two waited for each other.
+macro_rules! locked {
+    ($self:ident, $names:expr, |$session:ident| $work:expr) => {{
+        let mut left = $crate::store::postgres::session::AGAIN;
+        loop {
+            let db = $self.work.get().await?;
+            let done = async {
+                $self.shared.ensure(&db, $names).await?;
+                let $session = &$crate::store::postgres::session::Session::begin(&db, &$self.shared).await?;
+                $work.await
+            };
+            let done = done.await;
+            match $crate::store::postgres::session::end(&db, done).await {
+                Some(answer) => break answer,
+                None if left == 0 => break Err($crate::store::Error::Full("others wrote the same at the same time".into())),
+                None => left -= 1,
+            }
+        }
+    }};
+}
+pub(super) use locked;
+
+/// How often a transaction is made again that the server undid for another's sake.
+pub(super) const AGAIN: u32 = 10;
+
+/// Reads by `$work` over a connection of `$pool`; once more when that connection turned out to be lost.
+macro_rules! read {
+    ($self:ident . $pool:ident, |$db:ident| $work:expr) => {{
+        let mut first = true;
+        loop {
+            let held = $self.$pool.get().await?;
+            let $db = &held;
+            match $work.await {
+                Ok(answer) => break Ok(answer),
+                Err(error) if first && error.is_closed() => first = false,
+                Err(error) => break Err($crate::store::postgres::session::broken($db, &error)),
+            }
+        }
+    }};
+}
+pub(super) use read;
+
+/// What the probe writes lies under this key of the settings.
+pub(super) const PROBE: &str = "probe";
+/// How much it writes: a large event. A row alone tells nothing: it still fits where no event does.
+const PROBE_BYTES: usize = 64 * 1024;
+
+/// Writes as much as an event, to see whether it can be, and looks whether there is room for one.
+pub(super) async fn probe(session: &Session<'_>) -> super::connect::Answer<()> {
+    session.db.run("UPDATE identity SET probed_at = $1", &[&session.now]).await?;
+    let noise: String = (0..PROBE_BYTES).map(|_| fastrand::alphanumeric()).collect();
+    super::people::set_setting(session.db, PROBE, &noise).await?;
+    super::prune::make_room(session).await
+}

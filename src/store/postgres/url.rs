@@ -1,0 +1,122 @@
+//! What a store's URL says: where the servers are, and how they are spoken to.
+
+use std::{path::PathBuf, time::Duration};
+
+use tokio_postgres::{
+    Config,
+    config::{SslMode, TargetSessionAttrs},
+};
+
+/// How long one server may take to answer a new connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long what was sent may go unacknowledged until the connection counts as lost.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+/// How long a connection is silent until it is asked whether it is still there.
+const SILENT: Duration = Duration::from_secs(15);
+
+/// How the server's certificate is looked at, as PostgreSQL's own clients do (`sslmode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verify {
+    /// Not at all: nobody may listen, anybody may answer.
+    Nothing,
+    /// An authority that is trusted has signed it.
+    Authority,
+    /// Likewise, for the name of the server.
+    Full,
+}
+
+/// A URL that was read.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) config: Config,
+    pub(super) verify: Verify,
+    /// The file of the authorities that are trusted (`sslrootcert`); else those of the system.
+    pub(super) authorities: Option<PathBuf>,
+}
+
+/// Reads `url`. The reason why it cannot be used tells nothing of it: it may hold a password.
+pub(super) fn parse(url: &str) -> Result<Place, String> {
+    let (servers, query) = url.split_once('?').unwrap_or((url, ""));
+    let mut verify = Verify::Nothing;
+    let mut authorities = None;
+    let mut rest: Vec<String> = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("sslmode", "verify-ca")) => (verify, _) = (Verify::Authority, rest.push("sslmode=require".into())),
+            Some(("sslmode", "verify-full")) => (verify, _) = (Verify::Full, rest.push("sslmode=require".into())),
+            Some(("sslmode", mode)) if !["disable", "prefer", "require"].contains(&mode) => {
+                return Err("`sslmode` is one of disable, prefer, require, verify-ca, verify-full".into());
+            }
+            Some(("sslrootcert", path)) => authorities = Some(decoded(path)?),
+            _ => rest.push(pair.to_owned()),
+        }
+    }
+    let text = if rest.is_empty() { servers.to_owned() } else { format!("{servers}?{}", rest.join("&")) };
+    let mut config: Config = text.parse().map_err(|error| reason(&error))?;
+    if config.get_hosts().is_empty() {
+        return Err("it names no server".into());
+    }
+    // As PostgreSQL's own clients do.
+    if authorities.is_some() && config.get_ssl_mode() == SslMode::Require && verify == Verify::Nothing {
+        verify = Verify::Authority;
+    }
+    if config.get_application_name().is_none() {
+        config.application_name("hookyard");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT);
+    }
+    // A standby takes nothing in: of several servers, the one that does; after a failover, the new one.
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite).tcp_user_timeout(UNACKNOWLEDGED).keepalives_idle(SILENT);
+    Ok(Place { config, verify, authorities })
+}
+
+fn decoded(text: &str) -> Result<PathBuf, String> {
+    let pair = format!("p={}", text.replace('+', "%2B"));
+    let value = url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned());
+    value.filter(|path| !path.is_empty()).map(PathBuf::from).ok_or_else(|| "`sslrootcert` is a path".into())
+}
+
+/// What the parser says, which names options and never values.
+fn reason(error: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    let source = error.source().map(ToString::to_string);
+    source.unwrap_or_else(|| "it is not of the form postgres://user:password@host:5432/database".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_those_of_postgresql() {
+        let modes = [
+            ("", SslMode::Prefer, Verify::Nothing),
+            ("?sslmode=disable", SslMode::Disable, Verify::Nothing),
+            ("?sslmode=require", SslMode::Require, Verify::Nothing),
+            ("?sslmode=require&sslrootcert=/ca.pem", SslMode::Require, Verify::Authority),
+            ("?sslmode=verify-ca&connect_timeout=3", SslMode::Require, Verify::Authority),
+            ("?sslrootcert=%2Fca.pem&sslmode=verify-full", SslMode::Require, Verify::Full),
+        ];
+        for (query, mode, verify) in modes {
+            let place = parse(&format!("postgres://me:hush@one:1,two:2/db{query}")).unwrap();
+            assert_eq!((place.config.get_ssl_mode(), place.verify), (mode, verify), "{query}");
+            assert_eq!(place.config.get_hosts().len(), 2);
+            assert_eq!(place.config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+            assert!(place.authorities.is_none_or(|path| path == PathBuf::from("/ca.pem")));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_said_without_the_password() {
+        for (url, said) in [
+            ("postgres://me:hush@host/db?sslmode=hush", "sslmode"),
+            ("postgres://me:hush@host/db?colour=hush", "colour"),
+            ("postgres://me:hush@host:hush/db", "port"),
+            ("postgresql:///db", "server"),
+        ] {
+            let error = parse(url).unwrap_err();
+            assert!(error.contains(said) && !error.contains("hush"), "{error}");
+        }
+    }
+}
