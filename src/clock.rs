@@ -47,6 +47,11 @@ impl Clock {
         }
     }
 
+    /// Whether this is the machine's clock, which other machines' may differ from.
+    pub fn is_system(&self) -> bool {
+        matches!(self.0, Inner::System)
+    }
+
     /// Moves a manual clock forward and wakes everybody whose time has come; the system clock is not moved.
     pub fn advance(&self, by: Duration) {
         if let Inner::Manual(time) = &self.0 {
