@@ -218,7 +218,8 @@ struct Run<'r> {
 }
 
 /// Counts repeats on events, unless those were pruned.
-const COUNT: &str = "UPDATE events e SET duplicates = e.duplicates + u.n, mismatches = e.mismatches + u.other, last_duplicate_at = $4
+const COUNT: &str =
+    "UPDATE events e SET duplicates = e.duplicates + u.n, mismatches = e.mismatches + u.other, last_duplicate_at = $4
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (seq, n, other) WHERE e.seq = u.seq";
 /// How far the store has come.
 const ADVANCE: &str = "UPDATE identity SET last_seq = $1, used = used + $2";

@@ -1,9 +1,6 @@
 //! The clauses of a list's statement, with their values. Values never become text of the statement.
 
-use tokio_postgres::{
-    Row,
-    types::ToSql,
-};
+use tokio_postgres::{Row, types::ToSql};
 
 use super::{
     connect::{Db, Pg},

@@ -1,15 +1,23 @@
 //! Connections: a few for each use, made when they are needed, left alone for a while when none can be had; what their errors mean.
 
 use std::{
+    future::Future,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, PoolError, RecyclingMethod, Runtime, TimeoutType};
-use tokio_postgres::{Row, Statement, error::SqlState, types::ToSql};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Metrics, Object, PoolError, RecyclingMethod, Runtime, TimeoutType,
+};
+use tokio_postgres::{
+    Row, Statement,
+    error::{DbError, SqlState},
+    types::ToSql,
+};
 
 use super::{tls::Tls, url::Place};
 use crate::store::{Error, Result};
@@ -37,12 +45,25 @@ pub(super) type Answer<T> = Pg<Result<T>>;
 /// The values of a statement.
 pub(super) type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
 
-/// What an error of the server, or on the way to it, means to the store's callers.
+/// What an error of a statement means to the store's callers: by what the server says (its SQLSTATE), or by the connection's end.
 pub(super) fn fault(error: &tokio_postgres::Error) -> Error {
-    let Some(said) = error.as_db_error() else {
-        // Before an answer came: nothing of it is the statement's fault, unless a value could not be written.
-        return if is_lost(error) { Error::Full(away(error)) } else { Error::Backend(error.to_string().into()) };
-    };
+    match error.as_db_error() {
+        Some(said) => said_by_the_server(said),
+        // Before an answer came: no fault of the statement's, unless a value of it could not be written or read.
+        None if is_lost(error) => Error::Full(away(error)),
+        None => Error::Backend(error.to_string().into()),
+    }
+}
+
+/// What an error means that came while a connection was made: whatever it is, nothing can be written.
+pub(super) fn unreached(error: &tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(said) => said_by_the_server(said),
+        None => Error::Full(away(error)),
+    }
+}
+
+fn said_by_the_server(said: &DbError) -> Error {
     let message = format!("{} ({})", said.message(), said.code().code());
     if is_unavailable(said.code()) { Error::Full(message) } else { Error::Backend(message.into()) }
 }
@@ -56,12 +77,9 @@ fn away(error: &tokio_postgres::Error) -> String {
 }
 
 /// Whether the connection is at an end.
-fn is_lost(error: &tokio_postgres::Error) -> bool {
+pub(super) fn is_lost(error: &tokio_postgres::Error) -> bool {
     use std::error::Error as _;
-    let of_the_network = error.source().is_some_and(|source| source.is::<std::io::Error>());
-    let text = error.to_string();
-    let before = ["error c", "error performing TLS", "timeout", "authentication"];
-    error.is_closed() || of_the_network || before.iter().any(|beginning| text.starts_with(beginning))
+    error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>())
 }
 
 /// Whether the server says that it can take nothing now: no disk, no memory, no connection; starting, stopping, or a standby.
@@ -89,6 +107,22 @@ pub(super) fn is_again(error: &tokio_postgres::Error) -> bool {
 pub(super) struct Pool {
     connections: deadpool_postgres::Pool,
     gate: Arc<Gate>,
+    outdated: Arc<Outdated>,
+}
+
+/// When one connection of a pool last found that its server can take nothing (a standby now, a full disk): those made before are not
+/// used again, so that the servers are asked anew.
+#[derive(Debug, Default)]
+struct Outdated(Mutex<Option<Instant>>);
+
+impl Outdated {
+    fn are_now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn is(&self, made: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| made <= since)
+    }
 }
 
 impl Pool {
@@ -101,15 +135,21 @@ impl Pool {
             let settings = settings.clone();
             Box::pin(async move { client.batch_execute(&settings).await.map_err(HookError::Backend) })
         });
+        let outdated = Arc::new(Outdated::default());
+        let known = outdated.clone();
+        let look = Hook::sync_fn(move |_: &mut deadpool_postgres::ClientWrapper, metrics: &Metrics| {
+            if known.is(metrics.created) { Err(HookError::message("its server could take nothing")) } else { Ok(()) }
+        });
         let pool = deadpool_postgres::Pool::builder(manager)
             .max_size(count)
             .post_create(set)
+            .pre_recycle(look)
             .wait_timeout(Some(WAIT))
             .create_timeout(Some(WAIT))
             .runtime(Runtime::Tokio1)
             .build();
         let connections = pool.map_err(|error| Error::Backend(error.to_string().into()))?;
-        Ok(Self { connections, gate: gate.clone() })
+        Ok(Self { connections, gate: gate.clone(), outdated })
     }
 
     /// A connection that nobody else uses.
@@ -123,10 +163,12 @@ impl Pool {
         let client = match self.connections.get().await {
             Ok(client) => client,
             Err(PoolError::Closed) => return Err(Error::Closed),
+            // All are in use: that says nothing of the servers.
+            Err(error @ PoolError::Timeout(TimeoutType::Wait)) => return Err(refused(&error)),
             Err(error) => return Err(self.gate.shut(refused(&error))),
         };
         self.gate.open();
-        Ok(Db { client: Some(client), dirty: AtomicBool::new(false) })
+        Ok(Db { client, open: AtomicBool::new(false), outdated: self.outdated.clone() })
     }
 
     /// Connections in use go on; nobody gets another.
@@ -137,7 +179,7 @@ impl Pool {
 
 fn refused(error: &PoolError) -> Error {
     match error {
-        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => fault(error),
+        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => unreached(error),
         PoolError::Timeout(TimeoutType::Wait) => {
             Error::Full(format!("no connection to the database was free for {} s", WAIT.as_secs()))
         }
@@ -168,7 +210,9 @@ impl Gate {
     fn shut(&self, said: Error) -> Error {
         let mut shut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let pause = shut.as_ref().map_or(AGAIN_FIRST, |shut| if shut.until <= now { (shut.pause * 2).min(AGAIN_MAX) } else { shut.pause });
+        let pause = shut
+            .as_ref()
+            .map_or(AGAIN_FIRST, |shut| if shut.until <= now { (shut.pause * 2).min(AGAIN_MAX) } else { shut.pause });
         // Replicas that lost it together come back one after the other.
         let spread = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
         *shut = Some(Shut { until: now + spread, pause, said: said.clone() });
@@ -183,31 +227,25 @@ impl Gate {
     }
 }
 
-/// A connection, until it goes back to its pool. One that was left in the middle of a transaction does not go back: it is closed, which
-/// undoes the transaction.
+/// A connection, until it goes back to its pool. Whoever leaves it in the middle of a transaction has undone that: what undoes it is
+/// sent behind all that was, and before anything that the next one sends.
 pub(super) struct Db {
-    /// Taken when this is dropped only.
-    client: Option<Object>,
-    dirty: AtomicBool,
+    client: Object,
+    /// A transaction is open.
+    open: AtomicBool,
+    outdated: Arc<Outdated>,
 }
 
 impl Db {
-    fn client(&self) -> &Object {
-        match &self.client {
-            Some(client) => client,
-            None => unreachable!("it is taken when it is dropped"),
-        }
-    }
-
     /// `sql`, prepared once for each connection.
     pub(super) async fn statement(&self, sql: &str) -> Pg<Statement> {
-        self.client().prepare_cached(sql).await
+        self.client.prepare_cached(sql).await
     }
 
     /// The rows of `sql`.
     pub(super) async fn rows(&self, sql: &str, params: Params<'_>) -> Pg<Vec<Row>> {
         let statement = self.statement(sql).await?;
-        self.client().query(&statement, params).await
+        self.client.query(&statement, params).await
     }
 
     /// Its first row.
@@ -218,57 +256,82 @@ impl Db {
     /// Runs `sql`; answers how many rows it was about.
     pub(super) async fn run(&self, sql: &str, params: Params<'_>) -> Pg<u64> {
         let statement = self.statement(sql).await?;
-        self.client().execute(&statement, params).await
+        self.client.execute(&statement, params).await
     }
 
     /// The rows of a statement that was prepared.
     pub(super) async fn rows_of(&self, statement: &Statement, params: Params<'_>) -> Pg<Vec<Row>> {
-        self.client().query(statement, params).await
+        self.client.query(statement, params).await
     }
 
     /// Runs a statement that was prepared.
     pub(super) async fn run_of(&self, statement: &Statement, params: Params<'_>) -> Pg<u64> {
-        self.client().execute(statement, params).await
+        self.client.execute(statement, params).await
     }
 
     /// The rows of a statement that is not worth keeping: one of many of its kind.
     pub(super) async fn rows_once(&self, sql: &str, params: Params<'_>) -> Pg<Vec<Row>> {
-        let statement = self.client().prepare(sql).await?;
-        self.client().query(&statement, params).await
+        let statement = self.client.prepare(sql).await?;
+        self.client.query(&statement, params).await
     }
 
     /// Begins a transaction. What follows may be sent without waiting for this.
     pub(super) async fn begin(&self) -> Pg<()> {
-        self.dirty.store(true, Ordering::Relaxed);
-        self.client().batch_execute("BEGIN").await
+        self.open.store(true, Ordering::Relaxed);
+        self.client.batch_execute("BEGIN").await
     }
 
     /// Ends it: all of it is on disk when this answers `Ok`, if every statement before did.
     pub(super) async fn commit(&self) -> Pg<()> {
-        self.client().batch_execute("COMMIT").await?;
-        self.dirty.store(false, Ordering::Relaxed);
+        self.client.batch_execute("COMMIT").await?;
+        self.open.store(false, Ordering::Relaxed);
         Ok(())
     }
 
     /// Undoes it.
     pub(super) async fn roll_back(&self) {
-        if self.client().batch_execute("ROLLBACK").await.is_ok() {
-            self.dirty.store(false, Ordering::Relaxed);
+        if self.client.batch_execute("ROLLBACK").await.is_ok() {
+            self.open.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Does not go back to its pool: its server is none that can be written to any more, or it is lost.
+    /// Is not used again, nor is any other of its pool: its server is none that can be written to any more.
     pub(super) fn discard(&self) {
-        self.dirty.store(true, Ordering::Relaxed);
+        self.outdated.are_now();
     }
 }
 
 impl Drop for Db {
     fn drop(&mut self) {
-        if let Some(client) = self.client.take()
-            && self.dirty.load(Ordering::Relaxed)
-        {
-            drop(Object::take(client));
+        if self.open.load(Ordering::Relaxed) {
+            // The first poll hands it to the connection; nobody waits for the answer.
+            let mut undo = std::pin::pin!(self.client.batch_execute("ROLLBACK"));
+            let _ = undo.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_give_nothing_are_asked_less_and_less() {
+        let gate = Gate::default();
+        assert!(gate.ask().is_ok());
+        gate.shut(Error::Full("away".into()));
+        assert!(matches!(gate.ask(), Err(Error::Full(said)) if said == "away"), "whoever comes meanwhile hears it at once");
+        let pause = || gate.0.lock().unwrap().as_ref().unwrap().pause;
+        let mut last = pause();
+        for _ in 0..10 {
+            gate.0.lock().unwrap().as_mut().unwrap().until = Instant::now();
+            assert!(gate.ask().is_ok(), "its time has come");
+            gate.shut(Error::Full("away".into()));
+            assert!(last <= pause() && pause() <= AGAIN_MAX);
+            last = pause();
+        }
+        assert_eq!(last, AGAIN_MAX);
+        gate.open();
+        assert!(gate.ask().is_ok());
     }
 }

@@ -1,10 +1,6 @@
 //! Digests: the first delivery of a key carries those that gather behind it, falls due when the digest ends, and takes them along.
 
-use super::{
-    connect::Pg,
-    rows::Cells,
-    session::Session,
-};
+use super::{connect::Pg, rows::Cells, session::Session};
 use crate::store::{
     Cause, Stage,
     codes::{DIGESTED, SUPPRESSED, cause_code},
@@ -74,7 +70,8 @@ async fn join(session: &Session<'_>, it: &New, open: &Open) -> Pg<i64> {
 /// The digest that `carrier` carries gathers no more: those it gathered are digested. Answers how many.
 pub(super) async fn close(session: &Session<'_>, carrier: i64, now: i64) -> Pg<u32> {
     forget(session, carrier).await?;
-    let sql = "UPDATE deliveries SET state = $2::bigint, due_at = NULL, settled_at = $3, cause = NULL WHERE carrier = $1 AND state = 0";
+    let sql =
+        "UPDATE deliveries SET state = $2::bigint, due_at = NULL, settled_at = $3, cause = NULL WHERE carrier = $1 AND state = 0";
     let carries = session.db.run(sql, &[&carrier, &DIGESTED, &now]).await?;
     let sql = "UPDATE deliveries SET stage = CASE WHEN $2 THEN 5 ELSE 2 END WHERE place = $1";
     session.db.run(sql, &[&carrier, &(carries != 0)]).await?;
@@ -90,7 +87,8 @@ pub(super) async fn carries(session: &Session<'_>, carrier: i64) -> Pg<u32> {
 /// What `carrier` gathered is not sent: quiet hours drop it. Answers how many that are.
 pub(super) async fn drop_carried(session: &Session<'_>, carrier: i64, now: i64, reason: &str) -> Pg<u32> {
     forget(session, carrier).await?;
-    let sql = "UPDATE deliveries SET state = $2::bigint, cause = $3::bigint, due_at = NULL, settled_at = $4, note = $5, carrier = NULL
+    let sql =
+        "UPDATE deliveries SET state = $2::bigint, cause = $3::bigint, due_at = NULL, settled_at = $4, note = $5, carrier = NULL
         WHERE carrier = $1 AND state = 0";
     let reason = super::text::Text::of(reason);
     let dropped = session.db.run(sql, &[&carrier, &SUPPRESSED, &cause_code(Cause::Quiet), &now, &reason]).await?;

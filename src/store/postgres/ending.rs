@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// The last event that ended the window of each key.
-const RESET: &str = "INSERT INTO resets (key, seq, at) SELECT DISTINCT key, $2::bigint, $3::bigint FROM unnest($1::bytea[]) AS u (key)
+const RESET: &str =
+    "INSERT INTO resets (key, seq, at) SELECT DISTINCT key, $2::bigint, $3::bigint FROM unnest($1::bytea[]) AS u (key)
     ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, at = excluded.at";
 /// The deliveries that wait for a key to be named; from now on they do not.
 const NAMED: &str = "WITH named AS (DELETE FROM awaited WHERE key = $1 RETURNING place),

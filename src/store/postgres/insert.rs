@@ -194,10 +194,8 @@ impl<'r> Deliveries<'r> {
     }
 }
 
-const PLANS: &str =
-    "INSERT INTO handling (place, plan, cancels) SELECT * FROM unnest($1::bigint[], $2::text[], $3::int[])";
-const AWAITED: &str =
-    "INSERT INTO awaited (key, place) SELECT * FROM unnest($1::bytea[], $2::bigint[]) ON CONFLICT DO NOTHING";
+const PLANS: &str = "INSERT INTO handling (place, plan, cancels) SELECT * FROM unnest($1::bigint[], $2::text[], $3::int[])";
+const AWAITED: &str = "INSERT INTO awaited (key, place) SELECT * FROM unnest($1::bytea[], $2::bigint[]) ON CONFLICT DO NOTHING";
 
 /// What the rules want of deliveries.
 #[derive(Default)]

@@ -6,7 +6,7 @@
 //! order of their commits, and a place that was read past never fills later. Attempts of deliveries that stand in nobody's way need none.
 //!
 //! Writing: [`insert`] (rows as sets), [`ending`], [`decide`], [`throttle`], [`digest`], [`lanes`], [`give_up`], [`reports`], [`person`],
-//! [`mod@replay`], [`people`], [`reject`], [`owners`], [`prune`], [`ahead`]. Reading: [`query`], [`foresee`], [`clauses`], [`rows`].
+//! [`held`] (by subscriptions), [`mod@replay`], [`people`], [`reject`], [`owners`], [`prune`], [`ahead`]. Reading: [`query`], [`mod@walk`], [`foresee`], [`clauses`], [`rows`].
 //! Both: [`url`], [`tls`], [`connect`], [`schema`], [`text`]. What processes tell each other: [`news`].
 
 use std::{sync::Arc, time::Duration};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     accept::{Accept, Ingest},
     batch::Writer,
-    connect::{Gate, Pool, fault},
+    connect::{Gate, Pool, fault, unreached},
     news::News,
     record::{Record, Recorder},
     rows::Reading,
@@ -26,9 +26,10 @@ use self::{
     tls::Tls,
 };
 use super::{
-    Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Committed, Decision, DeliveryRow, Due, Error, EventRow,
-    Filter, Foreseen, GaveUp, GivenUp, Handling, NewDelivery, NewEvent, NewRejection, OnCommit, Owned, OwnerId, Pruned,
-    RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported,
+    Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Committed, Decision, DeliveryRow, Due, Error,
+    EventRow, Filter, Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection, OnCommit,
+    Owned, OwnerId, Pruned, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported, Walk,
+    Walked,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -46,6 +47,7 @@ mod digest;
 mod ending;
 mod foresee;
 mod give_up;
+mod held;
 mod insert;
 mod lanes;
 mod news;
@@ -67,6 +69,7 @@ mod text;
 mod throttle;
 mod tls;
 mod url;
+mod walk;
 
 /// Whether `url` can be a store's; else why not, without telling what it says.
 pub fn check(url: &Secret) -> std::result::Result<(), String> {
@@ -81,6 +84,8 @@ const WORK: usize = 4;
 const LANES: usize = 4;
 /// Connections that answer lists, which may take long: they must not hold up a delivery.
 const LISTS: usize = 3;
+/// Connections that answer those who follow along: there may be many of them, who must not hold up a list.
+const WALKS: usize = 2;
 
 /// A store in a PostgreSQL database.
 #[expect(missing_debug_implementations, reason = "handles")]
@@ -92,6 +97,7 @@ pub struct Postgres {
     work: Arc<Pool>,
     lanes: Arc<Pool>,
     lists: Pool,
+    walks: Pool,
     news: std::sync::Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
 }
@@ -100,7 +106,7 @@ pub struct Postgres {
 pub async fn open(url: &Secret, clock: Clock) -> Result<Arc<Postgres>> {
     let place = url::parse(url.reveal()).map_err(|reason| Error::Unreadable(format!("the store's URL: {reason}")))?;
     let tls = Tls::new(&place)?;
-    let (mut client, connection) = place.config.connect(tls.clone()).await.map_err(|error| fault(&error))?;
+    let (mut client, connection) = place.config.connect(tls.clone()).await.map_err(|error| unreached(&error))?;
     let driver = tokio::spawn(connection);
     let salt = schema::prepare(&mut client).await?;
     let row = client.query_one("SELECT last_seq FROM identity", &[]).await.map_err(|error| fault(&error))?;
@@ -112,7 +118,7 @@ pub async fn open(url: &Secret, clock: Clock) -> Result<Arc<Postgres>> {
     let gate = Arc::new(Gate::default());
     let pool = |count, by_index| Pool::new(&place, &tls, &gate, count, by_index);
     let (batches, work, lanes) = (Arc::new(pool(BATCHES, true)?), Arc::new(pool(WORK, true)?), Arc::new(pool(LANES, true)?));
-    let lists = pool(LISTS, false)?;
+    let (lists, walks) = (pool(LISTS, false)?, pool(WALKS, true)?);
     let stop = CancellationToken::new();
     let news = News { place, tls, pool: lanes.clone(), shared: shared.clone(), stop: stop.clone() };
     Ok(Arc::new(Postgres {
@@ -124,6 +130,7 @@ pub async fn open(url: &Secret, clock: Clock) -> Result<Arc<Postgres>> {
         work,
         lanes,
         lists,
+        walks,
         stop,
     }))
 }
@@ -218,12 +225,24 @@ impl Store for Postgres {
         read!(self.lists, |db| query::event(db, self.reading(), uid))
     }
 
+    async fn walk(&self, walk: Walk) -> Result<Walked> {
+        read!(self.walks, |db| walk::walk(db, self.reading(), &walk, walk::ROWS_MAX))
+    }
+
     async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryRow>> {
         read!(self.lists, |db| query::deliveries(db, self.reading(), &filter))
     }
 
     async fn attempts(&self, event: EventUid) -> Result<Vec<Attempt>> {
         read!(self.lists, |db| query::attempts(db, self.reading(), event))
+    }
+
+    async fn subscribed(&self, filter: Filter) -> Result<Vec<DeliveryRow>> {
+        read!(self.lists, |db| query::subscribed(db, self.reading(), &filter))
+    }
+
+    async fn attempts_of(&self, deliveries: Vec<DeliveryId>) -> Result<Vec<Attempt>> {
+        read!(self.lists, |db| query::attempts_of(db, self.reading(), &deliveries))
     }
 
     async fn reject(&self, rejections: Vec<NewRejection>, bound: u32, bound_bytes: u64) -> Result<()> {
@@ -240,6 +259,10 @@ impl Store for Postgres {
 
     async fn settle_rejection(&self, id: i64, at: Timestamp, outcome: Retried) -> Result<()> {
         locked!(self, none(), |session| reject::settle(session, id, to_ms(at), &outcome))
+    }
+
+    async fn reseal_rejections(&self, resealed: Vec<(i64, Vec<u8>)>) -> Result<u64> {
+        read!(self.work, |db| reject::reseal(db, &resealed))
     }
 
     async fn prune(&self, now: Timestamp, retention: Retention, held: Vec<(Name, Timestamp)>) -> Result<Pruned> {
@@ -319,6 +342,29 @@ impl Store for Postgres {
         locked!(self, [old, new].into_iter(), |session| lanes::adopt(session, old, new))
     }
 
+    async fn hand_over(&self, old: &Name, new: &Name, now: Timestamp) -> Result<HandedOver> {
+        if old == new {
+            return Ok(HandedOver::default());
+        }
+        locked!(self, [old, new].into_iter(), |session| held::hand_over(session, old, new, to_ms(now)))
+    }
+
+    async fn bound_held(
+        &self,
+        target: &Name,
+        bound: HeldBound,
+        except: Vec<DeliveryId>,
+        now: Timestamp,
+    ) -> Result<Vec<DeliveryId>> {
+        let (HeldBound { cutoff, bytes, reason }, now) = (bound, to_ms(now));
+        // What is beyond is found without the lock: there may be very much to look at.
+        let beyond = read!(self.lists, |db| held::beyond(db, target, cutoff.map(to_ms), bytes, &except))?;
+        if beyond.is_empty() {
+            return Ok(Vec::new());
+        }
+        locked!(self, [target].into_iter(), |session| held::expire(session, target, &beyond, &reason, now))
+    }
+
     async fn count_deliveries(&self, filter: Filter) -> Result<u64> {
         read!(self.lists, |db| query::count_deliveries(db, self.reading(), &filter))
     }
@@ -353,7 +399,7 @@ impl Store for Postgres {
         self.stop.cancel();
         self.ingest.close().await;
         self.recorder.close().await;
-        for pool in [&*self.batches, &*self.work, &*self.lanes, &self.lists] {
+        for pool in [&*self.batches, &*self.work, &*self.lanes, &self.lists, &self.walks] {
             pool.close();
         }
         let news = self.news.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();

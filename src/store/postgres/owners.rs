@@ -69,7 +69,8 @@ const TAKE: &str = "UPDATE shards s SET owner = $1, epoch = $4, until = $3, leav
         ORDER BY shard LIMIT greatest(0, $5 - (SELECT count(*) FROM shards WHERE owner = $1 AND NOT leaving))) AS free
     WHERE s.shard = free.shard";
 const NEXT_EPOCH: &str = "UPDATE identity SET epoch = epoch + 1 RETURNING epoch";
-const FREE: &str = "SELECT EXISTS (SELECT 1 FROM shards WHERE (owner IS NULL OR until <= $2) AND (owner IS DISTINCT FROM $1 OR leaving))
+const FREE: &str =
+    "SELECT EXISTS (SELECT 1 FROM shards WHERE (owner IS NULL OR until <= $2) AND (owner IS DISTINCT FROM $1 OR leaving))
     AND (SELECT count(*) FROM shards WHERE owner = $1 AND NOT leaving) < $3";
 
 async fn take(session: &Session<'_>, me: i64, now: i64, until: i64, share: i64) -> Pg<()> {

@@ -101,7 +101,8 @@ struct Stands {
 
 impl Known {
     async fn of(session: &Session<'_>, change: &Change) -> Pg<Self> {
-        let (kinds, ids): (Vec<&str>, Vec<Text<'_>>) = change.writes.iter().map(|write| (of(write).0.word(), Text::of(of(write).1))).unzip();
+        let (kinds, ids): (Vec<&str>, Vec<Text<'_>>) =
+            change.writes.iter().map(|write| (of(write).0.word(), Text::of(of(write).1))).unzip();
         let sql = "SELECT r.kind, r.id, r.revision, r.doc IS NOT NULL, r.owner FROM records r
             JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS u (kind, id)) AS u ON r.kind = u.kind AND r.id = u.id";
         let mut known = HashMap::new();

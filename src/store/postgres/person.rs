@@ -1,12 +1,6 @@
 //! What a person does to deliveries: retries, cancels and resolves them.
 
-use super::{
-    connect::Answer,
-    digest, lanes,
-    rows::Cells,
-    session::Session,
-    text::Text,
-};
+use super::{connect::Answer, digest, lanes, rows::Cells, session::Session, text::Text};
 use crate::{
     clock::to_ms,
     envelope::DeliveryId,
@@ -14,7 +8,8 @@ use crate::{
 };
 
 /// Wakes dead letters that nobody has settled. What was ordered goes out of order from now on.
-pub(super) const RETRY: &str = "UPDATE deliveries SET state = 0, cause = NULL, due_at = $2, settled_at = NULL, first_attempt_at = NULL,
+pub(super) const RETRY: &str =
+    "UPDATE deliveries SET state = 0, cause = NULL, due_at = $2, settled_at = NULL, first_attempt_at = NULL,
         uncounted = attempts, stood_still_ms = 0, renewed_at = $2, turn = CASE WHEN severity = 2 THEN 0 ELSE 1 END,
         out_of_order = out_of_order OR order_key IS NOT NULL, order_key = NULL
     WHERE place = ANY($1) AND state = 2 AND resolved_at IS NULL RETURNING place, target_id";

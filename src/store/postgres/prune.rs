@@ -144,7 +144,8 @@ fn used(session: &Session<'_>) -> u64 {
 }
 
 /// Deliveries that have been due since before `cutoff`, of a lane that stands still. What a digest has gathered goes with its carrier.
-pub(super) const GIVE_UP: &str = "UPDATE deliveries SET state = 2, cause = $3::bigint, due_at = NULL, settled_at = $4 WHERE place IN (
+pub(super) const GIVE_UP: &str =
+    "UPDATE deliveries SET state = 2, cause = $3::bigint, due_at = NULL, settled_at = $4 WHERE place IN (
     SELECT place FROM deliveries WHERE state = 0 AND target_id = $1 AND turn IN (0, 1, 2) AND due_at < $2 LIMIT $5)
     RETURNING place, order_key, stage";
 
@@ -195,8 +196,7 @@ async fn free(session: &Session<'_>, dead: &[i64], cutoff: i64) -> Pg<u64> {
     }
     let rows = session.db.rows(&format!("{CANDIDATES} WHERE e.seq = ANY($1)"), &[&seqs]).await?;
     let candidates = rows.iter().map(Candidate::read).collect::<Pg<Vec<_>>>()?;
-    let gone: Vec<i64> =
-        candidates.iter().filter(|it| it.finished && it.received_at < cutoff).map(|it| it.seq).collect();
+    let gone: Vec<i64> = candidates.iter().filter(|it| it.finished && it.received_at < cutoff).map(|it| it.seq).collect();
     remove_events(session, &gone).await?;
     Ok(gone.len() as u64)
 }

@@ -55,14 +55,7 @@ pub(super) const DUE_EVENTS: &str =
     concat!("SELECT e.seq, e.body, ", rows::event_columns!(), " FROM events e WHERE e.seq = ANY($1)");
 
 /// What is due; see [`crate::store::Store::due`].
-pub(super) async fn due(
-    db: &Db,
-    reading: &Reading,
-    target: &Name,
-    now: i64,
-    limit: u32,
-    except: &[DeliveryId],
-) -> Pg<Vec<Due>> {
+pub(super) async fn due(db: &Db, reading: &Reading, target: &Name, now: i64, limit: u32, except: &[DeliveryId]) -> Pg<Vec<Due>> {
     let name = Text::of(target.as_str());
     // As many more as are left out: those may come first.
     let asked = i64::from(limit).saturating_add(i64::try_from(except.len()).unwrap_or(i64::MAX));
@@ -73,7 +66,10 @@ pub(super) async fn due(
     for row in first?.iter().chain(&rest?) {
         let mut cells = Cells::of(row);
         let place = cells.int()?;
-        if places.len() < limit as usize && bytes < DUE_BYTES && except.binary_search(&DeliveryId::at(reading.salt, place)).is_err() {
+        if places.len() < limit as usize
+            && bytes < DUE_BYTES
+            && except.binary_search(&DeliveryId::at(reading.salt, place)).is_err()
+        {
             places.push(place);
             bytes += cells.int()?;
         }
@@ -82,13 +78,7 @@ pub(super) async fn due(
 }
 
 /// What has waited longest; see [`crate::store::Store::oldest_due`].
-pub(super) async fn oldest_due(
-    db: &Db,
-    reading: &Reading,
-    target: &Name,
-    now: i64,
-    except: &[DeliveryId],
-) -> Pg<Option<Due>> {
+pub(super) async fn oldest_due(db: &Db, reading: &Reading, target: &Name, now: i64, except: &[DeliveryId]) -> Pg<Option<Due>> {
     // One more than are left out: that one is among them.
     let asked = i64::try_from(except.len()).unwrap_or(i64::MAX).saturating_add(1);
     for row in db.rows(OLDEST, &[&Text::of(target.as_str()), &now, &asked]).await? {
@@ -115,11 +105,8 @@ async fn with_events(db: &Db, reading: &Reading, target: &Name, places: &[i64]) 
     let due = |place: &i64| {
         let delivery = made.remove(place).filter(|it| it.target == *target)?;
         let event = events.get(&(place >> 16))?.clone();
-        let envelope = if delivery.replayed && !event.replayed {
-            Arc::new(Envelope { replayed: true, ..(*event).clone() })
-        } else {
-            event
-        };
+        let envelope =
+            if delivery.replayed && !event.replayed { Arc::new(Envelope { replayed: true, ..(*event).clone() }) } else { event };
         Some(Due { delivery, envelope })
     };
     Ok(places.iter().filter_map(due).collect())
@@ -236,7 +223,7 @@ fn one_number(rows: &[Row]) -> Pg<u64> {
 }
 
 /// What `filter` says of events.
-fn of_events(filter: &Filter) -> Where {
+pub(super) fn of_events(filter: &Filter) -> Where {
     let mut clauses = Where::default();
     of_both(&mut clauses, filter);
     clauses.between("e.received_at", filter.since, filter.until);
@@ -302,6 +289,26 @@ pub(super) async fn deliveries(db: &Db, reading: &Reading, filter: &Filter) -> P
         (Some(true), Page::Newest) => clauses.page_of_steps(filter.page, filter.limit, 0),
         _ => clauses.page("d.place", filter.page, filter.limit),
     }
+    listed(db, reading, &clauses, &tables).await
+}
+
+/// Deliveries of one subscription; see [`crate::store::Store::subscribed`].
+pub(super) async fn subscribed(db: &Db, reading: &Reading, filter: &Filter) -> Pg<Vec<DeliveryRow>> {
+    let (clauses, tables) = of_subscription(filter, reading.salt);
+    listed(db, reading, &clauses, &tables).await
+}
+
+/// A page of the deliveries of one subscription, and where they are found.
+pub(super) fn of_subscription(filter: &Filter, salt: u64) -> (Where, String) {
+    let (mut clauses, tables) = of_deliveries(filter, salt);
+    // What the index says of rules, for PostgreSQL to see that it holds them.
+    let own = "d.target_id = (SELECT id FROM targets WHERE name = $) AND starts_with(d.rule, 'wh_')";
+    clauses.and(own, [filter.target.clone().unwrap_or_default().into()]);
+    clauses.page("d.place", filter.page, filter.limit);
+    (clauses, tables)
+}
+
+async fn listed(db: &Db, reading: &Reading, clauses: &Where, tables: &str) -> Pg<Vec<DeliveryRow>> {
     let select = format!("SELECT {}, e.id, e.source, e.type FROM {tables}", rows::delivery_columns!());
     clauses.rows(db, &select).await?.iter().map(|row| reading.delivery_row(row)).collect()
 }
@@ -397,4 +404,18 @@ pub(super) async fn attempts(db: &Db, reading: &Reading, event: EventUid) -> Pg<
     let (first, last) = places(event, reading.salt);
     let sql = format!("SELECT {ATTEMPT} FROM attempts WHERE place BETWEEN $1 AND $2 ORDER BY place, number");
     db.rows(&sql, &[&first, &last]).await?.iter().map(|row| reading.attempt(row)).collect()
+}
+
+/// The attempts of these deliveries; see [`crate::store::Store::attempts_of`].
+pub(super) async fn attempts_of(db: &Db, reading: &Reading, ids: &[DeliveryId]) -> Pg<Vec<Attempt>> {
+    let places: Vec<i64> = ids.iter().filter(|id| id.event.salt == reading.salt).map(|id| id.place()).collect();
+    db.rows(&attempts_of_sql(), &[&places]).await?.iter().map(|row| reading.attempt(row)).collect()
+}
+
+/// The attempts of deliveries, by these as they are named.
+pub(super) fn attempts_of_sql() -> String {
+    format!(
+        "SELECT {ATTEMPT} FROM unnest($1::bigint[]) WITH ORDINALITY AS u (named, nth) JOIN attempts ON place = named
+        ORDER BY nth, number"
+    )
 }

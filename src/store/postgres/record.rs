@@ -315,8 +315,7 @@ async fn follow(session: &Session<'_>, attempt: &Attempt, it: &Settled) -> Pg<()
 async fn renumber(session: &Session<'_>, attempt: &Attempt) -> Pg<Option<u32>> {
     let sql = "SELECT (SELECT max(number) FROM attempts WHERE place = $1) + 1 FROM deliveries d WHERE d.place = $1
         AND NOT EXISTS (SELECT 1 FROM attempts WHERE place = $1 AND number = $2::bigint AND started_at = $3)";
-    let params: super::connect::Params<'_> =
-        &[&attempt.delivery.place(), &i64::from(attempt.number), &to_ms(attempt.started_at)];
+    let params: super::connect::Params<'_> = &[&attempt.delivery.place(), &i64::from(attempt.number), &to_ms(attempt.started_at)];
     match session.db.first(sql, params).await? {
         Some(row) => Ok(Cells::of(&row).some_int()?.and_then(|number| u32::try_from(number).ok())),
         None => Ok(None),

@@ -90,6 +90,16 @@ pub(super) async fn settle(session: &Session<'_>, id: i64, at: i64, outcome: &Re
     Ok(Ok(()))
 }
 
+/// Puts other bytes in the place of kept requests. What each counts for in the bounds stays: a few bytes more would not matter.
+const RESEAL: &str = "UPDATE quarantine q SET sealed = u.sealed FROM unnest($1::bigint[], $2::bytea[]) AS u (id, sealed)
+    WHERE q.id = u.id";
+
+/// Puts other bytes in the place of kept requests; see [`crate::store::Store::reseal_rejections`].
+pub(super) async fn reseal(db: &Db, resealed: &[(i64, Vec<u8>)]) -> Pg<u64> {
+    let (ids, sealed): (Vec<i64>, Vec<&[u8]>) = resealed.iter().map(|(id, sealed)| (*id, &sealed[..])).unzip();
+    db.run(RESEAL, &[&ids, &sealed]).await
+}
+
 const COLUMNS: &str = "r.id, r.source, r.at, r.status, r.code, r.reason, r.path, r.remote, r.bytes, r.accepted_as, r.retried_at";
 
 /// One page of rejections; see [`crate::store::Store::rejections`].
@@ -115,8 +125,9 @@ pub(super) async fn quarantined(db: &Db, reading: &Reading, filter: &Filter, aft
             break;
         }
     }
-    let sql =
-        format!("SELECT {COLUMNS}, true, q.sealed FROM quarantine q JOIN rejections r ON r.id = q.id WHERE q.id = ANY($1) ORDER BY q.id");
+    let sql = format!(
+        "SELECT {COLUMNS}, true, q.sealed FROM quarantine q JOIN rejections r ON r.id = q.id WHERE q.id = ANY($1) ORDER BY q.id"
+    );
     db.rows(&sql, &[&ids]).await?.iter().map(|row| rejection(reading, row)).collect()
 }
 

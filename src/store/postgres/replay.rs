@@ -61,14 +61,7 @@ pub(super) async fn replay(
 }
 
 /// Writes deliveries of `event` from number `first` on, due `at` once, and tells the other processes of them.
-async fn insert(
-    session: &Session<'_>,
-    event: EventUid,
-    first: u32,
-    planned: &[NewDelivery],
-    at: i64,
-    replay: bool,
-) -> Pg<()> {
+async fn insert(session: &Session<'_>, event: EventUid, first: u32, planned: &[NewDelivery], at: i64, replay: bool) -> Pg<()> {
     let ordered = lanes::Keys::of(session.shared, planned);
     let mut heads = HashSet::new();
     if !ordered.is_empty() {

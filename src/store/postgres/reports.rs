@@ -1,15 +1,7 @@
 //! Deliveries that were taken by somebody who reports later what became of them: they wait in no queue, until a report comes or its time
 //! is over.
 
-use super::{
-    connect::Answer,
-    lanes,
-    record::After,
-    rows::Cells,
-    session::Session,
-    text::Text,
-    throttle,
-};
+use super::{connect::Answer, lanes, record::After, rows::Cells, session::Session, text::Text, throttle};
 use crate::{
     clock::{Timestamp, from_ms, to_ms},
     envelope::DeliveryId,
@@ -23,7 +15,8 @@ use crate::{
 const SLICE: i64 = 250;
 
 /// Ends the wait for the report of this attempt, or puts it back into its queue.
-pub(super) const SETTLE: &str = "UPDATE deliveries SET state = $3::bigint, cause = $4::bigint, due_at = $5, settled_at = $6, error = $7,
+pub(super) const SETTLE: &str =
+    "UPDATE deliveries SET state = $3::bigint, cause = $4::bigint, due_at = $5, settled_at = $6, error = $7,
         uncounted = uncounted + $8::int, unconfirmed = false, turn = CASE WHEN severity = 2 THEN 0 ELSE 1 END
     WHERE place = $1 AND state = 0 AND turn = 4 AND attempts = $2::bigint RETURNING target_id, order_key";
 /// What the attempt came to after all.
@@ -46,11 +39,8 @@ pub(super) async fn reported(session: &Session<'_>, attempt: &Attempt) -> Answer
     let mut cells = Cells::of(&row);
     let (target, key) = (cells.int()?, cells.some_key()?);
     let detail = Text::of(attempt.detail.as_deref().unwrap_or("reported"));
-    db.run(
-        SETTLE_ATTEMPT,
-        &[&place, &number, &error, &detail, &after.outcome, &after.cause, &after.due_at, &attempt.counts],
-    )
-    .await?;
+    db.run(SETTLE_ATTEMPT, &[&place, &number, &error, &detail, &after.outcome, &after.cause, &after.due_at, &attempt.counts])
+        .await?;
     if after.state == PENDING {
         session.tell(&[target]).await?;
     } else if let Some(key) = key {
@@ -64,12 +54,14 @@ pub(super) async fn reported(session: &Session<'_>, attempt: &Attempt) -> Answer
 }
 
 /// Settles what has waited for long enough.
-pub(super) const OVERDUE: &str = "UPDATE deliveries d SET state = $3::bigint, cause = NULL, due_at = NULL, settled_at = $4, error = NULL,
+pub(super) const OVERDUE: &str =
+    "UPDATE deliveries d SET state = $3::bigint, cause = NULL, due_at = NULL, settled_at = $4, error = NULL,
         unconfirmed = true, turn = CASE WHEN d.severity = 2 THEN 0 ELSE 1 END
     FROM (SELECT place, due_at FROM deliveries WHERE state = 0 AND turn = 4 AND due_at <= $1 ORDER BY due_at LIMIT $2) AS late,
         targets t WHERE d.place = late.place AND t.id = d.target_id
     RETURNING d.place, d.target_id, d.order_key, d.attempts, t.name";
-const OVERDUE_ATTEMPTS: &str = "UPDATE attempts a SET error = NULL, detail = coalesce(a.detail || '; ', '') || $3, outcome = $4::bigint,
+const OVERDUE_ATTEMPTS: &str =
+    "UPDATE attempts a SET error = NULL, detail = coalesce(a.detail || '; ', '') || $3, outcome = $4::bigint,
         cause = NULL, retry_at = NULL, counts = true
     FROM unnest($1::bigint[], $2::bigint[]) AS u (place, number) WHERE a.place = u.place AND a.number = u.number";
 /// When the next one has.

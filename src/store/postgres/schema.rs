@@ -45,9 +45,9 @@ pub(super) async fn prepare(client: &mut Client) -> Result<u64> {
 
 fn no_schema(error: tokio_postgres::Error) -> Error {
     match error.code() {
-        Some(&SqlState::INVALID_SCHEMA_NAME | &SqlState::NULL_VALUE_NOT_ALLOWED) => {
-            Error::Unreadable("there is no schema to work in: the `search_path` of the connection names none that is there".into())
-        }
+        Some(&SqlState::INVALID_SCHEMA_NAME | &SqlState::NULL_VALUE_NOT_ALLOWED) => Error::Unreadable(
+            "there is no schema to work in: the `search_path` of the connection names none that is there".into(),
+        ),
         _ => fault(&error),
     }
 }

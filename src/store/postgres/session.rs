@@ -83,7 +83,8 @@ impl Shared {
         }
         let shards: Vec<i16> = missing.iter().map(|name| i16::try_from(shard_of(name)).unwrap_or_default()).collect();
         let names: Vec<Text<'_>> = missing.iter().map(|name| Text::of(name.as_str())).collect();
-        let sql = "INSERT INTO targets (name, shard) SELECT * FROM unnest($1::text[], $2::smallint[]) AS u (name, shard) ORDER BY name
+        let sql =
+            "INSERT INTO targets (name, shard) SELECT * FROM unnest($1::text[], $2::smallint[]) AS u (name, shard) ORDER BY name
             ON CONFLICT (name) DO NOTHING";
         db.run(sql, &[&names, &shards]).await?;
         let found = db.rows("SELECT name, id FROM targets WHERE name = ANY($1)", &[&names]).await?;

@@ -1,11 +1,6 @@
 //! What throttles count, and who takes the place of one that died.
 
-use super::{
-    connect::Pg,
-    decide,
-    rows::Cells,
-    session::Session,
-};
+use super::{connect::Pg, decide, rows::Cells, session::Session};
 use crate::store::{Key, Throttle};
 
 /// How long what was decided is kept beyond the window it counts in: one that passed may die, and another takes its place.
@@ -46,13 +41,7 @@ pub(super) const GAVE_UP_ITS_PLACE: &str =
     concat!("SELECT d.target_id FROM deliveries d WHERE d.place = $1 AND d.stage <> 0 AND NOT (", reached!(), ")");
 
 /// Why the delivery at `place` is suppressed; `None` when it may go. What was decided is noted under each of its keys.
-pub(super) async fn full(
-    session: &Session<'_>,
-    target: i64,
-    place: i64,
-    throttles: &[Throttle],
-    now: i64,
-) -> Pg<Option<String>> {
+pub(super) async fn full(session: &Session<'_>, target: i64, place: i64, throttles: &[Throttle], now: i64) -> Pg<Option<String>> {
     let mut full = !throttles.is_empty();
     for throttle in throttles {
         full = full && i64::from(throttle.limit) <= went(session, target, place, throttle, now).await?;

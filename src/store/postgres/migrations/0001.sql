@@ -107,6 +107,8 @@ CREATE INDEX deliveries_died ON deliveries (target_id, settled_at) WHERE state =
 CREATE INDEX deliveries_carried ON deliveries (carrier, state, place) WHERE carrier IS NOT NULL;
 CREATE INDEX deliveries_quiet ON deliveries (target_id) WHERE state = 0 AND cause = 5;
 CREATE INDEX deliveries_unsent ON deliveries (state, place) WHERE state > 3;
+-- The deliveries of one subscription, as its log lists them: its id, which begins so, stands as the rule that planned them.
+CREATE INDEX deliveries_subscribed ON deliveries (target_id, place) WHERE starts_with(rule, 'wh_');
 CREATE INDEX deliveries_unreported ON deliveries (due_at) WHERE state = 0 AND turn = 4;
 
 -- Bodies that were made from a template. `progress`: what attempts leave to be done of a message that several people get; `reached`:

@@ -65,7 +65,7 @@ pub(in crate::store::postgres) fn start(folder: &Path, port: u16) {
     make(folder);
     serve(folder, port);
     let watch = format!(
-        "while kill -0 {} 2>/dev/null; do sleep 1; done; kill -QUIT $(head -1 {data}/postmaster.pid); sleep 1; rm -rf {folder} {lock}",
+        "(while kill -0 {} 2>/dev/null; do sleep 1; done; kill -QUIT $(head -1 {data}/postmaster.pid); sleep 1; rm -rf {folder} {lock}) &",
         runner(),
         data = folder.join("data").display(),
         folder = folder.display(),
@@ -73,7 +73,7 @@ pub(in crate::store::postgres) fn start(folder: &Path, port: u16) {
     );
     let mut watcher = Command::new("sh");
     watcher.arg("-c").arg(watch).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-    watcher.spawn().unwrap();
+    assert!(watcher.status().unwrap().success());
 }
 
 /// Makes a database in `folder`.
@@ -84,7 +84,9 @@ fn make(folder: &Path) {
         assert!(done.success());
     }
     let mut initdb = unprivileged(&program("initdb"));
-    initdb.args(["--auth=trust", "--username=hookyard", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"]).arg(folder.join("data"));
+    initdb
+        .args(["--auth=trust", "--username=hookyard", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
+        .arg(folder.join("data"));
     let done = initdb.output().unwrap_or_else(|error| panic!("PostgreSQL is needed (apt-get install postgresql): {error}"));
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
@@ -94,7 +96,8 @@ pub(in crate::store::postgres) fn serve(folder: &Path, port: u16) {
     let data = folder.join("data");
     let mut settings = File::options().append(true).open(data.join("postgresql.conf")).unwrap();
     // Tests kill processes, not machines: what the system holds is as good as on disk.
-    writeln!(settings, "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_connections = 400").unwrap();
+    writeln!(settings, "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_connections = 400")
+        .unwrap();
     writeln!(settings, "fsync = off\nfull_page_writes = off\nshared_buffers = 64MB\nautovacuum_naptime = 5s").unwrap();
     let mut control = unprivileged(&program("pg_ctl"));
     control.args(["-s", "-w", "-t", "120", "-D"]).arg(&data).arg("-l").arg(folder.join("log")).arg("start");
