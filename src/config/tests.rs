@@ -400,7 +400,8 @@ fn the_store_of_a_bad_file_is_found() {
     assert_eq!(url("a: [\nb: @x"), default);
     assert_eq!(url(""), default);
     assert_eq!(url("store: {url: '${NOT_SET}'}"), None);
-    assert_eq!(url("store: {url: 'postgres://x'}"), None);
+    assert_eq!(url("store: {url: 'postgres://x'}"), Some("postgres://x".into()));
+    assert_eq!(url("store: {url: 'mysql://x'}"), None);
     assert_eq!(url("store: {url: [\n"), None);
 }
 

@@ -47,6 +47,9 @@ pub(super) fn parse(url: &str) -> Result<Place, String> {
             Some(("sslmode", mode)) if !["disable", "prefer", "require"].contains(&mode) => {
                 return Err("`sslmode` is one of disable, prefer, require, verify-ca, verify-full".into());
             }
+            Some(("password", _)) => {
+                return Err("a password stands before the server: postgres://user:password@host/database".into());
+            }
             Some(("sslrootcert", path)) => authorities = Some(decoded(path)?),
             _ => rest.push(pair.to_owned()),
         }
@@ -116,6 +119,7 @@ mod tests {
             ("postgres://me:hush@host/db?colour=hush", "colour"),
             ("postgres://me:hush@host:hush/db", "port"),
             ("postgresql:///db", "server"),
+            ("postgres://host/db?user=me&password=hush", "before the server"),
         ] {
             let error = parse(url).unwrap_err();
             assert!(error.contains(said) && !error.contains("hush"), "{error}");
