@@ -44,7 +44,7 @@ pub(super) async fn require(State(api): State<Api>, mut request: Request, next: 
         }
         _ => api.caller(request.headers(), peer)?,
     };
-    let left = api.left(&caller);
+    let left = api.left(&caller, request.extensions().get::<Pass>().is_some());
     let allowed = match (path, needs) {
         (Some(path), Some(needs)) => scopes::allow(&caller, &path, needs),
         _ => Ok(()),
@@ -88,13 +88,18 @@ impl Api {
         match self.limits.guess(peer, right) {
             Guess::Right => Ok(Caller::bootstrap()),
             Guess::Wrong => Err(ApiError::Unauthorized),
-            Guess::TooMany => Err(ApiError::RateLimited(limits::WRONG_WAIT)),
+            Guess::TooMany => Err(limits::too_many_wrong(self.engine.now())),
         }
     }
 
-    /// What `caller` has left of its rate once this request is counted. `None`: it has none.
-    fn left(&self, caller: &Caller) -> Option<Left> {
-        (caller.id != BOOTSTRAP).then(|| self.limits.take(&caller.id, self.running.api_rate()))
+    /// What `caller` has left of its rate once this request is counted. `None`: it has none. The passes of a token share a rate of their
+    /// own: browsers leave whoever gave them their passes what it needs.
+    fn left(&self, caller: &Caller, by_pass: bool) -> Option<Left> {
+        let rate = self.running.api_rate();
+        match by_pass {
+            true => Some(self.limits.take(&format!("pass of {}", caller.id), rate)),
+            false => (caller.id != BOOTSTRAP).then(|| self.limits.take(&caller.id, rate)),
+        }
     }
 
     /// Who shows the pass in `query`, and what it is good for.

@@ -1,8 +1,10 @@
 //! What a POST asks for: parameters in the query, in a JSON object, or in both.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use axum::body::{Body, to_bytes};
+use bytes::Bytes;
+use http_body_util::LengthLimitError;
 use serde_json::{Map, Number, Value};
 
 use super::{
@@ -13,8 +15,8 @@ use super::{
 
 /// Longest body with parameters.
 const BODY_MAX: usize = 16 * 1024; // bytes
-/// How long such a body may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
+/// How long a body may take.
+pub(super) const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The parameters of `query` and `body`, all of which must be among `known`, each given once.
 pub(super) async fn params(query: Option<&str>, body: Body, known: &[&str]) -> Result<Params, ApiError> {
@@ -85,9 +87,18 @@ fn short(name: &str) -> String {
     name.chars().take(64).collect()
 }
 
+/// All of `body`, at most `most` bytes, which must come `within`.
+pub(super) async fn bytes(body: Body, most: usize, within: Duration) -> Result<Bytes, ApiError> {
+    let read = tokio::time::timeout(within, to_bytes(body, most)).await;
+    let read = read.map_err(|_| ApiError::Invalid("the body did not come in time".to_owned()))?;
+    read.map_err(|error| match error.source() {
+        Some(source) if source.is::<LengthLimitError>() => ApiError::TooLarge,
+        _ => ApiError::Invalid("the body broke off, or is not sent as HTTP wants it".to_owned()),
+    })
+}
+
 async fn read(body: Body) -> Result<Map<String, Value>, ApiError> {
-    let read = tokio::time::timeout(BODY_TIME, to_bytes(body, BODY_MAX)).await;
-    let bytes = read.map_err(|_| ApiError::Invalid("the body did not come in time".into()))?.map_err(|_| ApiError::TooLarge)?;
+    let bytes = bytes(body, BODY_MAX, BODY_TIME).await?;
     if bytes.trim_ascii().is_empty() {
         return Ok(Map::new());
     }

@@ -2,18 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use axum::{
-    Json,
-    body::{Body, to_bytes},
-    extract::State,
-};
+use axum::{Json, body::Body, extract::State};
 use serde::Serialize;
 use serde_json::json;
-use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::{
     Api,
+    body::bytes,
     error::{ApiError, BadFile},
     list::One,
     openapi::words,
@@ -107,8 +103,7 @@ pub(super) async fn reload(State(api): State<Api>, caller: Caller) -> Result<Jso
     responses((status = 200, body = One<Checked>), (status = 409, description = "it was started without a file, and none is sent")),
 )]
 pub(super) async fn check(State(api): State<Api>, body: Body) -> Result<Json<One<Checked>>, ApiError> {
-    let bytes = timeout(BODY_WITHIN, to_bytes(body, yaml::FILE_MAX + 1)).await;
-    let bytes = bytes.map_err(|_| ApiError::Invalid("the body did not come in time".into()))?.map_err(|_| ApiError::TooLarge)?;
+    let bytes = bytes(body, yaml::FILE_MAX + 1, BODY_WITHIN).await?;
     let path = api.running.config().file.map(PathBuf::from);
     let read: Box<dyn FnOnce() -> Loaded + Send> = if bytes.trim_ascii().is_empty() {
         let path = path.ok_or_else(|| ApiError::Conflict(Failure::NoFile.to_string()))?;

@@ -16,6 +16,8 @@ use crate::{config::report::Diagnostic, jobs::BeginError, reload::Rejected, stor
 
 /// How long a caller is asked to wait while the store cannot be reached.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5"); // seconds
+/// The same as a number.
+const RETRY_AFTER_S: u32 = 5;
 
 /// Why a request to the API is refused. The text is for the caller; causes go to the log.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +87,7 @@ pub(super) enum ApiError {
 impl From<BeginError> for ApiError {
     fn from(error: BeginError) -> Self {
         match error {
-            BeginError::TooMany => Self::TooMany(error.to_string()),
+            BeginError::TooMany(_) => Self::TooMany(error.to_string()),
             BeginError::Store(error) => Self::Store(error),
         }
     }
@@ -177,6 +179,9 @@ impl IntoResponse for ApiError {
             Self::Crowded { retry_after, .. } => {
                 (status, Json(json!({"error": code, "message": message, "retry_after": retry_after}))).into_response()
             }
+            Self::TooMany(_) => {
+                (status, Json(json!({"error": code, "message": message, "retry_after": RETRY_AFTER_S}))).into_response()
+            }
             Self::RateLimited(wait) => {
                 let retry_after = limits::seconds(*wait);
                 (status, Json(json!({"error": code, "message": message, "retry_after": retry_after}))).into_response()
@@ -198,7 +203,7 @@ impl IntoResponse for ApiError {
                 headers.insert("x-ratelimit-remaining", HeaderValue::from(0));
                 headers.insert("x-ratelimit-reset", HeaderValue::from(*reset_at));
             }
-            Self::Busy(_) => _ = response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER),
+            Self::Busy(_) | Self::TooMany(_) => _ = response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER),
             Self::Store(error) => {
                 tracing::warn!("the API cannot answer: {error}");
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);

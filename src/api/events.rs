@@ -40,6 +40,8 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const PAGE_BYTES: usize = 1024 * 1024;
 /// How often the store is asked for one page at most, before one with nothing in it is answered: it looks at so many events each time.
 const ROUNDS_MAX: usize = 20;
+/// How long after a page in which nothing was wanted the next one is looked for at the earliest.
+const PACE: Duration = Duration::from_millis(10);
 /// Requests of one token that may wait.
 pub(super) const WAITING_EACH_MAX: usize = 100;
 /// Requests that may wait.
@@ -151,9 +153,11 @@ async fn in_commit_order(
                 () = &mut over => break,
                 next = following.next() => leaf = next?,
             }
+            // What is committed meanwhile is looked at together.
+            tokio::time::sleep(PACE).await;
         }
     }
-    let next = Some(format!("a{}", leaf.upto.seq));
+    let next = Some(follow::shown(leaf.upto));
     Ok(list::listed(leaf.events.iter().map(|row| EventItem::with(row, envelope)).collect(), next))
 }
 

@@ -1,16 +1,13 @@
 //! `/api/v1/explain`: what would become of an event, and why. Needs `config:read` and `events:read`, once tokens have scopes; changes
 //! nothing.
 
-use std::time::Duration;
-
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::{RawQuery, State},
     response::Response,
 };
 use serde::Deserialize;
-use serde_json::json;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{RefOr, Schema},
@@ -18,6 +15,7 @@ use utoipa::{
 
 use super::{
     Api,
+    body::{BODY_TIME, bytes},
     error::ApiError,
     list::{self, One, Params},
     openapi::params::schema,
@@ -31,8 +29,6 @@ use crate::{
 
 /// Longest question, in bytes: an event of the usual `server.max_body`, and what is around it.
 const BODY_MAX: usize = 2 * 1024 * 1024;
-/// How long it may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
 /// The newest events among which one is looked for by its sender's id,
 const LOOKED_AT: u32 = 20_000;
 /// so many at a time.
@@ -91,8 +87,7 @@ pub(super) async fn explain(State(api): State<Api>, RawQuery(query): RawQuery, b
 }
 
 async fn question(body: Body) -> Result<Question, ApiError> {
-    let read = tokio::time::timeout(BODY_TIME, to_bytes(body, BODY_MAX)).await;
-    let bytes = read.map_err(|_| ApiError::Invalid("the body did not come in time".into()))?.map_err(|_| ApiError::TooLarge)?;
+    let bytes = bytes(body, BODY_MAX, BODY_TIME).await?;
     if json::too_deep(&bytes) {
         return Err(ApiError::Invalid("the body nests too deep".into()));
     }

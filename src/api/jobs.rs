@@ -30,8 +30,8 @@ params!(ReplayAsked = REPLAY_PARAMS);
 
 /// All jobs, newest first.
 #[utoipa::path(get, path = "/api/v1/jobs", params(Asked), responses((status = 200, body = Listed<Shown>)))]
-pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    newest(&api, query.as_deref(), |_| true)
+pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    newest(&api, query.as_deref(), |job| is_seen(&api, &caller, job))
 }
 
 /// All replays, newest first.
@@ -42,8 +42,12 @@ pub(super) async fn replays(State(api): State<Api>, RawQuery(query): RawQuery) -
 
 /// One job.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}", responses((status = 200, body = One<Shown>)))]
-pub(super) async fn one(State(api): State<Api>, id: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    Ok(list::one(&found(&api, id, "job", |_| true)?))
+pub(super) async fn one(
+    State(api): State<Api>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    Ok(list::one(&found(&api, id, "job", |job| is_seen(&api, &caller, job))?))
 }
 
 /// One replay.
@@ -63,7 +67,7 @@ pub(super) async fn cancel(
     caller: Caller,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let job = found(&api, id, "job", |_| true)?;
+    let job = found(&api, id, "job", |job| is_seen(&api, &caller, job))?;
     stop(&api, &caller, &job).await
 }
 
@@ -169,6 +173,17 @@ async fn stop(api: &Api, caller: &Caller, job: &Job) -> Result<Response, ApiErro
     tracing::info!(job.id = %job.id, by = %caller.id, "a job is cancelled");
     api.note(caller, "job.cancelled", &job.id, json!(job), json!(stopped)).await;
     Ok(list::one(&stopped))
+}
+
+/// Whether `caller` may know of `job`: one that is bound to namespaces knows those that touch nothing beyond them, and releases of its
+/// subscriptions.
+fn is_seen(api: &Api, caller: &Caller, job: &Job) -> bool {
+    let released = || job.filter.target.as_deref().is_some_and(|target| api.subscriptions.get(caller, target).is_ok());
+    match &job.filter.namespaces {
+        _ if !caller.is_bound() => true,
+        Some(namespaces) => namespaces.iter().all(|namespace| caller.sees(Some(namespace))),
+        None => job.kind == Kind::Release && released(),
+    }
 }
 
 fn is_replay(job: &Job) -> bool {

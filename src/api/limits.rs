@@ -14,6 +14,7 @@ use std::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use governor::{RateLimiter, clock::Clock as _, middleware::StateInformationMiddleware, state::keyed::HashMapStateStore};
 
+use super::error::ApiError;
 use crate::{
     clock::{Clock, Timestamp, later},
     config::decode::Rate,
@@ -24,8 +25,8 @@ use crate::{
 
 /// Wrong tokens that one address may show.
 const WRONG: Rate = Rate::per_second(10, 100);
-/// How long a client waits that has shown too many.
-pub(super) const WRONG_WAIT: Duration = Duration::from_secs(1);
+/// How long a client waits that has shown too many, in seconds.
+const WRONG_WAIT: u32 = 1;
 /// Addresses remembered that have shown the right token; beyond, the first ones are forgotten.
 const TRUSTED_MAX: usize = 4096;
 
@@ -154,6 +155,16 @@ impl Left {
             headers.insert(REMAINING, HeaderValue::from(self.remaining));
             headers.insert(RESET, HeaderValue::from(ceiled(self.full_at)));
         }
+    }
+}
+
+/// The refusal of a client that has shown too many wrong tokens.
+pub(super) fn too_many_wrong(now: Timestamp) -> ApiError {
+    ApiError::Crowded {
+        message: format!("too many wrong tokens came from this address: come back in {WRONG_WAIT} s"),
+        limit: WRONG.burst,
+        reset_at: now.as_second() + i64::from(WRONG_WAIT),
+        retry_after: WRONG_WAIT,
     }
 }
 

@@ -148,7 +148,7 @@ impl Engine for Fake {
 
     async fn begin(&self, kind: Kind, filter: Filter, rate: Option<u32>, _: &str) -> Result<Job, BeginError> {
         if rate == Some(13) {
-            return Err(BeginError::TooMany);
+            return Err(BeginError::TooMany(100));
         }
         self.operated.begun.lock().unwrap().push((kind.clone(), filter, rate));
         Ok(job(kind, "job_2"))

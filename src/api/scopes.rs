@@ -97,10 +97,11 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
 ];
 
 /// All that a caller bound to namespaces may use, and what is below: whatever else there is knows no namespaces.
-const BOUND: [&str; 7] = [
+const BOUND: [&str; 8] = [
     "/api/v1/events",
     "/api/v1/deliveries",
     "/api/v1/dead-letters",
+    "/api/v1/jobs",
     "/api/v1/webhooks",
     "/api/webhooks",
     "/api/v1/stream",
@@ -110,10 +111,13 @@ const BOUND: [&str; 7] = [
 /// What the route needs that the router has found for a request.
 pub(super) fn needs(method: &Method, path: &str) -> Needs {
     let method = if method == Method::HEAD { &Method::GET } else { method };
-    let mut rows = ROUTES.iter().filter(|(_, template, _)| *template == path).peekable();
-    // Where everyone may ask, everyone is told that it takes no other method.
-    let otherwise =
-        if rows.peek().is_some() && rows.clone().all(|(.., needs)| *needs == Nothing) { Nothing } else { Scopes(&[Admin]) };
+    let mut rows = ROUTES.iter().filter(|(_, template, _)| *template == path);
+    // That a path takes no other method is told to whoever may ask at all.
+    let otherwise = match rows.clone().next() {
+        Some(_) if rows.clone().all(|(.., needs)| *needs == Nothing) => Nothing,
+        Some(_) => Scopes(&[]),
+        None => Scopes(&[Admin]),
+    };
     rows.find(|(known, ..)| known == method).map_or(otherwise, |(.., needs)| *needs)
 }
 
@@ -173,7 +177,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_not_in_the_table_is_for_admins() {
-        assert_eq!(needs(&Method::PUT, "/api/v1/events"), Scopes(&[Admin]));
+        assert_eq!(needs(&Method::PUT, "/api/v1/events"), Scopes(&[]), "405 for whoever may ask");
         assert_eq!(needs(&Method::HEAD, "/api/v1/events"), Scopes(&[EventsRead]));
         assert_eq!(needs(&Method::GET, "/api/v1/nothing"), Scopes(&[Admin]));
         assert_eq!(needs(&Method::TRACE, "/api/openapi.json"), Nothing);

@@ -160,8 +160,12 @@ impl Lanes for Deliver {
 
 /// Jobs that work at once; further ones wait for their turn.
 const WORKING_MAX: usize = 4;
+/// Likewise of those whose callers are bound to namespaces: they wait for each other, and nobody else for them.
+const BOUND_WORKING_MAX: usize = 2;
 /// Jobs that are not finished; further ones are refused.
 const UNFINISHED_MAX: usize = 100;
+/// Likewise of those whose callers are bound to the same namespaces.
+const BOUND_EACH_MAX: usize = 4;
 /// Finished jobs that are remembered.
 const FINISHED_MAX: usize = 100;
 
@@ -169,8 +173,8 @@ const FINISHED_MAX: usize = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
     /// Others are to end first, or to be cancelled.
-    #[error("{UNFINISHED_MAX} jobs are unfinished, which is as many as there may be: wait for one to end, or cancel one")]
-    TooMany,
+    #[error("{0} jobs are unfinished, which is as many as there may be: wait for one to end, or cancel one")]
+    TooMany(usize),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -182,6 +186,7 @@ pub struct Jobs {
     parts: Parts,
     known: Mutex<BTreeMap<String, Known>>,
     turns: Semaphore,
+    bound_turns: Semaphore,
     tasks: TaskTracker,
 }
 
@@ -203,8 +208,13 @@ impl Jobs {
             job
         });
         let known = jobs.map(|job| (job.id.clone(), Known { job, cancel: CancellationToken::new() })).collect();
-        let jobs =
-            Arc::new(Self { parts, known: Mutex::new(known), turns: Semaphore::new(WORKING_MAX), tasks: TaskTracker::new() });
+        let jobs = Arc::new(Self {
+            parts,
+            known: Mutex::new(known),
+            turns: Semaphore::new(WORKING_MAX),
+            bound_turns: Semaphore::new(BOUND_WORKING_MAX),
+            tasks: TaskTracker::new(),
+        });
         for job in jobs.list().into_iter().rev().filter(|job| job.state == State::Running) {
             info!(job.id = %job.id, job.kind = job.kind.word(), done = job.done, total = job.total, "going on with a job");
             jobs.spawn(job.id, true);
@@ -220,7 +230,8 @@ impl Jobs {
     /// Counts what there is to do, then begins to do it, at most `rate` things a second.
     ///
     /// # Errors
-    /// [`BeginError::TooMany`] while too many are unfinished; else what the store says.
+    /// [`BeginError::TooMany`] while too many are unfinished; else what the store says. Those that callers bound to namespaces asked for
+    /// count by themselves, so that they keep nobody else from working.
     pub async fn begin(
         self: &Arc<Self>,
         kind: Kind,
@@ -229,9 +240,17 @@ impl Jobs {
         by: &str,
     ) -> std::result::Result<Job, BeginError> {
         // Releases last as long as their receivers take, and are counted by themselves.
-        let counts = |job: &&Job| job.state == State::Running && job.kind != Kind::Release;
-        if UNFINISHED_MAX <= self.list().iter().filter(counts).count() {
-            return Err(BeginError::TooMany);
+        let counts = |job: &Job| job.state == State::Running && job.kind != Kind::Release;
+        let unfinished = |fits: &dyn Fn(&Job) -> bool| {
+            let known = self.known();
+            known.values().filter(|known| counts(&known.job) && fits(&known.job)).count()
+        };
+        let bound = filter.namespaces.is_some();
+        if bound && BOUND_EACH_MAX <= unfinished(&|job| job.filter.namespaces == filter.namespaces) {
+            return Err(BeginError::TooMany(BOUND_EACH_MAX));
+        }
+        if UNFINISHED_MAX <= unfinished(&|job| job.is_bound() == bound) {
+            return Err(BeginError::TooMany(UNFINISHED_MAX));
         }
         self.begin_one(kind, filter, rate, by).await
     }
@@ -363,6 +382,11 @@ impl Jobs {
 }
 
 impl Job {
+    /// Whether a caller that is bound to namespaces asked for it: then its filter names them.
+    pub fn is_bound(&self) -> bool {
+        self.filter.namespaces.is_some()
+    }
+
     /// A job that has just begun, for tests of others.
     #[cfg(test)]
     pub(crate) fn sample(kind: Kind, id: &str, at: Timestamp) -> Self {

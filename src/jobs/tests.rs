@@ -395,7 +395,27 @@ async fn beyond_a_hundred_unfinished_jobs_none_begins_until_one_is_cancelled() {
         bench.begin(by_rules(), Filter::default(), Some(1)).await;
     }
     let refused = bench.jobs.begin(by_rules(), Filter::default(), Some(1), "admin").await;
-    assert!(matches!(refused, Err(BeginError::TooMany)), "{refused:?}");
+    assert!(matches!(refused, Err(BeginError::TooMany(UNFINISHED_MAX))), "{refused:?}");
     bench.jobs.cancel(&first.id).await.unwrap();
     bench.begin(by_rules(), Filter::default(), Some(1)).await;
+}
+
+#[tokio::test]
+async fn those_bound_to_namespaces_keep_nobody_else_from_working() {
+    let bench = Bench::new().await;
+    let shop = bench.events("shop", 3).await;
+    bench.die(&shop, 1).await;
+    let of = |others: &[&str]| {
+        let namespaces = ["user_123"].iter().chain(others).map(ToString::to_string).collect();
+        Filter { namespaces: Some(namespaces), ..Filter::default() }
+    };
+    // One a second, by a clock that stands still: they hold their turns.
+    for _ in 0..BOUND_EACH_MAX {
+        bench.begin(by_rules(), of(&[]), Some(1)).await;
+    }
+    let refused = bench.jobs.begin(by_rules(), of(&[]), Some(1), "a").await;
+    assert!(matches!(refused, Err(BeginError::TooMany(BOUND_EACH_MAX))), "{refused:?}");
+    bench.begin(by_rules(), of(&["b"]), Some(1)).await;
+    let job = bench.begin(by_rules(), Filter::default(), None).await;
+    bench.finished(&job).await;
 }

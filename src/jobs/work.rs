@@ -46,8 +46,9 @@ pub(super) async fn run(jobs: Arc<Jobs>, id: String, resumed: bool) {
     if jobs.get(&id).is_some_and(|job| job.kind == Kind::Release) {
         return release::run(&jobs, &id, stopped).await;
     }
+    let turns = if jobs.get(&id).is_some_and(|job| job.is_bound()) { &jobs.bound_turns } else { &jobs.turns };
     let turn = tokio::select! {
-        turn = jobs.turns.acquire() => turn,
+        turn = turns.acquire() => turn,
         () = &mut stopped => return,
     };
     let mut walk = Walk { jobs: &jobs, id: &id, resumed, failures: 0 };

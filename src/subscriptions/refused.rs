@@ -88,7 +88,7 @@ impl From<seal::Error> for Refused {
 impl From<jobs::BeginError> for Refused {
     fn from(error: jobs::BeginError) -> Self {
         match error {
-            jobs::BeginError::TooMany => Self::Releasing,
+            jobs::BeginError::TooMany(_) => Self::Releasing,
             jobs::BeginError::Store(error) => Self::Store(error),
         }
     }

@@ -153,7 +153,7 @@ async fn a_stop_answers_whoever_waits_at_once() {
     app.handles.stop.cancel();
     let answer = waiting.answer().await;
     assert_eq!(ids(&answer), Vec::<String>::new());
-    assert!(next(&answer).starts_with('a') && began.elapsed() < PROMPT, "{:?}", began.elapsed());
+    assert!(next(&answer).starts_with("at_") && began.elapsed() < PROMPT, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

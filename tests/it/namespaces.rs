@@ -41,6 +41,8 @@ struct Scene {
     own: Receiver,
     /// Those of the others, as the token of the start sees them.
     foreign_hooks: Vec<String>,
+    /// What others have begun.
+    foreign_jobs: Vec<String>,
     _receivers: Vec<Receiver>,
 }
 
@@ -81,9 +83,16 @@ impl Scene {
         app.counts("target=good&state=delivered", 6).await;
         // Each of the four to the one that takes all, and to two of its namespace.
         app.counts("state=delivered", 6 + 4 + 2 * 2).await;
+        let mut foreign_jobs = Vec::new();
+        for token in [TOKEN, &others] {
+            let wanted = json!({"until": "2001-01-01T00:00:00Z"});
+            let begun = app.ask_as(token, "POST", "/api/v1/dead-letters/retry", Some(&wanted)).await;
+            assert_eq!(begun.status, 201, "{}", begun.text());
+            foreign_jobs.push(text(&begun.json()["data"], "id"));
+        }
         // The relay's own event of a dead letter names the event.
         app.clock.advance(minutes(2));
-        Self { app, token, own, foreign_hooks, _receivers: vec![good, bad] }
+        Self { app, token, own, foreign_hooks, foreign_jobs, _receivers: vec![good, bad] }
     }
 
     /// Ids of things that are not the token's, and of some that are nobody's.
@@ -94,6 +103,7 @@ impl Scene {
         ids.extend(marked(&self.app.all("/api/v1/deliveries").await, OTHERS).iter().map(|row| text(row, "id")));
         ids.extend(self.app.all("/api/v1/deliveries?source=hookyard").await.iter().map(|row| text(row, "id")));
         ids.extend(self.foreign_hooks.iter().cloned());
+        ids.extend(self.foreign_jobs.iter().cloned());
         assert!(12 <= ids.len() && ids.iter().any(|id| id.starts_with("dl_")), "{ids:?}");
         ids
     }
@@ -186,12 +196,16 @@ async fn no_route_shows_or_changes_what_is_anothers() {
                     let (text, status) = (answer.text(), answer.status);
                     assert!(!text.contains(OTHERS) && !text.contains(&OTHERS.to_lowercase()), "{method} {path}: {text}");
                     assert!(
-                        status < 500 && status != 401 && (status != 429 || at == app.public),
+                        status < 500
+                            && status != 401
+                            && (status != 429 || at == app.public || template == "/api/v1/dead-letters/retry"),
                         "{method} {path}: {status} {text}"
                     );
                     // An answer may repeat what was asked; no other thing of theirs is in it.
                     let asked = format!("{path}{}", body.unwrap_or_default());
-                    let told = foreign.iter().find(|id| text.contains(*id) && !asked.contains(*id));
+                    // So may its own jobs, which say what they were begun with.
+                    let repeats = |id: &str| template == "/api/v1/jobs" && text.contains(&format!(r#""event":"{id}""#));
+                    let told = foreign.iter().find(|id| text.contains(*id) && !asked.contains(*id) && !repeats(id));
                     assert_eq!(told, None, "{method} {path}: {text}");
                     statuses.insert((template, status));
                     seen += &text;
@@ -211,6 +225,9 @@ async fn no_route_shows_or_changes_what_is_anothers() {
         ("/api/v1/deliveries/{id}/cancel", 404),
         ("/api/v1/dead-letters/{id}/resolve", 404),
         ("/api/v1/dead-letters/retry", 201),
+        ("/api/v1/jobs", 200),
+        ("/api/v1/jobs/{id}", 404),
+        ("/api/v1/jobs/{id}/cancel", 404),
         ("/api/v1/webhooks", 200),
         ("/api/v1/webhooks/{id}", 404),
         ("/api/v1/webhooks/{id}/toggle", 404),
@@ -275,6 +292,11 @@ async fn a_bound_token_sees_its_own_without_what_is_the_destinations() {
     app.counts("target=bad&state=dead", 7).await;
     let count = app.ask_as(token, "POST", "/api/v1/dead-letters/retry", Some(&json!({"dry_run": true}))).await;
     assert_eq!(count.json()["data"]["count"], 2);
+    // It follows the jobs that it has begun, and ends them.
+    let begun = app.ask_as(token, "POST", "/api/v1/dead-letters/retry", Some(&json!({"rate": "1"}))).await;
+    let job = format!("/api/v1/jobs/{}", text(&begun.json()["data"], "id"));
+    assert_eq!((data(&job).await["total"].as_u64(), data("/api/v1/jobs").await.as_array().unwrap().len()), (Some(2), 1));
+    assert_eq!(app.ask_as(token, "POST", &format!("{job}/cancel"), None).await.status, 200);
     let all = app.ask_as(TOKEN, "POST", "/api/v1/dead-letters/retry", Some(&json!({"dry_run": true}))).await;
     assert_eq!(all.json()["data"]["count"], 6);
 }

@@ -69,10 +69,10 @@ enum End {
 }
 
 impl Feed {
-    /// Says `first`, which ends at `at`, then what comes, until it ends.
-    pub(super) async fn run(mut self, first: Vec<u8>, at: EventUid) {
-        let mut said = at;
-        let end = self.say(first, &mut said).await;
+    /// Says `first`, which goes from behind `from` to `at`, then what comes, until it ends.
+    pub(super) async fn run(mut self, first: Vec<u8>, from: EventUid, at: EventUid) {
+        let mut said = from;
+        let end = self.say(first, at, &mut said).await;
         debug!(?end, "a stream ends");
         let words = match end {
             End::Lagging => Some(frame::last(LAGGING, said)),
@@ -91,13 +91,13 @@ impl Feed {
     }
 
     /// Says all there is; `said` is the cursor behind what was put in line.
-    async fn say(&mut self, first: Vec<u8>, said: &mut EventUid) -> End {
+    async fn say(&mut self, first: Vec<u8>, mut at: EventUid, said: &mut EventUid) -> End {
         let clock = self.bounds.clock.clone();
         let mut beat = Box::pin(clock.sleep(HEARTBEAT));
         if let Some(end) = self.send(first).await {
             return end;
         }
-        let mut at = *said;
+        *said = at;
         loop {
             let chunk = tokio::select! {
                 biased;
@@ -164,4 +164,41 @@ pub(super) fn frames(leaf: &Leaf) -> Vec<u8> {
         frame::event(&mut out, event);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::{
+        access::Caller,
+        api::{
+            follow::{Cursor, Types},
+            places::Places,
+            stream::body,
+            tests::{Fake, api},
+        },
+        store::Filter,
+    };
+
+    #[tokio::test]
+    async fn what_was_not_sent_is_behind_the_cursor_of_a_stream_whose_token_has_ended_already() {
+        let api = api(Arc::new(Fake::default()));
+        let filter = Filter { limit: 3, ..Filter::default() };
+        let mut following = Following::new(api.store.clone(), Cursor::at(2), filter, Types::default(), true, 1024).await.unwrap();
+        let leaf = following.look().await.unwrap();
+        let from = EventUid { seq: 2, ..leaf.upto };
+        let (writer, body) = body::body();
+        let caller = Caller::bootstrap();
+        let token = Ending::of(&api, &caller, Some(api.clock.now()));
+        let bounds = Bounds { clock: api.clock.clone(), stop: api.stop.clone(), token, peer: None };
+        let place = Places::new(1, 1).take(&caller.id).unwrap();
+        assert!(!leaf.events.is_empty());
+        let ran = Feed { following, writer, bounds, place }.run(frames(&leaf), from, leaf.upto);
+        let (_, said) = tokio::join!(ran, body.collect());
+        assert_eq!(said.unwrap().to_bytes(), frame::last(EXPIRED, from), "the cursor behind what was never sent");
+    }
 }

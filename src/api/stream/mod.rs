@@ -97,7 +97,8 @@ pub(super) async fn open(
     let mut following = Following::new(store, from, filter, types, true, PAGE_BYTES).await?;
     // The first page tells whether the cursor is ours, while that can still be answered.
     let leaf = following.look().await?;
-    let mut first = frame::first(EventUid { seq: from.place, ..leaf.upto });
+    let begin = EventUid { seq: from.place, ..leaf.upto };
+    let mut first = frame::first(begin);
     first.extend(feed::frames(&leaf));
     let (writer, body) = body::body();
     let token = Ending::of(&api, &caller, pass.map(|pass| pass.expires_at));
@@ -106,7 +107,7 @@ pub(super) async fn open(
         Arc::new(peer)
     });
     let bounds = Bounds { clock: api.clock.clone(), stop: api.stop.clone(), token, peer };
-    tokio::spawn(Feed { following, writer, bounds, place }.run(first, leaf.upto));
+    tokio::spawn(Feed { following, writer, bounds, place }.run(first, begin, leaf.upto));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

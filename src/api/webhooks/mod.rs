@@ -4,13 +4,15 @@
 //! nothing: members of a body that nobody knows are ignored, but for those that look like a misspelt one; what is deleted is answered
 //! with 200 and a body, as everything else is, so that a client that reads JSON from every answer has some.
 
-use std::time::Duration;
-
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use serde_json::Value;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Api, error::ApiError};
+use super::{
+    Api,
+    body::{BODY_TIME, bytes},
+    error::ApiError,
+};
 use crate::json;
 
 mod bodies;
@@ -43,8 +45,6 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 
 /// Longest body, in bytes: every member at its longest.
 const BODY_MAX: usize = 128 * 1024;
-/// How long a body may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The JSON of a body that must have some.
 async fn required(body: Body) -> Result<Value, ApiError> {
@@ -53,8 +53,7 @@ async fn required(body: Body) -> Result<Value, ApiError> {
 
 /// The JSON of a body, where there is any.
 async fn read(body: Body) -> Result<Option<Value>, ApiError> {
-    let read = tokio::time::timeout(BODY_TIME, to_bytes(body, BODY_MAX)).await;
-    let bytes = read.map_err(|_| ApiError::Invalid("the body did not come in time".into()))?.map_err(|_| ApiError::TooLarge)?;
+    let bytes = bytes(body, BODY_MAX, BODY_TIME).await?;
     if bytes.trim_ascii().is_empty() {
         return Ok(None);
     }
