@@ -38,7 +38,7 @@ struct Sending {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_killed() {
+pub(crate) async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_killed() {
     let (crm, audit) = (Receiver::ok().await, Receiver::ok().await);
     let endless = "retry: {initial: 200ms, factor: 1, max: 200ms, jitter: none, give_up_after: 24h}";
     let routes = routes().interactor().webhook_with("crm", &crm, endless).webhook_with("audit", &audit, endless);
@@ -84,7 +84,7 @@ async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_follows_sees_each_acknowledged_event_once_and_in_order_though_the_relay_is_killed() {
+pub(crate) async fn whoever_follows_sees_each_acknowledged_event_once_and_in_order_though_the_relay_is_killed() {
     let home = Home::new();
     let relay = Relay::start_in(&home, &routes().interactor()).await;
     let routes = routes().interactor().on(&relay.public.to_string(), &relay.admin.to_string());

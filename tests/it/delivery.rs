@@ -38,7 +38,7 @@ async fn fates(statuses: &[u16], fields: &str) -> Vec<(u16, Value, usize)> {
 }
 
 #[tokio::test]
-async fn transient_answers_are_tried_again() {
+pub(crate) async fn transient_answers_are_tried_again() {
     for (status, row, count) in fates(&[408, 425, 429, 500, 502, 503, 504, 507, 404, 409, 421, 423, 424], "").await {
         assert_eq!((&row["state"], &row["cause"], count), (&json!("dead"), &json!("receiver"), 2), "{status}: {row}");
         assert_eq!((&row["error"], &row["attempts"]), (&json!(format!("http_{status}")), &json!(2)));
@@ -46,7 +46,7 @@ async fn transient_answers_are_tried_again() {
 }
 
 #[tokio::test]
-async fn permanent_answers_are_dead_at_once() {
+pub(crate) async fn permanent_answers_are_dead_at_once() {
     let statuses = [400, 402, 405, 406, 410, 411, 413, 414, 415, 416, 417, 418, 422, 426, 431, 451, 499, 501, 505];
     for (status, row, count) in fates(&statuses, "").await {
         assert_eq!((&row["state"], &row["cause"], count), (&json!("dead"), &json!("receiver"), 1), "{status}: {row}");
@@ -55,14 +55,14 @@ async fn permanent_answers_are_dead_at_once() {
 }
 
 #[tokio::test]
-async fn every_2xx_is_delivered() {
+pub(crate) async fn every_2xx_is_delivered() {
     for (status, row, count) in fates(&[200, 201, 202, 206, 299], "").await {
         assert_eq!((&row["state"], &row["attempts"], count), (&json!("delivered"), &json!(1), 1), "{status}: {row}");
     }
 }
 
 #[tokio::test]
-async fn the_seeds_table_of_answers_is_stricter() {
+pub(crate) async fn the_seeds_table_of_answers_is_stricter() {
     for (status, row, count) in fates(&[404, 409, 421, 401, 403, 407, 503], ", answers: interactor").await {
         let expected = if status == 503 { 2 } else { 1 };
         assert_eq!((&row["state"], count), (&json!("dead"), expected), "{status}: {row}");
@@ -70,7 +70,7 @@ async fn the_seeds_table_of_answers_is_stricter() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_is_tried_again() {
+pub(crate) async fn what_cannot_be_reached_is_tried_again() {
     let gone = {
         let receiver = Receiver::ok().await;
         receiver.url()
@@ -93,14 +93,14 @@ async fn what_cannot_be_reached_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_target_that_never_answers_times_out() {
+pub(crate) async fn a_target_that_never_answers_times_out() {
     let (_crm, relay) = one([Reply::Never], &format!("timeout: 200ms, {FAST}")).await;
     let row = relay.settled("", 1).await.remove(0);
     assert_eq!((&row["state"], &row["error"], &row["attempts"]), (&json!("dead"), &json!("timeout"), &json!(3)));
 }
 
 #[tokio::test]
-async fn retry_after_is_waited_for() {
+pub(crate) async fn retry_after_is_waited_for() {
     let crm = Receiver::start([Reply::with(503, "retry-after", 2), 200.into()]).await;
     let relay = Relay::start(&routes().interactor().webhook("crm", &crm)).await;
     relay.accepts(&interactor(event("evt_1"))).await;
@@ -111,7 +111,7 @@ async fn retry_after_is_waited_for() {
 }
 
 #[tokio::test]
-async fn retry_after_with_503_holds_the_whole_lane_and_no_other() {
+pub(crate) async fn retry_after_with_503_holds_the_whole_lane_and_no_other() {
     let (crm, other) = (Receiver::start([Reply::with(429, "retry-after", 3), 200.into()]).await, Receiver::ok().await);
     let relay = Relay::start(&routes().interactor().webhook("crm", &crm).webhook("other", &other)).await;
     relay.accepts(&interactor(event("evt_1"))).await;
@@ -128,7 +128,7 @@ async fn retry_after_with_503_holds_the_whole_lane_and_no_other() {
 }
 
 #[tokio::test]
-async fn an_absurd_retry_after_is_capped_or_ignored() {
+pub(crate) async fn an_absurd_retry_after_is_capped_or_ignored() {
     for value in ["-5", "soon", "Thu, 01 Jan 1970 00:00:00 GMT", ""] {
         let crm = Receiver::start([Reply::with(503, "retry-after", value), 200.into()]).await;
         let relay = Relay::start(&routes().interactor().webhook("crm", &crm)).await;
@@ -141,7 +141,7 @@ async fn an_absurd_retry_after_is_capped_or_ignored() {
 }
 
 #[tokio::test]
-async fn the_interactor_policy_waits_a_minute_after_its_first_attempt() {
+pub(crate) async fn the_interactor_policy_waits_a_minute_after_its_first_attempt() {
     let (crm, relay) = one([503], "retry: {preset: interactor}").await;
     crm.first().await;
     let row = until("the retry to be planned", SOON, async || {
@@ -156,7 +156,7 @@ async fn the_interactor_policy_waits_a_minute_after_its_first_attempt() {
 }
 
 #[tokio::test]
-async fn give_up_makes_one_last_attempt_at_its_time() {
+pub(crate) async fn give_up_makes_one_last_attempt_at_its_time() {
     let began = Instant::now();
     let (crm, relay) = one([503], "retry: {initial: 500ms, factor: 4, max: 1h, jitter: none, give_up_after: 3s}").await;
     let row = relay.settled("", 1).await.remove(0);
@@ -167,7 +167,7 @@ async fn give_up_makes_one_last_attempt_at_its_time() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_listed_under_their_deliverys_id() {
+pub(crate) async fn dead_letters_are_listed_under_their_deliverys_id() {
     let (crm, relay) = one([400], FAST).await;
     relay.settled("", 1).await;
     let rows = relay.all("/api/v1/dead-letters").await;
@@ -176,7 +176,7 @@ async fn dead_letters_are_listed_under_their_deliverys_id() {
 }
 
 #[tokio::test]
-async fn a_2xx_whose_body_drips_past_the_timeout_is_delivered() {
+pub(crate) async fn a_2xx_whose_body_drips_past_the_timeout_is_delivered() {
     let crm = Receiver::start([Reply::Full(200, vec![("content-length".into(), "1000000".into())], String::new())]).await;
     let relay = Relay::start(&routes().interactor().webhook_with("crm", &crm, &format!("timeout: 500ms, {FAST}"))).await;
     relay.accepts(&interactor(event("evt_1"))).await;
@@ -189,7 +189,7 @@ async fn a_2xx_whose_body_drips_past_the_timeout_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_huge_answer_is_read_to_a_bound() {
+pub(crate) async fn a_huge_answer_is_read_to_a_bound() {
     let (_crm, relay) = one([Reply::Full(200, Vec::new(), "y".repeat(8 << 20))], FAST).await;
     let row = relay.settled("", 1).await.remove(0);
     assert_eq!(row["state"], "delivered");
@@ -198,7 +198,7 @@ async fn a_huge_answer_is_read_to_a_bound() {
 }
 
 #[tokio::test]
-async fn one_that_never_answers_delays_nobody_else() {
+pub(crate) async fn one_that_never_answers_delays_nobody_else() {
     let (dead, alive) = (Receiver::silent().await, Receiver::ok().await);
     let relay = Relay::start(&routes().interactor().webhook("dead", &dead).webhook("alive", &alive)).await;
     let began = Instant::now();
@@ -210,7 +210,7 @@ async fn one_that_never_answers_delays_nobody_else() {
 }
 
 #[tokio::test]
-async fn concurrency_is_the_destinations() {
+pub(crate) async fn concurrency_is_the_destinations() {
     let crm = Receiver::silent().await;
     let relay = Relay::start(&routes().interactor().webhook_with("crm", &crm, "concurrency: 3")).await;
     for n in 0..10 {
@@ -222,7 +222,7 @@ async fn concurrency_is_the_destinations() {
 }
 
 #[tokio::test]
-async fn one_event_reaches_one_target_once_and_stop_ends_the_walk() {
+pub(crate) async fn one_event_reaches_one_target_once_and_stop_ends_the_walk() {
     let (crm, audit) = (Receiver::ok().await, Receiver::ok().await);
     let routes = routes()
         .interactor()
@@ -239,7 +239,7 @@ async fn one_event_reaches_one_target_once_and_stop_ends_the_walk() {
 }
 
 #[tokio::test]
-async fn rules_match_by_source_type_namespace_and_when() {
+pub(crate) async fn rules_match_by_source_type_namespace_and_when() {
     let (rich, other) = (Receiver::ok().await, Receiver::ok().await);
     let routes = routes()
         .interactor()
@@ -269,7 +269,7 @@ async fn rules_match_by_source_type_namespace_and_when() {
 }
 
 #[tokio::test]
-async fn unmatched_events_may_have_a_destination() {
+pub(crate) async fn unmatched_events_may_have_a_destination() {
     let (crm, rest) = (Receiver::ok().await, Receiver::ok().await);
     let routes = routes()
         .interactor()
@@ -285,7 +285,7 @@ async fn unmatched_events_may_have_a_destination() {
 }
 
 #[tokio::test]
-async fn shutdown_drains_and_start_up_resumes() {
+pub(crate) async fn shutdown_drains_and_start_up_resumes() {
     let slow = Receiver::answering(|_, place| if place == 0 { Reply::Never } else { 200.into() }).await;
     let routes = routes().interactor().server("shutdown_grace: 2s").webhook_with(
         "crm",
@@ -308,7 +308,7 @@ async fn shutdown_drains_and_start_up_resumes() {
 }
 
 #[tokio::test]
-async fn shutdown_waits_for_what_is_under_way() {
+pub(crate) async fn shutdown_waits_for_what_is_under_way() {
     let crm = Receiver::answering(|_, _| {
         std::thread::yield_now();
         Reply::Full(200, Vec::new(), "done".into())
@@ -328,7 +328,7 @@ async fn shutdown_waits_for_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn a_stopping_relay_takes_nothing_new() {
+pub(crate) async fn a_stopping_relay_takes_nothing_new() {
     let relay = Relay::start(&routes().interactor()).await;
     relay.terminate().await;
     until("the listener to close", SOON, async || match relay.try_send(&interactor(event("evt_1"))).await {
@@ -339,7 +339,7 @@ async fn a_stopping_relay_takes_nothing_new() {
 }
 
 #[tokio::test]
-async fn deliveries_of_a_destination_that_is_gone_are_held() {
+pub(crate) async fn deliveries_of_a_destination_that_is_gone_are_held() {
     let crm = Receiver::start([503]).await;
     let with = routes().interactor().webhook_with("crm", &crm, "retry: {initial: 1h, factor: 1, max: 1h, jitter: none}");
     let relay = Relay::start(&with).await;

@@ -45,7 +45,7 @@ impl Waiting {
 }
 
 #[tokio::test]
-async fn whoever_waits_is_answered_as_soon_as_something_is_committed() {
+pub(crate) async fn whoever_waits_is_answered_as_soon_as_something_is_committed() {
     let app = spawn_app(routes().interactor()).await;
     let waiting = Waiting::begin(&app, "wait=30s").await;
     // Nobody gets it: it is told of all the same.
@@ -81,7 +81,7 @@ async fn whoever_waits_is_answered_as_soon_as_something_is_committed() {
 }
 
 #[tokio::test]
-async fn types_are_globs_and_what_is_not_wanted_wakes_nobody_and_moves_the_cursor() {
+pub(crate) async fn types_are_globs_and_what_is_not_wanted_wakes_nobody_and_moves_the_cursor() {
     let app = spawn_app(routes().interactor()).await;
     app.takes_of("evt_1", "credential.expired", json!({})).await;
     app.takes_of("evt_2", "workflow.instance.failed", json!({})).await;
@@ -107,7 +107,7 @@ async fn types_are_globs_and_what_is_not_wanted_wakes_nobody_and_moves_the_curso
 }
 
 #[tokio::test]
-async fn the_relays_own_events_come_only_when_they_are_asked_for() {
+pub(crate) async fn the_relays_own_events_come_only_when_they_are_asked_for() {
     let app = spawn_app(routes().interactor()).await;
     // It tells of the configuration that it has loaded.
     let own = until("an event of the relay's own", SOON, async || {
@@ -124,7 +124,7 @@ async fn the_relays_own_events_come_only_when_they_are_asked_for() {
 }
 
 #[tokio::test]
-async fn a_page_is_bounded_in_bytes_and_goes_on_where_it_ended() {
+pub(crate) async fn a_page_is_bounded_in_bytes_and_goes_on_where_it_ended() {
     let app = spawn_app(routes().interactor()).await;
     let large = "x".repeat(400 * 1024);
     for n in 1..=5 {
@@ -145,7 +145,7 @@ async fn a_page_is_bounded_in_bytes_and_goes_on_where_it_ended() {
 }
 
 #[tokio::test]
-async fn a_stop_answers_whoever_waits_at_once() {
+pub(crate) async fn a_stop_answers_whoever_waits_at_once() {
     let app = spawn_app(routes().interactor()).await;
     app.takes("evt_1").await;
     let waiting = Waiting::begin(&app, "after=0&type=never.*&wait=60s").await;
@@ -157,7 +157,7 @@ async fn a_stop_answers_whoever_waits_at_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_followed_is_said() {
+pub(crate) async fn what_cannot_be_followed_is_said() {
     let app = spawn_app(routes().interactor()).await;
     app.takes("evt_1").await;
     let uid = app.all("/api/v1/events").await[0]["uid"].as_str().unwrap().to_owned();
@@ -181,7 +181,7 @@ async fn what_cannot_be_followed_is_said() {
 }
 
 #[tokio::test]
-async fn those_who_gave_up_leave_room_for_others() {
+pub(crate) async fn those_who_gave_up_leave_room_for_others() {
     let app = spawn_app(routes().interactor()).await;
     app.takes("evt_1").await;
     let path = "/api/v1/events?type=never.*&wait=60s";

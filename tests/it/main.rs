@@ -41,6 +41,7 @@ mod partial;
 mod pictures;
 mod policy;
 mod polling;
+mod postgres;
 mod propose;
 mod quarantine;
 mod reconnect;

@@ -53,7 +53,7 @@ async fn waits(app: &TestApp, target: &str, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forty_thousand_survive_rename_removal_return_and_restart() {
+pub(crate) async fn forty_thousand_survive_rename_removal_return_and_restart() {
     let crm = Receiver::ok().await;
     let none = routes().interactor();
     let named = |name: &str, more: &str| none.clone().webhook_with(name, &crm, &format!("concurrency: 64{more}"));
@@ -101,7 +101,7 @@ fn down(crm: &Receiver) -> Routes {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_for_a_target_that_is_down_cost_little_and_flow_within_its_rate() {
+pub(crate) async fn a_hundred_thousand_for_a_target_that_is_down_cost_little_and_flow_within_its_rate() {
     let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let health = Arc::clone(&well);
     let answer = move |_: &_, _| if health.load(std::sync::atomic::Ordering::Relaxed) { 200.into() } else { Reply::from(401) };

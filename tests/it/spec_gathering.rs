@@ -58,7 +58,7 @@ async fn come_to(app: &TestApp, query: &str, wanted: &str) {
 }
 
 #[tokio::test]
-async fn forty_for_one_credential_make_one_message_each_and_another_takes_the_place_of_one_that_dies() {
+pub(crate) async fn forty_for_one_credential_make_one_message_each_and_another_takes_the_place_of_one_that_dies() {
     let mail = MailServer::answering(|line, before| {
         let answers = ["450 4.2.0 not now", "550 5.1.1 nobody of this name"];
         line.starts_with("RCPT").then(|| answers.get(before).map(ToString::to_string)).flatten()
@@ -85,7 +85,7 @@ async fn forty_for_one_credential_make_one_message_each_and_another_takes_the_pl
 }
 
 #[tokio::test]
-async fn waiting_and_held_ones_count_and_an_absent_key_is_not_throttled() {
+pub(crate) async fn waiting_and_held_ones_count_and_an_absent_key_is_not_throttled() {
     let crm = Receiver::ok().await;
     let app = spawn_app(expired(routes().interactor().webhook("crm", &crm), "crm", THROTTLE)).await;
     app.tells("crm", "pause").await;
@@ -104,7 +104,7 @@ async fn waiting_and_held_ones_count_and_an_absent_key_is_not_throttled() {
 }
 
 #[tokio::test]
-async fn reset_on_ends_the_window_though_no_rule_takes_the_event() {
+pub(crate) async fn reset_on_ends_the_window_though_no_rule_takes_the_event() {
     let crm = Receiver::ok().await;
     let file = expired(routes().interactor().webhook("crm", &crm), "crm", THROTTLE);
     let app = spawn_app(file.clone()).await;
@@ -118,7 +118,7 @@ async fn reset_on_ends_the_window_though_no_rule_takes_the_event() {
 }
 
 #[tokio::test]
-async fn a_digest_goes_out_when_its_window_ends_over_a_restart_too() {
+pub(crate) async fn a_digest_goes_out_when_its_window_ends_over_a_restart_too() {
     let ops = Receiver::ok().await;
     let file = expired(slack(routes().interactor(), "ops", &ops, ""), "ops", DIGEST);
     let app = spawn_app(file.clone()).await;
@@ -149,7 +149,7 @@ async fn a_digest_goes_out_when_its_window_ends_over_a_restart_too() {
 }
 
 #[tokio::test]
-async fn a_digest_goes_out_at_max() {
+pub(crate) async fn a_digest_goes_out_at_max() {
     let ops = Receiver::ok().await;
     let file = expired(slack(routes().interactor(), "ops", &ops, ""), "ops", "digest: {key: $.namespace, window: 1h, max: 3}");
     let app = spawn_app(file).await;
@@ -159,7 +159,7 @@ async fn a_digest_goes_out_at_max() {
 }
 
 #[tokio::test]
-async fn a_dead_digest_is_one_dead_letter_that_lists_its_events() {
+pub(crate) async fn a_dead_digest_is_one_dead_letter_that_lists_its_events() {
     let ops = Receiver::start([Reply::Full(400, Vec::new(), "invalid_blocks".into())]).await;
     let app = spawn_app(expired(slack(routes().interactor(), "ops", &ops, ""), "ops", DIGEST)).await;
     app.takes_many(3).await;
@@ -173,7 +173,7 @@ async fn a_dead_digest_is_one_dead_letter_that_lists_its_events() {
 }
 
 #[tokio::test]
-async fn cancel_on_cancels_what_waits_and_not_what_is_under_way() {
+pub(crate) async fn cancel_on_cancels_what_waits_and_not_what_is_under_way() {
     let gate = Arc::new(Semaphore::new(0));
     let (down, slow) = (Receiver::start([503]).await, Receiver::start([Reply::Gated(gate.clone())]).await);
     let file = routes().interactor().webhook_with("down", &down, MINUTELY).webhook("slow", &slow);
@@ -194,7 +194,7 @@ async fn cancel_on_cancels_what_waits_and_not_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn quiet_holds_until_the_window_ends_but_for_exceptions_and_over_a_restart() {
+pub(crate) async fn quiet_holds_until_the_window_ends_but_for_exceptions_and_over_a_restart() {
     let crm = Receiver::ok().await;
     let quiet = format!("{MINUTELY}, quiet: {{schedule: nights, then: hold, except: [critical]}}");
     let file = routes().interactor().webhook_with("crm", &crm, &quiet).section(NIGHTS);
@@ -220,7 +220,7 @@ async fn quiet_holds_until_the_window_ends_but_for_exceptions_and_over_a_restart
 }
 
 #[tokio::test]
-async fn quiet_drops_or_gathers() {
+pub(crate) async fn quiet_drops_or_gathers() {
     let (crm, ops) = (Receiver::ok().await, Receiver::ok().await);
     let drop = format!("{MINUTELY}, quiet: {{schedule: nights, then: drop}}");
     let file = routes().interactor().webhook_with("crm", &crm, &drop).section(NIGHTS);
@@ -243,7 +243,7 @@ async fn quiet_drops_or_gathers() {
 }
 
 #[tokio::test]
-async fn give_up_stands_still_while_quiet() {
+pub(crate) async fn give_up_stands_still_while_quiet() {
     let crm = Receiver::start([503]).await;
     let hour = "retry: {initial: 10m, factor: 1, max: 10m, jitter: none, give_up_after: 1h}, quiet: {schedule: nights}";
     let app = spawn_app(routes().interactor().webhook_with("crm", &crm, hour).section(NIGHTS)).await;
@@ -263,7 +263,7 @@ async fn give_up_stands_still_while_quiet() {
 }
 
 #[tokio::test]
-async fn ttl_runs_from_acceptance_wherever_it_waits() {
+pub(crate) async fn ttl_runs_from_acceptance_wherever_it_waits() {
     let (crm, down) = (Receiver::ok().await, Receiver::start([503]).await);
     let file = routes().interactor().webhook_with("crm", &crm, &format!("{MINUTELY}, ttl: 1h"));
     let app =
@@ -289,7 +289,7 @@ async fn ttl_runs_from_acceptance_wherever_it_waits() {
 }
 
 #[tokio::test]
-async fn two_rules_suppress_only_what_both_would() {
+pub(crate) async fn two_rules_suppress_only_what_both_would() {
     let crm = Receiver::ok().await;
     let file = expired(routes().interactor().webhook("crm", &crm), "crm", &format!("{THROTTLE}, {CANCEL}"));
     let app = spawn_app(file.rule("name: audit, match: {type: \"credential.expired\", namespace: \"user_*\"}, to: [crm]")).await;
@@ -307,7 +307,7 @@ async fn two_rules_suppress_only_what_both_would() {
 }
 
 #[tokio::test]
-async fn a_replay_skips_throttle_digest_and_cancel_on_and_respects_quiet() {
+pub(crate) async fn a_replay_skips_throttle_digest_and_cancel_on_and_respects_quiet() {
     let (crm, ops) = (Receiver::ok().await, Receiver::ok().await);
     let file = slack(
         routes().interactor().webhook_with("crm", &crm, &format!("{MINUTELY}, quiet: {{schedule: nights}}")),
@@ -335,7 +335,7 @@ async fn a_replay_skips_throttle_digest_and_cancel_on_and_respects_quiet() {
 }
 
 #[tokio::test]
-async fn a_mute_suppresses_with_its_reason_until_its_end() {
+pub(crate) async fn a_mute_suppresses_with_its_reason_until_its_end() {
     let crm = Receiver::ok().await;
     let file = routes().interactor().webhook("crm", &crm);
     let app = spawn_app(file.clone()).await;
@@ -381,7 +381,7 @@ async fn a_mute_suppresses_with_its_reason_until_its_end() {
 }
 
 #[tokio::test]
-async fn twelve_hundred_credentials_make_one_mail_each_none_for_the_refreshed_and_one_slack_message() {
+pub(crate) async fn twelve_hundred_credentials_make_one_mail_each_none_for_the_refreshed_and_one_slack_message() {
     const COUNT: usize = 1200;
     let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let answers = open.clone();
@@ -428,7 +428,7 @@ fn mail_again(open: &std::sync::atomic::AtomicBool) {
 }
 
 #[tokio::test]
-async fn only_what_people_read_is_gathered() {
+pub(crate) async fn only_what_people_read_is_gathered() {
     let home = Home::new();
     let bad = r#"
 version: 1
@@ -466,7 +466,7 @@ rules:
 }
 
 #[tokio::test]
-async fn mutes_are_added_listed_and_removed_by_the_command_line() {
+pub(crate) async fn mutes_are_added_listed_and_removed_by_the_command_line() {
     let crm = Receiver::ok().await;
     let relay = Relay::start(&routes().interactor().webhook("crm", &crm)).await;
     let added = relay

@@ -21,7 +21,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn what_befalls_one_lane_befalls_no_other() {
+pub(crate) async fn what_befalls_one_lane_befalls_no_other() {
     let (down, silent, fine) = (Receiver::start([401]).await, Receiver::silent().await, Receiver::ok().await);
     let file =
         routes().interactor().webhook("down", &down).webhook("silent", &silent).webhook("paused", &fine).webhook("fine", &fine);
@@ -35,11 +35,11 @@ async fn what_befalls_one_lane_befalls_no_other() {
 
 /// A store of its own in `home`.
 async fn opened(home: &Home, clock: &Clock) -> Arc<dyn Store> {
-    store::open(&Secret::new("sqlite://hookyard.db"), home.path(), clock.clone()).await.unwrap()
+    store::open(&Secret::new(home.store_url()), home.path(), clock.clone()).await.unwrap()
 }
 
 #[tokio::test]
-async fn the_one_process_owns_all_256_shards_under_an_epoch() {
+pub(crate) async fn the_one_process_owns_all_256_shards_under_an_epoch() {
     let (home, clock) = (Home::new(), Clock::manual(START));
     let lease = seconds(15);
     let mut epochs = Vec::new();
@@ -51,6 +51,7 @@ async fn the_one_process_owns_all_256_shards_under_an_epoch() {
         assert!(owned.iter().all(|owned| later(clock.now(), lease) <= owned.until), "for the lease at least");
         assert!((0..50).all(|n| shards.contains(&shard_of(&format!("target-{n}").as_str().into()))));
         epochs.push(owned[0].epoch);
+        store.release_shards(OwnerId(7)).await.unwrap();
         store.close().await;
     }
     assert!(epochs[0] < epochs[1], "a new owner fences off the one before: {epochs:?}");
@@ -109,11 +110,12 @@ fn attempt(delivery: DeliveryId, number: u32, epoch: i64, next: Next, clock: &Cl
 }
 
 #[tokio::test]
-async fn a_former_owners_success_settles_and_its_failure_changes_nothing() {
+pub(crate) async fn a_former_owners_success_settles_and_its_failure_changes_nothing() {
     let (home, clock) = (Home::new(), Clock::manual(START));
     let store = opened(&home, &clock).await;
     let former = store.own_shards(OwnerId(1), clock.now(), seconds(15)).await.unwrap()[0].epoch;
     let Accepted::New { uid, .. } = store.accept(planned("evt_1", &clock)).await.unwrap() else { panic!("it is new") };
+    store.release_shards(OwnerId(1)).await.unwrap();
     store.close().await;
     let store = opened(&home, &clock).await;
     let now = store.own_shards(OwnerId(2), clock.now(), seconds(15)).await.unwrap()[0].epoch;
@@ -143,7 +145,7 @@ async fn a_former_owners_success_settles_and_its_failure_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_breaker_goes_on_where_it_stopped() {
+pub(crate) async fn a_breaker_goes_on_where_it_stopped() {
     let crm = Receiver::start([401]).await;
     let file = routes().interactor().webhook_with("crm", &crm, MINUTELY);
     let app = spawn_app(file.clone()).await;
@@ -162,7 +164,7 @@ async fn a_breaker_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn a_pause_outlives_a_restart() {
+pub(crate) async fn a_pause_outlives_a_restart() {
     let crm = Receiver::ok().await;
     let file = routes().interactor().webhook("crm", &crm);
     let app = spawn_app(file.clone()).await;
@@ -177,7 +179,7 @@ async fn a_pause_outlives_a_restart() {
 }
 
 #[tokio::test]
-async fn the_store_is_the_queue() {
+pub(crate) async fn the_store_is_the_queue() {
     let crm = Receiver::ok().await;
     let file = routes().interactor().webhook("crm", &crm);
     let app = spawn_app(file.clone()).await;
@@ -190,7 +192,7 @@ async fn the_store_is_the_queue() {
 }
 
 #[tokio::test]
-async fn a_commit_wakes_its_lane() {
+pub(crate) async fn a_commit_wakes_its_lane() {
     let crm = Receiver::ok().await;
     let app = spawn_app(routes().interactor().webhook("crm", &crm)).await;
     for n in 1..=10 {
@@ -201,7 +203,7 @@ async fn a_commit_wakes_its_lane() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_the_buffer_comes_from_the_store() {
+pub(crate) async fn what_does_not_fit_the_buffer_comes_from_the_store() {
     let gate = Arc::new(Semaphore::new(0));
     let crm = Receiver::start([Reply::Gated(gate.clone())]).await;
     let app = spawn_app(routes().interactor().webhook_with("crm", &crm, "concurrency: 4, timeout: 300s")).await;
@@ -218,7 +220,7 @@ async fn what_does_not_fit_the_buffer_comes_from_the_store() {
 }
 
 #[tokio::test]
-async fn each_retry_has_a_wake_up_of_its_own() {
+pub(crate) async fn each_retry_has_a_wake_up_of_its_own() {
     let crm = Receiver::start([503]).await;
     let policy = "retry: {initial: 10m, factor: 1, max: 10m, jitter: none}";
     let app = spawn_app(routes().interactor().webhook_with("crm", &crm, policy)).await;
@@ -237,7 +239,7 @@ async fn each_retry_has_a_wake_up_of_its_own() {
 }
 
 #[tokio::test]
-async fn critical_goes_before_the_rest_but_not_before_its_own_key() {
+pub(crate) async fn critical_goes_before_the_rest_but_not_before_its_own_key() {
     let crm = Receiver::ok().await;
     let file = routes()
         .interactor()
@@ -264,7 +266,7 @@ async fn critical_goes_before_the_rest_but_not_before_its_own_key() {
 }
 
 #[tokio::test]
-async fn critical_overtakes_what_is_buffered() {
+pub(crate) async fn critical_overtakes_what_is_buffered() {
     let gate = Arc::new(Semaphore::new(0));
     let crm = Receiver::start([Reply::Gated(gate.clone())]).await;
     let file = routes()
@@ -281,7 +283,7 @@ async fn critical_overtakes_what_is_buffered() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_while_the_store_refuses_writes() {
+pub(crate) async fn nothing_is_sent_while_the_store_refuses_writes() {
     let home = Home::new();
     let gate = Arc::new(Semaphore::new(0));
     let crm = Receiver::start([Reply::Gated(gate.clone())]).await;
@@ -320,7 +322,7 @@ fn locked(path: &Path) -> rusqlite::Connection {
 const RATED: &str = "rate_limit: {rate: 20/s, burst: 5}, concurrency: 64";
 
 #[tokio::test]
-async fn the_rate_limit_is_kept_when_a_backlog_flows() {
+pub(crate) async fn the_rate_limit_is_kept_when_a_backlog_flows() {
     let crm = Receiver::ok().await;
     let app = spawn_app(routes().interactor().webhook_with("crm", &crm, RATED)).await;
     app.tells("crm", "pause").await;

@@ -27,7 +27,7 @@ fn ids(crm: &Receiver) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_key_keeps_the_order_of_acceptance() {
+pub(crate) async fn each_key_keeps_the_order_of_acceptance() {
     let crm = Receiver::ok().await;
     let app = spawn_app(ordered(&crm)).await;
     app.tells("crm", "pause").await;
@@ -46,7 +46,7 @@ async fn each_key_keeps_the_order_of_acceptance() {
 }
 
 #[tokio::test]
-async fn one_delivery_per_key_is_in_flight() {
+pub(crate) async fn one_delivery_per_key_is_in_flight() {
     let crm = Receiver::silent().await;
     let app = spawn_app(ordered(&crm)).await;
     for (id, key) in [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("a3", "a")] {
@@ -60,7 +60,7 @@ async fn one_delivery_per_key_is_in_flight() {
 }
 
 #[tokio::test]
-async fn without_a_key_nothing_is_ordered() {
+pub(crate) async fn without_a_key_nothing_is_ordered() {
     let crm = Receiver::silent().await;
     let app = spawn_app(ordered(&crm)).await;
     for n in 0..4 {
@@ -70,7 +70,7 @@ async fn without_a_key_nothing_is_ordered() {
 }
 
 #[tokio::test]
-async fn a_retrying_head_holds_its_key_and_no_other() {
+pub(crate) async fn a_retrying_head_holds_its_key_and_no_other() {
     let crm = Receiver::answering(|request, _| match (request.json()["id"].as_str(), request.header("x-hookyard-attempt")) {
         (Some("a1"), "1") => 503.into(),
         _ => 200.into(),
@@ -89,7 +89,7 @@ async fn a_retrying_head_holds_its_key_and_no_other() {
 }
 
 #[tokio::test]
-async fn order_holds_over_a_restart() {
+pub(crate) async fn order_holds_over_a_restart() {
     let crm = Receiver::start([503, 200]).await;
     let app = spawn_app(ordered(&crm)).await;
     takes(&app, "a1", "a").await;
@@ -104,7 +104,7 @@ async fn order_holds_over_a_restart() {
 }
 
 #[tokio::test]
-async fn a_dead_head_releases_its_key() {
+pub(crate) async fn a_dead_head_releases_its_key() {
     let crm = Receiver::answering(|request, _| if request.json()["id"] == "a1" { 400.into() } else { 200.into() }).await;
     let app = spawn_app(ordered(&crm)).await;
     takes(&app, "a1", "a").await;
@@ -115,7 +115,7 @@ async fn a_dead_head_releases_its_key() {
 }
 
 #[tokio::test]
-async fn a_later_retry_goes_out_of_order_and_says_so() {
+pub(crate) async fn a_later_retry_goes_out_of_order_and_says_so() {
     let good = Arc::new(AtomicUsize::new(0));
     let now = good.clone();
     let crm = Receiver::answering(move |request, _| match (request.json()["id"].as_str(), now.load(Ordering::Relaxed)) {

@@ -18,7 +18,7 @@ async fn ended(app: &TestApp, job: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn it_makes_new_deliveries_of_the_same_event_marked() {
+pub(crate) async fn it_makes_new_deliveries_of_the_same_event_marked() {
     let crm = Receiver::ok().await;
     let app = spawn_app(routes().interactor().webhook("crm", &crm)).await;
     app.takes("evt_1").await;
@@ -37,7 +37,7 @@ async fn it_makes_new_deliveries_of_the_same_event_marked() {
 }
 
 #[tokio::test]
-async fn it_goes_by_todays_rules() {
+pub(crate) async fn it_goes_by_todays_rules() {
     let (old, new) = (Receiver::ok().await, Receiver::ok().await);
     let file = routes().interactor().webhook("old", &old).webhook("new", &new);
     let app = spawn_app(file.clone().rule("name: a, match: {type: \"**\"}, to: [old]")).await;
@@ -50,7 +50,7 @@ async fn it_goes_by_todays_rules() {
 }
 
 #[tokio::test]
-async fn it_may_be_for_one_named_target_only() {
+pub(crate) async fn it_may_be_for_one_named_target_only() {
     let (crm, audit, third) = (Receiver::ok().await, Receiver::ok().await, Receiver::ok().await);
     let file = routes().interactor().webhook("crm", &crm).webhook("audit", &audit).webhook("third", &third);
     let app = spawn_app(file.rule("name: a, match: {type: \"**\"}, to: [crm, audit]")).await;
@@ -64,7 +64,7 @@ async fn it_may_be_for_one_named_target_only() {
 }
 
 #[tokio::test]
-async fn it_never_touches_old_deliveries() {
+pub(crate) async fn it_never_touches_old_deliveries() {
     let crm = Receiver::start([400, 200]).await;
     let app = spawn_app(routes().interactor().webhook("crm", &crm)).await;
     app.takes("evt_1").await;
@@ -75,7 +75,7 @@ async fn it_never_touches_old_deliveries() {
 }
 
 #[tokio::test]
-async fn it_selects_by_time_source_type_and_state() {
+pub(crate) async fn it_selects_by_time_source_type_and_state() {
     let crm = Receiver::answering(|request, _| if request.json()["id"] == "evt_bad" { 400.into() } else { 200.into() }).await;
     let app = spawn_app(routes().interactor().webhook("crm", &crm)).await;
     app.takes("evt_old").await;
@@ -108,7 +108,7 @@ async fn it_selects_by_time_source_type_and_state() {
 }
 
 #[tokio::test]
-async fn it_respects_a_pause() {
+pub(crate) async fn it_respects_a_pause() {
     let crm = Receiver::ok().await;
     let app = spawn_app(routes().interactor().webhook("crm", &crm)).await;
     app.takes_many(3).await;
@@ -123,7 +123,7 @@ async fn it_respects_a_pause() {
 }
 
 #[tokio::test]
-async fn it_respects_the_rate_of_its_target() {
+pub(crate) async fn it_respects_the_rate_of_its_target() {
     let crm = Receiver::ok().await;
     let app = spawn_app(routes().interactor().webhook_with("crm", &crm, "rate_limit: {rate: 1/s, burst: 3}")).await;
     app.takes_many(3).await;
@@ -139,7 +139,7 @@ async fn it_respects_the_rate_of_its_target() {
 }
 
 #[tokio::test]
-async fn it_respects_the_breaker() {
+pub(crate) async fn it_respects_the_breaker() {
     let crm = Receiver::answering(|_, place| if place < 1 { 200.into() } else { Reply::from(503) }).await;
     let app = spawn_app(routes().interactor().webhook_with("crm", &crm, &format!("concurrency: 1, {MINUTELY}"))).await;
     app.takes("evt_1").await;
@@ -156,7 +156,7 @@ async fn it_respects_the_breaker() {
 }
 
 #[tokio::test]
-async fn it_is_capped_and_can_be_cancelled() {
+pub(crate) async fn it_is_capped_and_can_be_cancelled() {
     let crm = Receiver::ok().await;
     let app = spawn_app(routes().interactor().webhook("crm", &crm)).await;
     app.takes_many(20).await;

@@ -51,7 +51,7 @@ async fn is_off(app: &TestApp, id: &str, why: Why) {
 }
 
 #[tokio::test]
-async fn while_it_is_off_its_deliveries_are_held_over_a_restart_too() {
+pub(crate) async fn while_it_is_off_its_deliveries_are_held_over_a_restart_too() {
     let (receiver, app, made) = with([200]).await;
     let id = made.subscription.id.to_string();
     app.takes("evt_0").await;
@@ -73,7 +73,7 @@ async fn while_it_is_off_its_deliveries_are_held_over_a_restart_too() {
 }
 
 #[tokio::test]
-async fn what_it_held_is_released_as_a_job_with_count_and_cap() {
+pub(crate) async fn what_it_held_is_released_as_a_job_with_count_and_cap() {
     let (receiver, app, made) = with([200]).await;
     let id = made.subscription.id.to_string();
     app.disables(&id).await;
@@ -103,7 +103,7 @@ async fn what_it_held_is_released_as_a_job_with_count_and_cap() {
 }
 
 #[tokio::test]
-async fn a_release_goes_on_over_a_restart_under_its_cap() {
+pub(crate) async fn a_release_goes_on_over_a_restart_under_its_cap() {
     let (receiver, app, made) = with([200]).await;
     let id = made.subscription.id.to_string();
     app.disables(&id).await;
@@ -121,7 +121,7 @@ async fn a_release_goes_on_over_a_restart_under_its_cap() {
 }
 
 #[tokio::test]
-async fn cancelling_a_release_cancels_what_is_still_held() {
+pub(crate) async fn cancelling_a_release_cancels_what_is_still_held() {
     let (receiver, app, made) = with([200]).await;
     let id = made.subscription.id.to_string();
     app.disables(&id).await;
@@ -139,7 +139,7 @@ async fn cancelling_a_release_cancels_what_is_still_held() {
 }
 
 #[tokio::test]
-async fn switched_off_again_it_holds_what_was_not_released() {
+pub(crate) async fn switched_off_again_it_holds_what_was_not_released() {
     let (receiver, app, made) = with([200]).await;
     let id = made.subscription.id.to_string();
     app.disables(&id).await;
@@ -159,7 +159,7 @@ async fn switched_off_again_it_holds_what_was_not_released() {
 }
 
 #[tokio::test]
-async fn give_up_stands_still_while_it_is_off() {
+pub(crate) async fn give_up_stands_still_while_it_is_off() {
     let receiver = Receiver::start([503, 200]).await;
     let app = spawn_app(open_routes()).await;
     let body = json!({"event_type": "**", "target_url": receiver.url(), "secret": "12345678"});
@@ -176,7 +176,7 @@ async fn give_up_stands_still_while_it_is_off() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_gone_switches_it_off_and_that_is_told_by_another_way() {
+pub(crate) async fn a_receiver_that_is_gone_switches_it_off_and_that_is_told_by_another_way() {
     let (receiver, ops) = (Receiver::start([200, 410]).await, Receiver::ok().await);
     let rule = "name: ops, match: {source: hookyard, type: relay.target.disabled}, to: [ops]";
     let routes = || open_routes().webhook("ops", &ops).rule(rule);
@@ -203,7 +203,7 @@ async fn a_receiver_that_is_gone_switches_it_off_and_that_is_told_by_another_way
 }
 
 #[tokio::test]
-async fn broken_for_a_day_it_is_switched_off_over_a_restart_too() {
+pub(crate) async fn broken_for_a_day_it_is_switched_off_over_a_restart_too() {
     let (_receiver, app, made) = with([503]).await;
     let id = made.subscription.id.to_string();
     app.takes_many(8).await;
@@ -221,7 +221,7 @@ async fn broken_for_a_day_it_is_switched_off_over_a_restart_too() {
 }
 
 #[tokio::test]
-async fn five_deliveries_in_a_row_dead_for_lack_of_attempts_switch_it_off() {
+pub(crate) async fn five_deliveries_in_a_row_dead_for_lack_of_attempts_switch_it_off() {
     let receiver = Receiver::start([503, 503, 503, 503, 200, 503]).await;
     let app = spawn_app(open_routes()).await;
     let body = json!({"url": receiver.url(), "events": ["**"], "max_retries": 0});
@@ -244,7 +244,7 @@ async fn five_deliveries_in_a_row_dead_for_lack_of_attempts_switch_it_off() {
 }
 
 #[tokio::test]
-async fn one_poison_payload_switches_nobody_off() {
+pub(crate) async fn one_poison_payload_switches_nobody_off() {
     let (receiver, app, made) = with([400, 422, 301, 302, 404, 413]).await;
     let id = made.subscription.id.to_string();
     for n in 1..=12 {
@@ -257,7 +257,7 @@ async fn one_poison_payload_switches_nobody_off() {
 }
 
 #[tokio::test]
-async fn beyond_what_it_may_hold_the_oldest_expire_and_that_is_told() {
+pub(crate) async fn beyond_what_it_may_hold_the_oldest_expire_and_that_is_told() {
     let (receiver, ops) = (Receiver::ok().await, Receiver::ok().await);
     let rule = "name: ops, match: {source: hookyard, type: relay.delivery.dead}, to: [ops]";
     let app = spawn_app(open_routes_with("held_max: {bytes: 1MiB}").webhook("ops", &ops).rule(rule)).await;
@@ -292,7 +292,7 @@ async fn beyond_what_it_may_hold_the_oldest_expire_and_that_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_held_for_longer_than_it_may_expires() {
+pub(crate) async fn what_is_held_for_longer_than_it_may_expires() {
     let (receiver, app, made) = with([200]).await;
     let id = made.subscription.id.to_string();
     app.disables(&id).await;
@@ -315,7 +315,7 @@ async fn what_is_held_for_longer_than_it_may_expires() {
 }
 
 #[tokio::test]
-async fn deleted_and_made_again_nothing_is_lost_or_doubled() {
+pub(crate) async fn deleted_and_made_again_nothing_is_lost_or_doubled() {
     let (receiver, app, made) = with([503, 200]).await;
     let id = made.subscription.id.to_string();
     app.takes("evt_1").await;
@@ -336,7 +336,7 @@ async fn deleted_and_made_again_nothing_is_lost_or_doubled() {
 }
 
 #[tokio::test]
-async fn made_again_before_it_is_deleted_nothing_is_lost_or_doubled() {
+pub(crate) async fn made_again_before_it_is_deleted_nothing_is_lost_or_doubled() {
     let (receiver, app, made) = with([503, 503, 200]).await;
     app.takes("evt_1").await;
     app.tried("", 1).await;
@@ -364,7 +364,7 @@ async fn made_again_before_it_is_deleted_nothing_is_lost_or_doubled() {
 }
 
 #[tokio::test]
-async fn ten_in_a_row_hand_on_what_waits_over_restarts_in_both_orders() {
+pub(crate) async fn ten_in_a_row_hand_on_what_waits_over_restarts_in_both_orders() {
     let receiver = Receiver::start([Reply::from(503)]).await;
     let mut app = spawn_app(open_routes()).await;
     let mut id = app.subscribes(&receiver).await.subscription.id.to_string();
@@ -400,7 +400,7 @@ async fn ten_in_a_row_hand_on_what_waits_over_restarts_in_both_orders() {
 }
 
 #[tokio::test]
-async fn killed_between_deleting_and_handing_over_it_is_handed_over_at_the_next_start() {
+pub(crate) async fn killed_between_deleting_and_handing_over_it_is_handed_over_at_the_next_start() {
     let (receiver, app, made) = with([200]).await;
     app.disables(made.subscription.id.as_str()).await;
     app.takes_many(3).await;
@@ -414,7 +414,7 @@ async fn killed_between_deleting_and_handing_over_it_is_handed_over_at_the_next_
 }
 
 #[tokio::test]
-async fn only_the_same_token_with_the_same_url_takes_its_place() {
+pub(crate) async fn only_the_same_token_with_the_same_url_takes_its_place() {
     let (receiver, other) = (Receiver::ok().await, Receiver::ok().await);
     let app = spawn_app(open_routes()).await;
     let (one, two) = (token("tok_1", &[]), token("tok_2", &[]));
@@ -428,7 +428,7 @@ async fn only_the_same_token_with_the_same_url_takes_its_place() {
 }
 
 #[tokio::test]
-async fn when_nobody_comes_within_the_grace_it_is_cancelled() {
+pub(crate) async fn when_nobody_comes_within_the_grace_it_is_cancelled() {
     let (receiver, app, made) = with([200]).await;
     let id = made.subscription.id.to_string();
     app.disables(&id).await;

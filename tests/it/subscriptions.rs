@@ -19,7 +19,7 @@ async fn refused(app: &crate::support::TestApp, caller: &Caller, dialect: Dialec
 }
 
 #[tokio::test]
-async fn an_event_reaches_a_subscription_signed_and_in_its_envelope() {
+pub(crate) async fn an_event_reaches_a_subscription_signed_and_in_its_envelope() {
     let receiver = Receiver::ok().await;
     let app = spawn_app(open_routes()).await;
     let body = json!({"url": receiver.url(), "events": ["credential.*"], "headers": {"X-Key": "psst"}});
@@ -38,7 +38,7 @@ async fn an_event_reaches_a_subscription_signed_and_in_its_envelope() {
 }
 
 #[tokio::test]
-async fn all_of_it_is_there_after_a_restart() {
+pub(crate) async fn all_of_it_is_there_after_a_restart() {
     let receiver = Receiver::ok().await;
     let app = spawn_app(open_routes()).await;
     let body = json!({"url": receiver.url(), "events": ["credential.*"], "name": "CRM", "timeout": 7, "max_retries": 2, "verify_tls": false,
@@ -59,7 +59,7 @@ async fn all_of_it_is_there_after_a_restart() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_with_its_field_and_reason() {
+pub(crate) async fn what_cannot_be_is_refused_with_its_field_and_reason() {
     let app = spawn_app(open_routes()).await;
     let caller = Caller::bootstrap();
     for (body, told) in [
@@ -98,7 +98,7 @@ async fn what_cannot_be_is_refused_with_its_field_and_reason() {
 }
 
 #[tokio::test]
-async fn types_of_the_file_and_those_that_came_are_known() {
+pub(crate) async fn types_of_the_file_and_those_that_came_are_known() {
     let app = spawn_app(open_routes().section("event_types: [invoice.paid]")).await;
     let wants = |kind: &str| json!({"url": "https://a.example/h", "events": [kind]});
     app.subscribes_as(&Caller::bootstrap(), wants("invoice.paid")).await;
@@ -111,7 +111,7 @@ async fn types_of_the_file_and_those_that_came_are_known() {
 }
 
 #[tokio::test]
-async fn each_set_of_namespaces_has_its_limit_and_sees_its_own() {
+pub(crate) async fn each_set_of_namespaces_has_its_limit_and_sees_its_own() {
     let app = spawn_app(open_routes_with("limit: 2")).await;
     let body = || json!({"url": "https://a.example/h", "events": ["**"]});
     let (one, other, both) = (token("tok_a", &["a"]), token("tok_b", &["b"]), token("tok_ab", &["a", "b"]));
@@ -136,7 +136,7 @@ async fn each_set_of_namespaces_has_its_limit_and_sees_its_own() {
 }
 
 #[tokio::test]
-async fn many_at_once_never_exceed_the_limit() {
+pub(crate) async fn many_at_once_never_exceed_the_limit() {
     let app = spawn_app(open_routes_with("limit: 7")).await;
     let caller = token("tok_a", &["a"]);
     let makes = (0..20).map(|n| {
@@ -155,7 +155,7 @@ async fn many_at_once_never_exceed_the_limit() {
 }
 
 #[tokio::test]
-async fn a_change_holds_from_the_next_attempt_on() {
+pub(crate) async fn a_change_holds_from_the_next_attempt_on() {
     let (old, new) = (Receiver::start([503]).await, Receiver::ok().await);
     let app = spawn_app(open_routes()).await;
     let made = app.subscribes(&old).await;
@@ -180,7 +180,7 @@ async fn a_change_holds_from_the_next_attempt_on() {
 }
 
 #[tokio::test]
-async fn old_and_new_secret_sign_for_48_hours_over_a_restart_too() {
+pub(crate) async fn old_and_new_secret_sign_for_48_hours_over_a_restart_too() {
     let receiver = Receiver::ok().await;
     let app = spawn_app(open_routes()).await;
     let made = app.subscribes(&receiver).await;
@@ -205,7 +205,7 @@ async fn old_and_new_secret_sign_for_48_hours_over_a_restart_too() {
 }
 
 #[tokio::test]
-async fn honeyframes_are_signed_by_their_secret_and_standard_where_it_fits() {
+pub(crate) async fn honeyframes_are_signed_by_their_secret_and_standard_where_it_fits() {
     let receiver = Receiver::ok().await;
     let app = spawn_app(open_routes()).await;
     for (secret, standard) in [("plain-secret", false), ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", true)] {
@@ -223,7 +223,7 @@ async fn honeyframes_are_signed_by_their_secret_and_standard_where_it_fits() {
 }
 
 #[tokio::test]
-async fn destinations_that_may_be_reached_open_nothing_to_subscriptions() {
+pub(crate) async fn destinations_that_may_be_reached_open_nothing_to_subscriptions() {
     let receiver = Receiver::ok().await;
     let app = spawn_app(crate::support::routes().interactor()).await;
     let body = json!({"url": receiver.url(), "events": ["**"]});
@@ -241,7 +241,7 @@ async fn destinations_that_may_be_reached_open_nothing_to_subscriptions() {
 }
 
 #[tokio::test]
-async fn every_change_is_audited_without_a_secret() {
+pub(crate) async fn every_change_is_audited_without_a_secret() {
     let app = spawn_app(open_routes()).await;
     let body = json!({"url": "https://a.example/path-secret", "events": ["**"], "headers": {"X-Key": "psst"}, "name": "one"});
     let made = app.subscribes_as(&token("tok_a", &[]), body).await;
@@ -272,7 +272,7 @@ async fn every_change_is_audited_without_a_secret() {
 }
 
 #[tokio::test]
-async fn a_reload_leaves_subscriptions_alone() {
+pub(crate) async fn a_reload_leaves_subscriptions_alone() {
     let (receiver, crm) = (Receiver::start([503, 200]).await, Receiver::ok().await);
     let app = spawn_app(open_routes()).await;
     let made = app.subscribes(&receiver).await;
@@ -287,7 +287,7 @@ async fn a_reload_leaves_subscriptions_alone() {
 }
 
 #[tokio::test]
-async fn those_that_are_idle_have_no_lane_that_works() {
+pub(crate) async fn those_that_are_idle_have_no_lane_that_works() {
     let receiver = Receiver::ok().await;
     let app = spawn_app(open_routes()).await;
     for n in 0..300 {

@@ -22,7 +22,7 @@ async fn done(app: &TestApp) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_token_does_what_its_scopes_say_until_it_is_revoked() {
+pub(crate) async fn a_token_does_what_its_scopes_say_until_it_is_revoked() {
     let app = plain().await;
     let wanted = json!({"name": "Webhook Manager", "scopes": ["events:read"], "expires_in": "1h"});
     let answer = app.post(TOKENS, &wanted).await;
@@ -59,7 +59,7 @@ async fn a_token_does_what_its_scopes_say_until_it_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_token_ends_by_itself_and_outlives_a_restart() {
+pub(crate) async fn a_token_ends_by_itself_and_outlives_a_restart() {
     let app = plain().await;
     let made = app.posts(TOKENS, &json!({"name": "CI", "scopes": ["events:read"], "expires_in": "1h"})).await;
     let token = made["token"].as_str().unwrap();
@@ -78,7 +78,7 @@ async fn a_token_ends_by_itself_and_outlives_a_restart() {
 }
 
 #[tokio::test]
-async fn a_token_cannot_be_more_than_it_may() {
+pub(crate) async fn a_token_cannot_be_more_than_it_may() {
     let app = plain().await;
     for (wanted, names) in [
         (json!({}), "name"),
@@ -104,7 +104,7 @@ async fn a_token_cannot_be_more_than_it_may() {
 }
 
 #[tokio::test]
-async fn a_created_token_has_a_rate_and_is_told_of_it_on_every_answer() {
+pub(crate) async fn a_created_token_has_a_rate_and_is_told_of_it_on_every_answer() {
     let app = spawn_app(routes().interactor().server("api_rate_limit: {rate: 2/s, burst: 3}")).await;
     let (token, other) = (app.token(&["events:read"], &[]).await, app.token(&["events:read"], &[]).await);
     let told = |answer: &crate::support::Answer| {
@@ -130,7 +130,7 @@ async fn a_created_token_has_a_rate_and_is_told_of_it_on_every_answer() {
 }
 
 #[tokio::test]
-async fn tokens_cannot_be_guessed_at_speed() {
+pub(crate) async fn tokens_cannot_be_guessed_at_speed() {
     let app = plain().await;
     let token = app.token(&["events:read"], &[]).await;
     let guess = format!("hy_{}", "0".repeat(64));
@@ -150,7 +150,7 @@ async fn tokens_cannot_be_guessed_at_speed() {
 }
 
 #[tokio::test]
-async fn every_change_tells_who_what_before_and_after() {
+pub(crate) async fn every_change_tells_who_what_before_and_after() {
     let crm = Receiver::answering(|_, _| 400.into()).await;
     let file = || routes().interactor().webhook("crm", &crm);
     let app = spawn_app(file()).await;
@@ -229,7 +229,7 @@ async fn every_change_tells_who_what_before_and_after() {
 }
 
 #[tokio::test]
-async fn the_audit_is_kept_as_long_as_the_file_says() {
+pub(crate) async fn the_audit_is_kept_as_long_as_the_file_says() {
     let app = spawn_app(routes().interactor().store("retention: {audit: 1h}")).await;
     app.token(&["admin"], &[]).await;
     assert_eq!(done(&app).await.len(), 1);
@@ -242,7 +242,7 @@ async fn the_audit_is_kept_as_long_as_the_file_says() {
 }
 
 #[tokio::test]
-async fn the_command_line_makes_lists_and_revokes_tokens() {
+pub(crate) async fn the_command_line_makes_lists_and_revokes_tokens() {
     let relay = Relay::start(&routes().interactor()).await;
     let made = relay
         .cli(&[

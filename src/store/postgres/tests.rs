@@ -8,6 +8,7 @@ use crate::{
     store::contract::{Opening, contract},
 };
 
+#[path = "../../../tests/it/support/postgres.rs"]
 mod server;
 
 contract!(shared: super::opened);

@@ -82,7 +82,7 @@ impl TestApp {
 
     /// Writes `routes` where the relay reads them.
     pub(crate) fn writes(&self, routes: Routes) {
-        self.home.write("routes.yaml", &in_home(&self.home, routes).text());
+        self.home.write("routes.yaml", &self.home.of(routes).text());
     }
 
     /// Goes by `routes` from now on; they must be good. Yields what has changed.
@@ -193,13 +193,9 @@ impl TestApp {
     }
 }
 
-fn in_home(home: &Home, routes: Routes) -> Routes {
-    routes.store_at(&format!("sqlite://{}/hookyard.db", home.path().display()))
-}
-
 /// What a file in `home` says, with its store there too.
 fn read(home: &Home, routes: Routes) -> config::Config {
-    let path = home.write("routes.yaml", &in_home(home, routes).text());
+    let path = home.write("routes.yaml", &home.of(routes).text());
     let loaded = config::load(&path, &config::System);
     loaded.config.unwrap_or_else(|| panic!("{:#?}\n{}", loaded.problems, loaded.files.text()))
 }

@@ -4,6 +4,7 @@ pub(crate) mod api;
 pub(crate) mod app;
 pub(crate) mod honeyframe;
 pub(crate) mod http;
+pub(crate) mod postgres;
 pub(crate) mod receiver;
 pub(crate) mod referee;
 pub(crate) mod relay;
@@ -11,6 +12,7 @@ pub(crate) mod routes;
 pub(crate) mod seeds;
 pub(crate) mod signed;
 pub(crate) mod smtp;
+pub(crate) mod store;
 pub(crate) mod stream;
 pub(crate) mod subscribed;
 

@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Answer, Api, Request, Routes, SOON, until};
+use super::{Answer, Api, Request, Routes, SOON, store::Place, until};
 
 /// The bearer token of every relay under test.
 pub(crate) const TOKEN: &str = "hy_bootstrap_token_of_the_tests_Qx71";
@@ -34,17 +34,32 @@ const SURROUNDINGS: [&str; 8] = [
 
 /// The folder a relay lives in: `routes.yaml`, the store, the key. Outlives the processes that use it.
 #[derive(Debug, Clone)]
-pub(crate) struct Home(Arc<TempDir>);
+pub(crate) struct Home {
+    folder: Arc<TempDir>,
+    store: Place,
+}
 
 impl Home {
     /// An empty folder.
     pub(crate) fn new() -> Self {
-        Self(Arc::new(TempDir::new().unwrap()))
+        let folder = TempDir::new().unwrap();
+        let store = Place::new(folder.path());
+        Self { folder: Arc::new(folder), store }
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
+    }
+
+    /// The URL of its store.
+    pub(crate) fn store_url(&self) -> String {
+        self.store.url(self.path())
+    }
+
+    /// `routes` with their store here.
+    pub(crate) fn of(&self, routes: Routes) -> Routes {
+        self.store.of(self.path(), routes)
     }
 
     /// Writes a file into it.
@@ -123,6 +138,8 @@ impl Relay {
 
     /// Starts a relay in `home`, where another may have been before.
     pub(crate) async fn start_in(home: &Home, routes: &Routes) -> Self {
+        // A file in the folder is found by its name alone.
+        let routes = if matches!(home.store, Place::Folder) { routes.clone() } else { home.of(routes.clone()) };
         home.write("routes.yaml", &routes.text());
         Self::resume(home).await
     }

@@ -111,6 +111,14 @@ impl Routes {
         self
     }
 
+    /// Seals with this key.
+    pub(crate) fn sealed_under(mut self, key: &str) -> Self {
+        if !self.security.contains("encryption_key:") {
+            self.security += &format!(", encryption_key: \"{key}\"");
+        }
+        self
+    }
+
     /// Replaces what stands under `security`.
     pub(crate) fn security(self, fields: &str) -> Self {
         Self { security: fields.into(), ..self }

@@ -1,7 +1,7 @@
 //! A PostgreSQL for the tests: one server for each run of the tests, on a port of its own, in a folder that goes with the run.
 //!
 //! cargo-nextest runs every test in a process of its own, so the first process starts the server and the others find it. A watcher ends
-//! it and removes the folder once whoever runs the tests is gone.
+//! it and removes the folder once whoever runs the tests is gone. The store's own tests include this file.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use std::{
 };
 
 /// The port of the server of this run, which is started where it does not run yet.
-pub(in crate::store::postgres) fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     let folder = std::env::temp_dir().join(format!("hookyard-postgres-{}", runner()));
     let lock = File::create(folder.with_extension("lock")).unwrap();
     lock.lock().unwrap();
@@ -38,7 +38,7 @@ fn runner() -> u32 {
 }
 
 /// Where the programs lie: on the path, or where Debian puts them.
-pub(in crate::store::postgres) fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path().join("bin").join(name))).collect())
         .unwrap_or_default();
@@ -48,7 +48,7 @@ pub(in crate::store::postgres) fn program(name: &str) -> PathBuf {
 }
 
 /// `program` as somebody other than root, whom PostgreSQL refuses.
-pub(in crate::store::postgres) fn unprivileged(program: &Path) -> Command {
+pub(crate) fn unprivileged(program: &Path) -> Command {
     let mut command = if rustix::process::getuid().is_root() {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
@@ -61,7 +61,7 @@ pub(in crate::store::postgres) fn unprivileged(program: &Path) -> Command {
 }
 
 /// Makes a database in `folder` and starts a server for it.
-pub(in crate::store::postgres) fn start(folder: &Path, port: u16) {
+pub(crate) fn start(folder: &Path, port: u16) {
     make(folder);
     serve(folder, port);
     let watch = format!(
@@ -92,11 +92,11 @@ fn make(folder: &Path) {
 }
 
 /// Starts a server for the database in `folder`, and waits until it answers.
-pub(in crate::store::postgres) fn serve(folder: &Path, port: u16) {
+pub(crate) fn serve(folder: &Path, port: u16) {
     let data = folder.join("data");
     let mut settings = File::options().append(true).open(data.join("postgresql.conf")).unwrap();
     // Tests kill processes, not machines: what the system holds is as good as on disk.
-    writeln!(settings, "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_connections = 400")
+    writeln!(settings, "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_connections = 2000")
         .unwrap();
     writeln!(settings, "fsync = off\nfull_page_writes = off\nshared_buffers = 64MB\nautovacuum_naptime = 5s").unwrap();
     let mut control = unprivileged(&program("pg_ctl"));
