@@ -283,13 +283,17 @@ impl Cursor {
         self.found(item, "an item").map(|value| value.map(|value| value.not_after(self.kind, began)))
     }
 
-    /// What an answer says to ask from next, after `reached`; `None` where it says nothing.
-    pub(super) fn of_answer(&self, answer: &Json, reached: Option<&Value>) -> Result<Option<Value>, Fault> {
+    /// What an answer says to ask from next, after `reached`; `None` where it says nothing. One without items may say what it likes of
+    /// what lies before `reached`: it leads nowhere.
+    pub(super) fn of_answer(&self, answer: &Json, reached: Option<&Value>, empty: bool) -> Result<Option<Value>, Fault> {
         let value = self.found(answer, "the answer")?;
         if let (Some(value), Some(reached)) = (&value, reached)
             && self.kind.is_ordered()
             && value.is_before(reached)
         {
+            if empty {
+                return Ok(None);
+            }
             let message = format!("the answer goes back to `{}` from `{}`", shown(&value.text), shown(&reached.text));
             return Err(Fault::new(Code::BadCursor, message));
         }
@@ -299,6 +303,7 @@ impl Cursor {
     fn found(&self, root: &Json, what: &str) -> Result<Option<Value>, Fault> {
         match self.path.find(root).first() {
             None | Some(Json::Null) => Ok(None),
+            Some(Json::String(text)) if text.is_empty() => Ok(None),
             Some(json) => Value::of_json(self.kind, json).map(Some).map_err(|found| {
                 let message = format!("`{}` of {what} is {found}, not {}", self.path.text(), self.kind.called());
                 Fault::new(Code::BadCursor, message)
@@ -371,15 +376,18 @@ pub(super) mod tests {
     #[test]
     fn values_of_another_type_and_answers_that_go_back_name_themselves() {
         let items = cursor(r#"{"query": "since", "path": "$.at"}"#).unwrap();
-        assert_eq!(items.of_item(&json!({"at": null}), noon()), Ok(None));
+        for absent in [json!({"at": null}), json!({"at": ""}), json!({})] {
+            assert_eq!(items.of_item(&absent, noon()), Ok(None));
+        }
         let fault = items.of_item(&json!({"at": 17}), noon()).unwrap_err();
         assert_eq!(fault.message, "`$.at` of an item is `17`, not a time such as 2026-01-20T12:00:00Z");
         assert_eq!(items.nowhere().message, "no item has `$.at`");
         let answers = cursor(r#"{"query": "since", "path": "$.next", "from": "answer", "as": "number", "start": 0}"#).unwrap();
         let reached = answers.kept("9").unwrap();
-        let fault = answers.of_answer(&json!({"next": 8}), Some(&reached)).unwrap_err();
+        let fault = answers.of_answer(&json!({"next": 8}), Some(&reached), false).unwrap_err();
         assert_eq!(fault.message, "the answer goes back to `8` from `9`");
-        assert_eq!(answers.of_answer(&json!({"next": 9}), Some(&reached)).unwrap(), Some(reached));
+        assert_eq!(answers.of_answer(&json!({"next": 0}), Some(&reached), true), Ok(None), "there was nothing");
+        assert_eq!(answers.of_answer(&json!({"next": 9}), Some(&reached), false).unwrap(), Some(reached));
         assert_eq!(answers.nowhere().message, "the answer has items, but not `$.next`");
     }
 

@@ -35,6 +35,7 @@ mod cursor;
 mod fault;
 mod page;
 mod paging;
+mod pass;
 mod round;
 mod state;
 mod status;

@@ -65,6 +65,8 @@ pub(super) struct Page {
     pub(super) items: Vec<Item>,
     /// All of it, where cursor or paging look at it.
     pub(super) answer: Json,
+    /// Why the cursor cannot be followed: of the first item whose value is none.
+    pub(super) bad: Option<Fault>,
 }
 
 impl Page {
@@ -72,7 +74,7 @@ impl Page {
     pub(super) fn read(poll: &Poll, whole: &Whole, began: Timestamp, at: Timestamp) -> Result<Self, Fault> {
         let bad = |message: String| Fault::new(Code::BadAnswer, message);
         if whole.status == 204 {
-            return Ok(Self { items: Vec::new(), answer: Json::Null });
+            return Ok(Self { items: Vec::new(), answer: Json::Null, bad: None });
         }
         if let Some(encoding) =
             whole.headers.get(CONTENT_ENCODING).filter(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
@@ -99,22 +101,25 @@ impl Page {
         if ITEMS_MAX < tokens.len() {
             return Err(Fault::new(Code::TooLarge, format!("the answer has more than {ITEMS_MAX} items: ask for smaller pages")));
         }
-        let item = |token: &str| item(poll, token, began, at);
-        let mut items = tokens.into_iter().map(|token| item(token.raw())).collect::<Result<Vec<_>, _>>()?;
+        let mut bad = None;
+        let mut items: Vec<_> = tokens.into_iter().map(|token| item(poll, token.raw(), began, at, &mut bad)).collect();
         if let Some(cursor) = &poll.cursor {
             in_order(&mut items, cursor);
         }
         let looks = poll.paging.is_some() || poll.cursor.as_ref().is_some_and(|cursor| cursor.from == From::Answer);
-        Ok(Self { items, answer: if looks { json::lenient(text.as_bytes()) } else { Json::Null } })
+        Ok(Self { items, answer: if looks { json::lenient(text.as_bytes()) } else { Json::Null }, bad })
     }
 }
 
-fn item(poll: &Poll, text: &str, began: Timestamp, at: Timestamp) -> Result<Item, Fault> {
-    let value = match poll.cursor.as_ref().filter(|cursor| cursor.from == From::Item) {
-        Some(cursor) => cursor.of_item(&json::lenient(text.as_bytes()), began)?,
-        None => None,
-    };
-    Ok(Item { pulled: Pulled::new(text, at), value })
+/// An item. One whose value is none is taken in like one without, and `bad` says what was found.
+fn item(poll: &Poll, text: &str, began: Timestamp, at: Timestamp, bad: &mut Option<Fault>) -> Item {
+    let cursor = poll.cursor.as_ref().filter(|cursor| cursor.from == From::Item);
+    let value = cursor.map_or(Ok(None), |cursor| cursor.of_item(&json::lenient(text.as_bytes()), began));
+    let value = value.unwrap_or_else(|fault| {
+        bad.get_or_insert(fault);
+        None
+    });
+    Item { pulled: Pulled::new(text, at), value }
 }
 
 /// The earliest first: what follows one another in time is taken in like that, whatever the API begins with.

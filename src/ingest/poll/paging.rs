@@ -189,6 +189,11 @@ impl Paging {
         }
     }
 
+    /// Whether the next page is found by counting what was had: then what leaves the answer meanwhile moves others past it.
+    pub(super) fn counts(&self) -> bool {
+        matches!(self.by, By::Page(_) | By::Offset(_))
+    }
+
     /// Where the first page is.
     pub(super) fn first(&self, url: &Url) -> Url {
         match &self.by {

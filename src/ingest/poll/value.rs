@@ -146,7 +146,8 @@ impl Value {
         }
     }
 
-    /// The value, or `latest` where it lies after that: a time to come would hide what happens until then.
+    /// The value, or `latest` where it lies after that, to as many digits as the value has: a time to come would hide what happens until
+    /// then.
     pub(super) fn not_after(self, kind: As, latest: Timestamp) -> Self {
         match self.rank {
             Rank::Time(at) if latest < at => self.like(kind, latest),
@@ -176,21 +177,40 @@ impl Value {
         self.order(other) == Ordering::Less
     }
 
-    /// `at`, written as this value is.
+    /// How many digits it has behind the point, at most nine.
+    fn digits(&self) -> usize {
+        let fraction = self.text.split(['.', ',']).nth(1).unwrap_or_default();
+        fraction.bytes().take_while(u8::is_ascii_digit).count().min(9)
+    }
+
+    /// Whether it is the time `at`, or less than a second from it.
+    pub(super) fn is_about(&self, at: Timestamp) -> bool {
+        matches!(self.rank, Rank::Time(own) if own.duration_since(at).unsigned_abs() < Duration::from_secs(1))
+    }
+
+    /// `at`, written as this value is: with as many digits behind the point, rounded down. An API that counts in whole seconds need not
+    /// understand more.
     fn like(&self, kind: As, at: Timestamp) -> Self {
+        let digits = if kind == As::UnixMs { 3 } else { self.digits() };
+        let at = if kind == As::Unix { at.max(Timestamp::UNIX_EPOCH) } else { at };
+        let at = cut(at, digits);
         let text = match kind {
-            As::Unix => {
-                let at = at.max(Timestamp::UNIX_EPOCH);
-                let fraction = self.text.contains('.').then(|| format!(".{:03}", at.subsec_millisecond()));
-                format!("{}{}", at.as_second(), fraction.unwrap_or_default())
-            }
+            As::Unix if digits == 0 => at.as_second().to_string(),
+            As::Unix => format!("{}.{:.digits$}", at.as_second(), format!("{:09}", at.subsec_nanosecond())),
             As::UnixMs => at.as_millisecond().to_string(),
-            _ if self.text.parse::<Timestamp>().is_err() => TimeZone::UTC.to_datetime(at).to_string(),
-            _ => at.to_string(),
+            _ if self.text.parse::<Timestamp>().is_err() => format!("{:.digits$}", TimeZone::UTC.to_datetime(at)),
+            _ => format!("{at:.digits$}"),
         };
         // What was cut off in writing is cut off here too.
         Self::read(kind, &text).unwrap_or(Self { text, rank: Rank::Time(at) })
     }
+}
+
+/// `at`, rounded down to so many digits behind the point, at most nine.
+fn cut(at: Timestamp, digits: usize) -> Timestamp {
+    let step = 10_i128.pow(u32::try_from(9_usize.saturating_sub(digits)).unwrap_or(0));
+    let nanos = at.as_nanosecond();
+    Timestamp::from_nanosecond(nanos - nanos.rem_euclid(step)).unwrap_or(at)
 }
 
 /// The beginning of a text from outside, fit for a message.
@@ -239,7 +259,8 @@ mod tests {
             (As::Time, "2026-01-20T12:00:00.123456", "2026-01-20T11:55:00.123456"),
             (As::Time, "2026-01-20 12:00:00", "2026-01-20T11:55:00"),
             (As::Unix, "1768910400", "1768910100"),
-            (As::Unix, "1768910400.5", "1768910100.500"),
+            (As::Time, "2026-01-20T12:00:00.500Z", "2026-01-20T11:55:00.500Z"),
+            (As::Unix, "1768910400.5", "1768910100.5"),
             (As::UnixMs, "1768910400123", "1768910100123"),
         ] {
             assert_eq!(value(kind, text).back(kind, FIVE).text, back);
@@ -263,6 +284,20 @@ mod tests {
         let now = "2026-01-20T12:00:00Z".parse().unwrap();
         assert_eq!(value(As::Time, "2099-01-01T00:00:00Z").not_after(As::Time, now).text, "2026-01-20T12:00:00Z");
         assert_eq!(value(As::Time, "2026-01-20T11:00:00Z").not_after(As::Time, now).text, "2026-01-20T11:00:00Z");
+        let now = "2026-01-20T12:00:00.987654321Z".parse().unwrap();
+        for (kind, text, held) in [
+            (As::Time, "2099-01-01T00:00:00Z", "2026-01-20T12:00:00Z"),
+            (As::Time, "2099-01-01T00:00:00.000+02:00", "2026-01-20T12:00:00.987Z"),
+            (As::Time, "2099-01-01 00:00:00", "2026-01-20T12:00:00"),
+            (As::Time, "2099-01-01T00:00:00.5", "2026-01-20T12:00:00.9"),
+            (As::Unix, "4070908800", "1768910400"),
+            (As::Unix, "4070908800.25", "1768910400.98"),
+            (As::UnixMs, "4070908800000", "1768910400987"),
+        ] {
+            assert_eq!(value(kind, text).not_after(kind, now), value(kind, held), "{text}");
+        }
+        let half = Overlap::Time(Duration::from_millis(500));
+        assert_eq!(value(As::Time, "2026-01-20T12:00:00Z").back(As::Time, half).text, "2026-01-20T11:59:59Z");
         assert_eq!(value(As::Number, "99999999999").not_after(As::Number, now).text, "99999999999");
     }
 
