@@ -175,7 +175,7 @@ fn secret_of_url(node: &Node, capability: bool) -> Option<Place> {
     let Value::String(url) = &node.value else { return None };
     let quote = usize::from(node.place.end - node.place.start == url.len() + 2);
     let authority = url.find("://")? + 3;
-    let path = url.get(authority..)?.find('/').map_or(url.len(), |slash| authority + slash + 1);
+    let path = url.get(authority..)?.find(['/', '?', '#']).map_or(url.len(), |sign| authority + sign + 1);
     let at = |offset: usize| (node.place.start + quote + offset).min(node.place.end);
     if let Some(sign) = url.get(authority..path)?.rfind('@') {
         let end = if capability { url.len() } else { authority + sign };
@@ -323,6 +323,17 @@ mod tests {
         n: {kind: n8n, url: "https://n8n.example.com/***********"}
         w: {kind: webhook, url: https://**********************}
         x: {kind: webhook, url: https://hooks.example.com/**}
+        "#);
+    }
+
+    #[test]
+    fn urls_without_a_path_hide_their_query() {
+        let text = "p: {kind: poll, url: \"https://api.example.com?api_key=hush3\"}\nw: {kind: webhook, url: https://u:p@crm.example.com?a=/b}\nx: {url: https://u:p@a.example.com?to=b@c/}\ny: {kind: n8n, url: https://n8n.example.com#hush}\n";
+        insta::assert_snapshot!(masked(text), @r#"
+        p: {kind: poll, url: "https://api.example.com?*************"}
+        w: {kind: webhook, url: https://************************}
+        x: {url: https://***@a.example.com?to=b@c/}
+        y: {kind: n8n, url: https://n8n.example.com#****}
         "#);
     }
 

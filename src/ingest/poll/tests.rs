@@ -129,12 +129,8 @@ impl World {
         let (now, (then, began)) = (self.now, self.then);
         match what {
             Meanwhile::Appear(late) if manner.times => self.appear(manner, late),
-            Meanwhile::Change(n) if manner.times => {
-                self.items.iter_mut().nth(n % then.max(1)).into_iter().for_each(|run| run.at = now)
-            }
-            Meanwhile::Leave(n) => {
-                self.items.iter_mut().nth(n % then.max(1)).into_iter().for_each(|run| run.gone = run.at <= began)
-            }
+            Meanwhile::Change(n) if manner.times => self.items.get_mut(n % then.max(1)).into_iter().for_each(|run| run.at = now),
+            Meanwhile::Leave(n) => self.items.get_mut(n % then.max(1)).into_iter().for_each(|run| run.gone = run.at <= began),
             _ => {}
         }
     }
@@ -517,14 +513,9 @@ async fn an_answer_that_never_stands_still_says_so_and_moves_nothing() {
 #[tokio::test]
 async fn an_item_that_cannot_be_followed_keeps_nobody_else_from_being_taken() {
     let mut bench = paged("any", 0, 10);
-    bench.source = source(
-        "runs",
-        &format!(
-            r#"{{"kind": "poll", "url": "https://h.example/runs", "every": "1m", "items": "$.runs", "map": {{"id": "$.id"}},
-                "cursor": {{"query": "since", "path": "$.at", "start": "2026-01-20T12:00:00Z"}}, "paging": {{"by": "next", "path": "$.next"}}}}"#
-        ),
-    )
-    .unwrap();
+    let text = r#"{"kind": "poll", "url": "https://h.example/runs", "every": "1m", "items": "$.runs", "map": {"id": "$.id"},
+        "cursor": {"query": "since", "path": "$.at", "start": "2026-01-20T12:00:00Z"}, "paging": {"by": "next", "path": "$.next"}}"#;
+    bench.source = source("runs", text).unwrap();
     let answers = Scripted::of([
         r#"{"runs": [{"id": 1, "at": "2026-01-20T12:00:01Z"}, {"id": 2, "at": "soon"}, {"id": 3, "at": ""}], "next": "?page=2"}"#,
         r#"{"runs": [{"id": 4, "at": "2026-01-20T12:00:02Z"}]}"#,
