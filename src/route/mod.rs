@@ -102,9 +102,12 @@ impl Router {
     }
 
     /// Whether `event` may be sent to `target` on somebody's word, whatever the rules say: not to a subscription that it is none of the
-    /// business of. Any other target may have any event.
+    /// business of, nor to one that is gone, for whose heir this router cannot speak. Any other target may have any event.
     pub fn may_have(&self, target: &Name, event: &Envelope) -> bool {
-        self.subscribers.now().get(target).is_none_or(|subscriber| subscriber.may_have(event))
+        match self.subscribers.now().get(target) {
+            Some(subscriber) => subscriber.may_have(event),
+            None => !subscribers::is_id(target),
+        }
     }
 
     /// Whether `target` is a subscription, rather than a destination of the file.

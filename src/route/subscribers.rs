@@ -43,6 +43,12 @@ pub struct Subscriber {
     pub namespaces: Option<BTreeSet<String>>,
 }
 
+/// Whether `name` is one that only a subscription's target has: `wh_` and 26 lower-case letters and digits.
+pub fn is_id(name: &Name) -> bool {
+    let drawn = name.as_str().strip_prefix("wh_").map(str::as_bytes);
+    drawn.is_some_and(|drawn| drawn.len() == 26 && drawn.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')))
+}
+
 impl Subscriber {
     /// Whether `event` is one it may have at all, whatever it wants: never the relay's own, nor one of somebody else's namespace.
     pub fn may_have(&self, event: &Envelope) -> bool {

@@ -24,6 +24,7 @@ use crate::{
     deliver::{Ailment, Deliver, Outlets, Told, Tried},
     envelope::Name,
     jobs::{Jobs, State as JobState},
+    route::subscribers,
     store::{self, Backlog, Filter, HandedOver, HeldBound, Page, State},
 };
 
@@ -45,13 +46,31 @@ struct Todo {
     strays: BTreeSet<Name>,
     heavy: BTreeSet<Name>,
     released: BTreeSet<Name>,
-    /// Adopted ones of which everything was handed over.
-    handed: BTreeSet<Name>,
-    /// Adopted ones that are being handed over.
-    handing: BTreeSet<Name>,
+    /// Those that are gone and for which nothing waits any more: it was handed over, or cancelled.
+    settled: BTreeSet<Name>,
+    /// Those that are gone and of which that is being done.
+    settling: BTreeSet<Name>,
+    /// Of these, those for which more came to light since it was begun.
+    again: BTreeSet<Name>,
 }
 
 impl Todo {
+    /// More came to light for `name`, which is gone.
+    fn is_not_settled(&mut self, name: &Name) {
+        self.settled.remove(name);
+        if self.settling.contains(name) {
+            self.again.insert(name.clone());
+        }
+    }
+
+    /// What waited for `name` is settled, but for what came to light since.
+    fn is_settled(&mut self, name: Name) {
+        self.settling.remove(&name);
+        if !self.again.remove(&name) {
+            self.settled.insert(name);
+        }
+    }
+
     fn add(&mut self, told: Told) {
         let Told { ailing, strays, heavy, released, .. } = told;
         for (name, ailment) in ailing {
@@ -132,10 +151,10 @@ impl Subscriptions {
 async fn run(all: Arc<Subscriptions>, mut todo: Todo, stop: CancellationToken) {
     let Some(running) = all.running.get() else { return };
     let signs = running.deliver.signs();
-    let mut handing: JoinSet<Name> = JoinSet::new();
+    let mut settling: JoinSet<Name> = JoinSet::new();
     loop {
         todo.add(signs.take());
-        let failed = match all.round(running, &mut todo, &mut handing).await {
+        let failed = match all.round(running, &mut todo, &mut settling).await {
             Ok(()) => false,
             Err(Refused::Store(store::Error::Closed)) => return,
             Err(error) => {
@@ -143,14 +162,13 @@ async fn run(all: Arc<Subscriptions>, mut todo: Todo, stop: CancellationToken) {
                 true
             }
         };
-        let next = all.next_time(running);
+        let next = all.next_time(running, &todo);
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            Some(ended) = handing.join_next() => {
+            Some(ended) = settling.join_next() => {
                 if let Ok(name) = ended {
-                    todo.handing.remove(&name);
-                    todo.handed.insert(name);
+                    todo.is_settled(name);
                 }
             }
             () = signs.rung(), if !failed => {}
@@ -169,10 +187,12 @@ async fn sleep_until(all: &Subscriptions, at: Option<Timestamp>) {
 
 impl Subscriptions {
     /// When something is due next.
-    fn next_time(&self, running: &Running) -> Option<Timestamp> {
+    fn next_time(&self, running: &Running, todo: &Todo) -> Option<Timestamp> {
         let of_life = |kept: &Kept| match &kept.subscription.life {
             Life::Living => None,
-            Life::InGrace { until } => Some(*until),
+            Life::InGrace { until, .. } => Some(*until),
+            // The end of that is what is waited for.
+            _ if todo.settling.contains(&kept.subscription.id) => None,
             Life::Adopted { at, .. } | Life::Over { at } => Some(later(*at, REMEMBERED)),
         };
         let broken = running.deliver.signs().broken();
@@ -180,7 +200,7 @@ impl Subscriptions {
         lives.into_iter().chain(broken.values().map(|broken| later(broken.since, BROKEN_MAX))).min()
     }
 
-    async fn round(self: &Arc<Self>, running: &Running, todo: &mut Todo, handing: &mut JoinSet<Name>) -> Result<(), Refused> {
+    async fn round(self: &Arc<Self>, running: &Running, todo: &mut Todo, settling: &mut JoinSet<Name>) -> Result<(), Refused> {
         while let Some((name, ailment)) = todo.ailing.first_key_value().map(|(name, it)| (name.clone(), it.clone())) {
             let (why, tried) = match ailment {
                 Ailment::Gone(tried) => (Why::Gone, tried),
@@ -211,8 +231,8 @@ impl Subscriptions {
             self.stray(running, &name, todo).await?;
             todo.strays.remove(&name);
         }
-        self.end_graces(running).await?;
-        self.hand_over_all(todo, handing);
+        self.end_graces().await?;
+        self.settle_all(todo, settling);
         self.forget_gone(todo).await
     }
 
@@ -258,7 +278,7 @@ impl Subscriptions {
         let Some(kept) = self.kept(name) else { return Ok(()) };
         let Some(release) = kept.subscription.release.clone() else { return Ok(()) };
         let Some(job) = &release.job else {
-            // The relay was killed before the job began.
+            // The relay was killed before the job began, or what it is to count was still to come.
             self.count_release(name, RELAY).await?;
             return Ok(());
         };
@@ -297,11 +317,10 @@ impl Subscriptions {
     async fn stray(&self, running: &Running, name: &Name, todo: &mut Todo) -> Result<(), Refused> {
         match self.kept(name).map(|kept| kept.subscription.life.clone()) {
             Some(Life::Living | Life::InGrace { .. }) => running.deliver.wake(std::slice::from_ref(name)),
-            Some(Life::Adopted { .. }) => _ = todo.handed.remove(name),
-            Some(Life::Over { .. }) => _ = self.cancel_all(running, waiting(name)).await?,
+            Some(Life::Adopted { .. } | Life::Over { .. }) => todo.is_not_settled(name),
             None => {
                 // Targets of the file that are gone are not ours to cancel.
-                if name.as_str().starts_with("wh_") {
+                if subscribers::is_id(name) {
                     self.cancel_all(running, waiting(name)).await?;
                 }
             }
@@ -310,9 +329,9 @@ impl Subscriptions {
     }
 
     /// Ends the grace of those for which nobody came.
-    async fn end_graces(&self, running: &Running) -> Result<(), Refused> {
+    async fn end_graces(&self) -> Result<(), Refused> {
         let now = self.parts.clock.now();
-        for kept in self.all(|it| matches!(&it.life, Life::InGrace { until } if *until <= now)) {
+        for kept in self.all(|it| matches!(&it.life, Life::InGrace { until, .. } if *until <= now)) {
             let _changing = self.changing.lock().await;
             let name = kept.subscription.id.clone();
             // Somebody may have come in this moment.
@@ -325,33 +344,25 @@ impl Subscriptions {
             self.write(batch).await?;
             self.parts.subscribers.remove(&name);
         }
-        for kept in self.all(|it| matches!(it.life, Life::Over { .. })) {
-            let name = &kept.subscription.id;
-            running.deliver.unseat(name);
-            let cancelled = self.cancel_all(running, waiting(name)).await?;
-            if 0 < cancelled {
-                info!(target.name = %name, cancelled, "nobody took the place of a deleted subscription: what waited for it is cancelled");
-            }
-        }
         Ok(())
     }
 
-    /// Begins to hand over what waits for those that others took the place of.
-    fn hand_over_all(self: &Arc<Self>, todo: &mut Todo, handing: &mut JoinSet<Name>) {
-        for kept in self.all(|it| matches!(it.life, Life::Adopted { .. })) {
+    /// Begins to settle what waits for those that are gone.
+    fn settle_all(self: &Arc<Self>, todo: &mut Todo, settling: &mut JoinSet<Name>) {
+        for kept in self.all(|it| matches!(it.life, Life::Adopted { .. } | Life::Over { .. })) {
             let name = kept.subscription.id.clone();
-            if !todo.handed.contains(&name) && todo.handing.insert(name.clone()) {
+            if !todo.settled.contains(&name) && todo.settling.insert(name.clone()) {
                 let all = self.clone();
-                handing.spawn(async move {
-                    all.hand_over(&name).await;
+                settling.spawn(async move {
+                    all.settle(&name).await;
                     name
                 });
             }
         }
     }
 
-    /// Gives what waits for `old` to the one that took its place, once nothing is under way there.
-    async fn hand_over(&self, old: &Name) {
+    /// Gives what waits for `old` to the one that took its place, once nothing is under way there; cancels it where nobody did.
+    async fn settle(&self, old: &Name) {
         let Some(running) = self.running.get() else { return };
         if let Some(ended) = running.deliver.unseat(old) {
             // What is under way there must not be sent from elsewhere too.
@@ -361,15 +372,14 @@ impl Subscriptions {
         loop {
             let slice = match self.heir(old) {
                 Some(heir) => self.hand_over_slice(running, old, &heir).await,
-                // Nobody is there any more.
-                None => self.cancel_all(running, waiting(old)).await.map(|_| HandedOver::default()),
+                None => self.cancel_rest(running, old).await,
             };
             match slice {
                 Ok(HandedOver { moved: 0, dropped: 0 }) => break,
                 Ok(slice) => (all.moved, all.dropped) = (all.moved + slice.moved, all.dropped + slice.dropped),
                 Err(store::Error::Closed) => return,
                 Err(error) => {
-                    later_again("what waits for a deleted subscription is not handed over", &error);
+                    later_again("what waits for a deleted subscription is neither handed over nor cancelled", &error);
                     tokio::time::sleep(AGAIN).await;
                 }
             }
@@ -377,6 +387,19 @@ impl Subscriptions {
         if all != HandedOver::default() {
             info!(target.name = %old, moved = all.moved, dropped = all.dropped, "what waited for a deleted subscription was handed over");
         }
+        if let Some(heir) = self.heir(old) {
+            // Where that is under a cap, all that is to be counted may have come by now.
+            running.deliver.signs().released(&heir);
+        }
+    }
+
+    /// Cancels what waits for `old`, whose place nobody took.
+    async fn cancel_rest(&self, running: &Running, old: &Name) -> store::Result<HandedOver> {
+        let cancelled = self.cancel_all(running, waiting(old)).await?;
+        if 0 < cancelled {
+            info!(target.name = %old, cancelled, "nobody took the place of a deleted subscription: what waited for it is cancelled");
+        }
+        Ok(HandedOver::default())
     }
 
     async fn hand_over_slice(&self, running: &Running, old: &Name, heir: &Name) -> store::Result<HandedOver> {
@@ -386,7 +409,7 @@ impl Subscriptions {
     }
 
     /// Who takes over what comes for `old`: the last of those that took each other's place. `None`: that one is gone.
-    fn heir(&self, old: &Name) -> Option<Name> {
+    pub(super) fn heir(&self, old: &Name) -> Option<Name> {
         let known = self.known();
         let mut name = old.clone();
         // A place is taken by one that was made later: there is no ring.
@@ -404,15 +427,14 @@ impl Subscriptions {
     async fn forget_gone(&self, todo: &mut Todo) -> Result<(), Refused> {
         let now = self.parts.clock.now();
         let gone = |it: &Subscription| match it.life {
-            Life::Adopted { at, .. } => later(at, REMEMBERED) <= now && todo.handed.contains(&it.id),
-            Life::Over { at } => later(at, REMEMBERED) <= now,
+            Life::Adopted { at, .. } | Life::Over { at } => later(at, REMEMBERED) <= now && todo.settled.contains(&it.id),
             Life::Living | Life::InGrace { .. } => false,
         };
         for kept in self.all(gone) {
             let name = kept.subscription.id.clone();
             let left = self.parts.store.count_deliveries(Filter { state: Some(State::Pending), ..waiting(&name) }).await?;
             if 0 < left {
-                todo.handed.remove(&name);
+                todo.settled.remove(&name);
                 continue;
             }
             // Who comes after one that is forgotten must not be looked for under its name.
@@ -424,7 +446,7 @@ impl Subscriptions {
                 batch.remove(&kept);
                 self.write(batch).await?;
                 self.parts.store.remove_setting(&crate::deliver::seats::key_of(&name)).await?;
-                todo.handed.remove(&name);
+                todo.settled.remove(&name);
             }
         }
         Ok(())

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    time::Duration,
 };
 
 use tracing::{error, info};
@@ -17,7 +18,7 @@ use url::Url;
 use crate::{
     access::{BOOTSTRAP, Caller},
     announce::Announcer,
-    clock::{Clock, Timestamp},
+    clock::{Clock, Timestamp, later},
     config::decode::nearest,
     deliver::{Deliver, policy::AddressPolicy},
     envelope::Name,
@@ -38,6 +39,7 @@ mod outlet;
 mod refused;
 mod secrets;
 mod section;
+mod succession;
 mod switching;
 #[cfg(test)]
 mod tests;
@@ -54,6 +56,9 @@ pub use wanted::{MASKED, Wanted};
 use model::Kept;
 use secrets::Secrets;
 use wanted::Names;
+
+/// How long graces last at the least from a start on: while the relay was off, nobody could come. At most `subscriptions.grace`.
+const AFTER_START: Duration = Duration::from_secs(300);
 
 /// What subscriptions are kept with.
 #[expect(missing_debug_implementations, reason = "handles")]
@@ -137,11 +142,15 @@ impl Subscriptions {
     /// Reads what the store keeps, and plans for it. Nothing is sent before [`Subscriptions::start`].
     pub async fn load(parts: Parts, settings: Settings) -> store::Result<Arc<Self>> {
         parts.types.restore(&*parts.store).await?;
+        let grace_until = later(parts.clock.now(), settings.grace.min(AFTER_START));
         let mut known = HashMap::new();
         for record in parts.store.records(RecordKind::Subscription, 0).await? {
             let Some(doc) = record.doc else { continue };
             match Subscription::of_doc(&record.id, &doc) {
-                Ok(subscription) => {
+                Ok(mut subscription) => {
+                    if let Life::InGrace { until, .. } = &mut subscription.life {
+                        *until = (*until).max(grace_until);
+                    }
                     let sealed = record.sealed.unwrap_or_default();
                     let id = subscription.id.clone();
                     known.insert(id, Kept { subscription: Arc::new(subscription), sealed, revision: record.revision });
@@ -176,10 +185,10 @@ impl Subscriptions {
     }
 
     /// Makes one that `caller` wants: it gets events of the caller's namespaces. Takes the place of those that the same token deleted a
-    /// moment ago and that went to the same URL.
+    /// moment ago, that went to the same URL, and got nothing that this one does not get.
     ///
     /// # Errors
-    /// [`Refused::Invalid`], [`Refused::TooMany`], [`Refused::NoSecret`]; else what the store says.
+    /// [`Refused::Invalid`], [`Refused::TooMany`], [`Refused::NoSecret`], [`Refused::Releasing`]; else what the store says.
     pub async fn create(&self, caller: &Caller, dialect: Dialect, wanted: Wanted) -> Result<Created, Refused> {
         let names = Names::of(dialect);
         let url = wanted.url.ok_or_else(|| Refused::url(names.url, "is required"))?;
@@ -229,7 +238,7 @@ impl Subscriptions {
     async fn make(
         &self,
         caller: &Caller,
-        made: Subscription,
+        mut made: Subscription,
         sealed: bytes::Bytes,
     ) -> Result<(Arc<Subscription>, Vec<Name>), Refused> {
         let _changing = self.changing.lock().await;
@@ -237,9 +246,12 @@ impl Subscriptions {
         let limit = self.settings.now().limit;
         let mut batch = Batch::by(&caller.id, made.created_at);
         batch.at_most = (caller.id != BOOTSTRAP).then_some(AtMost { kind: RecordKind::Subscription, owner, count: limit });
-        let in_grace = self.all(|it| matches!(it.life, Life::InGrace { .. }) && it.made_by == made.made_by && it.url == made.url);
-        let adopted: Vec<Name> = in_grace.iter().map(|kept| kept.subscription.id.clone()).collect();
-        for kept in in_grace {
+        let taken = succession::adopted(&made, self.of_one_url(&made));
+        let adopted: Vec<Name> = taken.iter().map(|kept| kept.subscription.id.clone()).collect();
+        if taken.iter().any(|kept| matches!(kept.subscription.life, Life::InGrace { held: true, .. })) {
+            made.release = self.release_of_heir(&made, &adopted, made.created_at).await?;
+        }
+        for kept in taken {
             let life = Life::Adopted { by: made.id.clone(), at: made.created_at };
             let after = Subscription { life, release: None, updated_at: made.created_at, ..(*kept.subscription).clone() };
             batch.put("subscription.adopted", Some(&kept), after, kept.sealed.clone());
@@ -370,6 +382,11 @@ impl Subscriptions {
 
     fn all(&self, which: impl Fn(&Subscription) -> bool) -> Vec<Kept> {
         self.known().values().filter(|kept| which(&kept.subscription)).cloned().collect()
+    }
+
+    /// All others that the maker of `it` has for its URL, deleted ones too.
+    fn of_one_url(&self, it: &Subscription) -> Vec<Kept> {
+        self.all(|other| other.id != it.id && other.made_by == it.made_by && other.url == it.url)
     }
 
     fn found(&self, caller: &Caller, id: &str) -> Result<Kept, Refused> {

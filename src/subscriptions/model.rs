@@ -159,6 +159,12 @@ impl Release {
         Rate { count: self.count.max(1), per: Duration::from_millis(self.per_ms.max(1)), burst: 1 }
     }
 
+    /// How many go under the cap in so long.
+    pub(super) fn within(&self, time: Duration) -> u64 {
+        let sent = u128::from(self.count) * time.as_millis() / u128::from(self.per_ms.max(1));
+        u64::try_from(sent).unwrap_or(u64::MAX)
+    }
+
     /// The cap as jobs show it: so many in a second, one at least.
     pub fn per_second(&self) -> u32 {
         let per_second = u64::from(self.count).saturating_mul(1000) / self.per_ms.max(1);
@@ -176,6 +182,9 @@ pub enum Life {
     InGrace {
         /// Until then.
         until: Timestamp,
+        /// Whether what waits was held before it was deleted: it was switched off, paused, broken, or being released.
+        #[serde(default)]
+        held: bool,
     },
     /// Another has taken its place, and takes over what still comes to light for it.
     Adopted {

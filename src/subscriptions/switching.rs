@@ -7,15 +7,20 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::info;
 
-use super::{Batch, Kept, Refused, Subscriptions, Updated};
+use super::{Batch, Kept, Refused, Subscriptions, Updated, succession};
 use crate::{
     access::Caller,
     clock::{Timestamp, later},
     config::decode::Rate,
+    deliver::TargetState,
+    envelope::Name,
     jobs::Job,
     store::{self, Filter, State},
     subscriptions::{Disabled, Life, Release, Subscription, Why},
 };
+
+/// What an heir may send at once of what those before it have held: as much as the cap would let go in this time.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 impl Subscriptions {
     /// Switches it on; what it held is released at `rate`, or at `subscriptions.release_rate`. One that is on stays so.
@@ -101,22 +106,28 @@ impl Subscriptions {
 
     /// What is to be released, where anything is held.
     async fn begins_release(&self, it: &Subscription, rate: Option<Rate>, now: Timestamp) -> Result<Option<Release>, Refused> {
-        let held = Filter { target: Some(it.id.to_string()), state: Some(State::Pending), ..Filter::default() };
-        if self.parts.store.count_deliveries(held).await? == 0 {
+        if self.heritage(&it.id).await? == 0 {
             return Ok(None);
         }
+        self.release_from(now, rate.unwrap_or(self.settings.now().release_rate)).map(Some)
+    }
+
+    fn release_from(&self, now: Timestamp, rate: Rate) -> Result<Release, Refused> {
         if self.running.get().is_some_and(|running| running.jobs.too_many_releases()) {
             return Err(Refused::Releasing);
         }
-        let rate = rate.unwrap_or(self.settings.now().release_rate);
         // Whatever was planned in this millisecond was planned before, too.
-        Ok(Some(Release::new(later(now, Duration::from_millis(1)), rate)))
+        Ok(Release::new(later(now, Duration::from_millis(1)), rate))
     }
 
-    /// Lets a job count the release of `id`, which has begun. Under [`Subscriptions::changing`].
-    pub(super) async fn count_release(&self, id: &crate::envelope::Name, by: &str) -> Result<Option<Job>, Refused> {
+    /// Lets a job count the release of `id`, which has begun; `None`: what is to be counted is still being handed over to it, and whoever
+    /// does that asks again. Under [`Subscriptions::changing`].
+    pub(super) async fn count_release(&self, id: &Name, by: &str) -> Result<Option<Job>, Refused> {
         let (Some(running), Some(kept)) = (self.running.get(), self.kept(id)) else { return Ok(None) };
         let Some(release) = kept.subscription.release.clone() else { return Ok(None) };
+        if self.inherits(id).await? {
+            return Ok(None);
+        }
         let job = running.jobs.release(id, release.until, release.per_second(), by).await?;
         let release = release.counted_by(&job.id);
         let after = Subscription { release: Some(release), ..(*kept.subscription).clone() };
@@ -138,46 +149,102 @@ impl Subscriptions {
         }
     }
 
-    /// Deletes it. What waits for it goes to another of the same token with the same URL: at once where there is one, else it is held for
-    /// `subscriptions.grace` for one that may come, and cancelled then.
+    /// Deletes it. What waits for it goes to another of the same token with the same URL: at once where one was made since that gets all
+    /// that this one got; else it is held for `subscriptions.grace` for one that may come, and cancelled then.
     ///
     /// # Errors
-    /// [`Refused::NotFound`]; else what the store says.
+    /// [`Refused::NotFound`], [`Refused::Releasing`]; else what the store says.
     pub async fn delete(&self, caller: &Caller, id: &str) -> Result<Arc<Subscription>, Refused> {
         let _changing = self.changing.lock().await;
         let kept = self.found(caller, id)?;
         let now = self.parts.clock.now();
         let it = &kept.subscription;
-        let siblings =
-            self.all(|other| other.is_living() && other.id != it.id && other.made_by == it.made_by && other.url == it.url);
-        let heir = siblings
-            .iter()
-            .max_by_key(|kept| (kept.subscription.created_at, kept.revision))
-            .map(|kept| kept.subscription.id.clone());
-        let life = match heir {
-            Some(by) => Life::Adopted { by, at: now },
-            None => Life::InGrace { until: later(now, self.settings.now().grace) },
+        let mut batch = Batch::by(&caller.id, now);
+        let (held, heir) = (self.holds(it), succession::heir(&kept, self.of_one_url(it)));
+        let life = match &heir {
+            Some(heir) => Life::Adopted { by: heir.subscription.id.clone(), at: now },
+            None => Life::InGrace { until: later(now, self.settings.now().grace), held },
         };
         let after = Subscription { life, release: None, updated_at: now, ..(**it).clone() };
-        let adopted = matches!(after.life, Life::Adopted { .. });
-        let mut batch = Batch::by(&caller.id, now);
         batch.put("subscription.deleted", Some(&kept), after.clone(), kept.sealed.clone());
+        if let Some(heir) = heir.as_ref().filter(|_| held) {
+            let release = self.release_of_heir(&heir.subscription, std::slice::from_ref(&after.id), now).await?;
+            if let Some(release) = release {
+                let under_cap = Subscription { release: Some(release), ..(*heir.subscription).clone() };
+                batch.put_silently(Some(heir), under_cap, heir.sealed.clone());
+            }
+        }
         self.write(batch).await?;
-        if adopted {
+        if let Some(heir) = &heir {
             self.parts.subscribers.remove(&after.id);
+            self.reseat(&heir.subscription.id).await;
         }
         self.reseat(&after.id).await;
         if let Some(release) = &it.release {
             self.end_release(release, "its subscription was deleted").await;
         }
         self.look_again();
-        info!(target.name = %after.id, by = %caller.id, adopted, "a subscription was deleted");
+        info!(target.name = %after.id, by = %caller.id, adopted = heir.is_some(), "a subscription was deleted");
         Ok(Arc::new(after))
+    }
+
+    /// Whether what waits for `it` is held, so that it may be much.
+    fn holds(&self, it: &Subscription) -> bool {
+        let lane = || Some(self.running.get()?.deliver.seat_status(&it.id)?.state != TargetState::Ok);
+        it.disabled.is_some() || it.release.is_some() || lane().unwrap_or_default()
+    }
+
+    /// What `heir` begins to release, of what those whose place it takes have held. `None`: no more than may go at once, or it has a
+    /// release already, or it is off and releases what it holds once it is enabled. Under [`Subscriptions::changing`].
+    pub(super) async fn release_of_heir(
+        &self,
+        heir: &Subscription,
+        of: &[Name],
+        now: Timestamp,
+    ) -> Result<Option<Release>, Refused> {
+        if heir.release.is_some() || heir.disabled.is_some() {
+            return Ok(None);
+        }
+        let mut held = 0;
+        for name in of {
+            held += self.heritage(name).await?;
+        }
+        let rate = self.settings.now().release_rate;
+        if held <= Release::new(now, rate).within(AT_ONCE) {
+            return Ok(None);
+        }
+        self.release_from(now, rate).map(Some)
+    }
+
+    /// How many deliveries wait for `name`, and for those whose place it took.
+    async fn heritage(&self, name: &Name) -> store::Result<u64> {
+        let mut waits = self.parts.store.count_deliveries(waiting(name)).await?;
+        for old in self.predecessors(name) {
+            waits += self.parts.store.count_deliveries(waiting(&old)).await?;
+        }
+        Ok(waits)
+    }
+
+    /// Those whose place `name` took, directly or after others.
+    fn predecessors(&self, name: &Name) -> Vec<Name> {
+        let adopted = self.all(|it| matches!(it.life, Life::Adopted { .. }));
+        let names = adopted.into_iter().map(|kept| kept.subscription.id.clone());
+        names.filter(|old| self.heir(old).as_ref() == Some(name)).collect()
+    }
+
+    /// Whether something that waits for a predecessor of `name` is still to be handed over.
+    async fn inherits(&self, name: &Name) -> store::Result<bool> {
+        for old in self.predecessors(name) {
+            if 0 < self.parts.store.count_deliveries(waiting(&old)).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
 /// Whatever waits for one target.
-pub(super) fn waiting(target: &crate::envelope::Name) -> Filter {
+pub(super) fn waiting(target: &Name) -> Filter {
     Filter { target: Some(target.to_string()), state: Some(State::Pending), ..Filter::default() }
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::clock::later;
 
-fn sample() -> Subscription {
+pub(super) fn sample() -> Subscription {
     let now: Timestamp = "2026-01-20T12:00:00Z".parse().unwrap();
     Subscription {
         id: model::new_id().unwrap(),
@@ -58,7 +58,12 @@ fn neither_debug_nor_audit_show_the_path_of_the_url() {
 fn ids_are_names_that_never_repeat() {
     let ids: BTreeSet<_> = (0..100).map(|_| model::new_id().unwrap()).collect();
     assert_eq!(ids.len(), 100);
-    assert!(ids.iter().all(|id| id.as_str().len() == 29 && id.as_str().starts_with("wh_")));
+    assert!(ids.iter().all(crate::route::subscribers::is_id));
+    assert!(
+        ["wh_a", "crm", &format!("wh_{}", "a".repeat(27)), &format!("wh_{}", "A".repeat(26))]
+            .iter()
+            .all(|name| { !crate::route::subscribers::is_id(&Name::from(*name)) })
+    );
 }
 
 #[test]

@@ -71,6 +71,7 @@ mod spec_subscriptions;
 mod store;
 mod stream;
 mod subscriptions;
+mod succession;
 mod tokens;
 mod trial;
 mod webhooks;

@@ -129,7 +129,7 @@ also_on_postgres! {
         beyond_what_it_may_hold_the_oldest_expire_and_that_is_told
         what_is_held_for_longer_than_it_may_expires
         deleted_and_made_again_nothing_is_lost_or_doubled
-        made_again_before_it_is_deleted_nothing_is_lost_or_doubled
+        made_again_before_it_is_deleted_nothing_is_lost_and_each_sends_it_once_at_most
         ten_in_a_row_hand_on_what_waits_over_restarts_in_both_orders
         killed_between_deleting_and_handing_over_it_is_handed_over_at_the_next_start
         only_the_same_token_with_the_same_url_takes_its_place
@@ -148,6 +148,17 @@ also_on_postgres! {
         every_change_is_audited_without_a_secret
         a_reload_leaves_subscriptions_alone
         those_that_are_idle_have_no_lane_that_works;
+    succession:
+        deleted_beside_one_of_another_type_it_can_be_made_again_without_loss
+        two_deleted_together_and_made_again_each_take_their_own
+        an_edit_of_what_it_wants_takes_over_what_waited
+        an_edit_is_not_guessed_where_it_could_be_another_one
+        only_one_made_later_that_gets_all_it_got_takes_its_place_at_once
+        a_filter_is_a_part_of_what_it_wants
+        a_replay_for_one_that_was_deleted_since_brings_no_namespace_to_another
+        who_was_off_gives_a_grace_that_ran_out_some_more_time
+        what_a_disabled_one_held_is_released_to_its_heir_under_the_cap
+        what_waited_for_an_ordinary_edit_has_no_cap;
     tokens:
         a_token_does_what_its_scopes_say_until_it_is_revoked
         a_token_ends_by_itself_and_outlives_a_restart

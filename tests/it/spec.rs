@@ -213,11 +213,17 @@ const MOVES: &[Line] = &[
         "subscription deleted |",
         &[
             "spec_subscriptions::deleted_and_made_again_nothing_is_lost_or_doubled",
-            "spec_subscriptions::made_again_before_it_is_deleted_nothing_is_lost_or_doubled",
+            "spec_subscriptions::made_again_before_it_is_deleted_nothing_is_lost_and_each_sends_it_once_at_most",
             "spec_subscriptions::ten_in_a_row_hand_on_what_waits_over_restarts_in_both_orders",
             "spec_subscriptions::killed_between_deleting_and_handing_over_it_is_handed_over_at_the_next_start",
             "spec_subscriptions::only_the_same_token_with_the_same_url_takes_its_place",
             "spec_subscriptions::when_nobody_comes_within_the_grace_it_is_cancelled",
+            "succession::deleted_beside_one_of_another_type_it_can_be_made_again_without_loss",
+            "succession::two_deleted_together_and_made_again_each_take_their_own",
+            "succession::an_edit_of_what_it_wants_takes_over_what_waited",
+            "succession::only_one_made_later_that_gets_all_it_got_takes_its_place_at_once",
+            "succession::who_was_off_gives_a_grace_that_ran_out_some_more_time",
+            "succession::what_a_disabled_one_held_is_released_to_its_heir_under_the_cap",
         ],
     ),
 ];

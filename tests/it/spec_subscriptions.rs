@@ -204,9 +204,13 @@ pub(crate) async fn a_receiver_that_is_gone_switches_it_off_and_that_is_told_by_
 
 #[tokio::test]
 pub(crate) async fn broken_for_a_day_it_is_switched_off_over_a_restart_too() {
-    let (_receiver, app, made) = with([503]).await;
+    let (receiver, app, made) = with([503]).await;
     let id = made.subscription.id.to_string();
-    app.takes_many(8).await;
+    // Fewer than it takes to be switched off for deliveries that died: whatever probes do to these, it is the day that counts.
+    app.takes_many(4).await;
+    receiver.wait_for(4).await;
+    until("all to be recorded", SOON, async || app.rows("state=sending").await.is_empty().then_some(())).await;
+    app.clock.advance(minutes(1));
     app.target_is(&id, "broken").await;
     app.clock.advance(hours(23));
     let app = app.restart(open_routes()).await;
@@ -214,10 +218,7 @@ pub(crate) async fn broken_for_a_day_it_is_switched_off_over_a_restart_too() {
     app.clock.advance(minutes(59));
     assert!(app.subscription(&id).is_enabled());
     app.clock.advance(minutes(1));
-    let off = async || app.subscription(&id).disabled.clone();
-    let off = until("the subscription to be switched off", SOON, off).await;
-    assert!(matches!(off.why, Why::Broken | Why::Undelivered), "{off:?}");
-    app.target_is(&id, "disabled").await;
+    is_off(&app, &id, Why::Broken).await;
 }
 
 #[tokio::test]
@@ -336,7 +337,7 @@ pub(crate) async fn deleted_and_made_again_nothing_is_lost_or_doubled() {
 }
 
 #[tokio::test]
-pub(crate) async fn made_again_before_it_is_deleted_nothing_is_lost_or_doubled() {
+pub(crate) async fn made_again_before_it_is_deleted_nothing_is_lost_and_each_sends_it_once_at_most() {
     let (receiver, app, made) = with([503, 503, 200]).await;
     app.takes("evt_1").await;
     app.tried("", 1).await;
@@ -358,9 +359,15 @@ pub(crate) async fn made_again_before_it_is_deleted_nothing_is_lost_or_doubled()
     let delivered = app.rows("state=delivered").await;
     let of: BTreeSet<_> = delivered.iter().map(|row| row["event_id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(of, events(1..=3));
-    assert!(delivered.iter().filter(|row| row["event_id"] == "evt_2").count() <= 2);
+    // Both were there when this one came: each may have sent it, none twice.
+    for target in [&made.subscription.id, &heir.subscription.id] {
+        let by = |row: &&Value| row["event_id"] == "evt_2" && row["target"] == target.as_str();
+        assert!(delivered.iter().filter(by).count() <= 1, "{delivered:?}");
+    }
     let ours = app.rows(&format!("target={}", heir.subscription.id)).await;
     assert!(ours.iter().filter(|row| row["event_id"] == "evt_2").count() == 1, "{ours:?}");
+    let of = |id: &str| delivered.iter().filter(|row| row["event_id"] == id).count();
+    assert_eq!((of("evt_1"), of("evt_3")), (1, 1), "only one of them was there");
 }
 
 #[tokio::test]
@@ -438,7 +445,7 @@ pub(crate) async fn when_nobody_comes_within_the_grace_it_is_cancelled() {
     app.clock.advance(minutes(5));
     app.takes("evt_2").await;
     app.counts("state=held", 2).await;
-    let app = app.restart_after(minutes(4), open_routes()).await;
+    app.clock.advance(minutes(4));
     app.counts("state=held", 2).await;
     app.clock.advance(minutes(1));
     app.counts("state=cancelled", 2).await;
