@@ -152,7 +152,9 @@ impl Known {
         let event = api.store.event(id.event).await?.map(|row| row.envelope);
         let event = event.filter(|event| events::sees(caller, event)).ok_or(MISSING)?;
         let carried = carried(api, &row.delivery).await?;
-        Ok(Self { row, caller: caller.clone(), event, attempts: api.store.attempts(id.event).await?, carried })
+        // Those of the others of its event may be very many.
+        let attempts = api.store.attempts_of(vec![id]).await?;
+        Ok(Self { row, caller: caller.clone(), event, attempts, carried })
     }
 
     /// Refuses what would settle others' events too: a digest carries those of any namespace.
@@ -192,7 +194,7 @@ pub(super) async fn of_event(
 ) -> store::Result<Vec<DeliveryStory>> {
     let view = View::new(api, caller);
     let rows = api.store.deliveries(events::all_of(event)).await?;
-    let attempts = api.store.attempts(event).await?;
+    let attempts = api.store.attempts_of(rows.iter().map(|row| row.delivery.id).collect()).await?;
     let mut stories = Vec::with_capacity(rows.len());
     for row in &rows {
         stories.push(DeliveryStory::new(&view, row, envelope, &attempts, &carried(api, &row.delivery).await?));

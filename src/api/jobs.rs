@@ -143,7 +143,7 @@ impl Bulk {
         }
         let job = api.engine.begin(kind, filter, self.rate, &caller.name).await?;
         tracing::info!(job.id = %job.id, job.kind = job.kind.word(), by = %caller.id, "a job has begun");
-        api.note(caller, "job.begun", &job.id, Value::Null, json!(job)).await;
+        api.note(caller, "job.begun", &job.id, Value::Null, json!(job.forgetful())).await;
         Ok(list::created(&job))
     }
 }
@@ -171,7 +171,7 @@ async fn stop(api: &Api, caller: &Caller, job: &Job) -> Result<Response, ApiErro
     }
     let stopped = api.engine.cancel_job(&job.id).await?.ok_or(ApiError::NotFound("job"))?;
     tracing::info!(job.id = %job.id, by = %caller.id, "a job is cancelled");
-    api.note(caller, "job.cancelled", &job.id, json!(job), json!(stopped)).await;
+    api.note(caller, "job.cancelled", &job.id, json!(job.forgetful()), json!(stopped)).await;
     Ok(list::one(&stopped))
 }
 
@@ -181,6 +181,7 @@ fn is_seen(api: &Api, caller: &Caller, job: &Job) -> bool {
     let released = || job.filter.target.as_deref().is_some_and(|target| api.subscriptions.get(caller, target).is_ok());
     match &job.filter.namespaces {
         _ if !caller.is_bound() => true,
+        _ if job.kind == Kind::Erase => false,
         Some(namespaces) => namespaces.iter().all(|namespace| caller.sees(Some(namespace))),
         None => job.kind == Kind::Release && released(),
     }

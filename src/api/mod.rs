@@ -45,6 +45,7 @@ mod dead_letters;
 mod deliveries;
 mod ending;
 mod engine;
+mod erasures;
 mod error;
 mod events;
 mod explain;
@@ -241,6 +242,7 @@ impl Api {
             .routes(routes!(jobs::replays, jobs::make))
             .routes(routes!(jobs::replay))
             .routes(routes!(jobs::cancel_replay))
+            .routes(routes!(erasures::make))
             .routes(routes!(jobs::list))
             .routes(routes!(jobs::one))
             .routes(routes!(jobs::cancel))

@@ -45,6 +45,7 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
     (Method::POST, "/api/v1/replays", Scopes(&[DeliveriesWrite])),
     (Method::GET, "/api/v1/replays/{id}", Scopes(&[DeliveriesRead])),
     (Method::POST, "/api/v1/replays/{id}/cancel", Scopes(&[DeliveriesWrite])),
+    (Method::POST, "/api/v1/erasures", Scopes(&[Admin])),
     (Method::GET, "/api/v1/jobs", Scopes(&[DeliveriesRead])),
     (Method::GET, "/api/v1/jobs/{id}", Scopes(&[DeliveriesRead])),
     (Method::POST, "/api/v1/jobs/{id}/cancel", Scopes(&[DeliveriesWrite])),

@@ -168,6 +168,9 @@ impl Store for Fake {
         Ok(self.operated.set(waiting, State::Cancelled))
     }
 
+    async fn erase(&self, _: Vec<EventUid>, _: Timestamp) -> store::Result<store::Erased> {
+        Err(store::Error::Closed)
+    }
     async fn resolve(&self, id: DeliveryId, resolution: Resolution) -> store::Result<bool> {
         Ok(self.operated.resolve(id, resolution))
     }

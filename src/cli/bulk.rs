@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     Failure,
@@ -38,11 +38,28 @@ impl Bulk {
     }
 
     /// Asks for what `path` does to all that `query` selects.
-    pub(super) async fn go(&self, access: &Access, path: &str, mut query: Vec<(&'static str, String)>) -> Result<(), Failure> {
+    pub(super) async fn go(&self, access: &Access, path: &str, query: Vec<(&'static str, String)>) -> Result<(), Failure> {
+        let relay = access.relay()?;
+        let answer = relay.post(path, &self.with(query)).await?;
+        self.end(access, &relay, answer).await
+    }
+
+    /// Likewise, where what is selected by is nothing for a URL, which may be logged on its way.
+    pub(super) async fn go_untold(&self, access: &Access, path: &str, query: Vec<(&'static str, String)>) -> Result<(), Failure> {
+        let relay = access.relay()?;
+        let body: Map<String, Value> =
+            self.with(query).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let answer = relay.post_json(path, Value::Object(body).to_string()).await?;
+        self.end(access, &relay, answer).await
+    }
+
+    fn with(&self, mut query: Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
         query.extend(self.rate.clone().map(|rate| ("rate", rate)));
         query.extend(self.dry_run.then(|| ("dry_run", "true".to_owned())));
-        let relay = access.relay()?;
-        let answer = relay.post(path, &query).await?;
+        query
+    }
+
+    async fn end(&self, access: &Access, relay: &Relay, answer: Answer) -> Result<(), Failure> {
         if self.dry_run {
             tell_count(&answer, access.json);
             return Ok(());
@@ -51,7 +68,7 @@ impl Bulk {
             tell(&answer, access.json);
             return Ok(());
         }
-        let answer = follow(&relay, answer, access.json).await?;
+        let answer = follow(relay, answer, access.json).await?;
         tell(&answer, access.json);
         verdict(&answer.json["data"])
     }

@@ -83,6 +83,7 @@ const GROUPS: [(&str, &[(&str, Examples)]); 4] = [
             ),
             ("rejections", &["hookyard rejections --code invalid_signature", "hookyard rejections retry --source interactor"]),
             ("replay", &["hookyard replay --source interactor --since 2h --target crm --dry-run"]),
+            ("erase", &["hookyard erase --subject cust_42 --dry-run", "hookyard erase --subject cust_42 --yes"]),
             ("target", &["hookyard target", "hookyard target test crm --event credential.expired", "hookyard target pause crm"]),
             ("mute", &["hookyard mute add --target ops-slack --for 2h --reason \"move of the CRM\""]),
             (

@@ -16,6 +16,7 @@ mod completions;
 mod dead_letters;
 mod deliveries;
 mod demo;
+mod erase;
 mod events;
 mod explain;
 mod help;
@@ -77,6 +78,8 @@ enum Verb {
     Rejections(rejections::Args),
     /// Makes deliveries again of stored events.
     Replay(replay::Args),
+    /// Takes events out of the store for good.
+    Erase(erase::Args),
     /// Lists targets, pauses, resumes and closes them, or cancels what waits.
     Target(target::Args),
     /// Lists sources and what came in by them.
@@ -166,6 +169,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Verb::Tail(args) => tool(tail::run(args)),
         Verb::DeadLetters(args) => tool(dead_letters::run(args)),
         Verb::Replay(args) => tool(replay::run(args)),
+        Verb::Erase(args) => tool(erase::run(args)),
         Verb::Target(args) => tool(target::run(args)),
         Verb::Sources(args) => tool(sources::run(args)),
         Verb::Mute(args) => tool(mute::run(args)),
@@ -210,6 +214,7 @@ mod tests {
             "dead-letters",
             "rejections",
             "replay",
+            "erase",
             "target",
             "sources",
             "mute",

@@ -550,6 +550,9 @@ impl Store for MemoryStore {
     async fn cancel(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
         Err(store::Error::Closed)
     }
+    async fn erase(&self, _: Vec<EventUid>, _: Timestamp) -> store::Result<store::Erased> {
+        Err(store::Error::Closed)
+    }
     async fn resolve(&self, _: DeliveryId, _: Resolution) -> store::Result<bool> {
         Err(store::Error::Closed)
     }

@@ -180,6 +180,9 @@ impl Store for Memory {
     async fn cancel(&self, _: Vec<DeliveryId>, _: Timestamp) -> Result<Vec<DeliveryId>> {
         Err(Error::Closed)
     }
+    async fn erase(&self, _: Vec<EventUid>, _: Timestamp) -> Result<crate::store::Erased> {
+        Err(Error::Closed)
+    }
     async fn resolve(&self, _: DeliveryId, _: crate::store::Resolution) -> Result<bool> {
         Err(Error::Closed)
     }

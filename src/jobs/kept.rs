@@ -30,7 +30,7 @@ impl Serialize for Job {
 #[schema(as = Job)]
 pub struct Shown<'j> {
     id: &'j str,
-    /// `retry`, `cancel`, `replay` or `release`.
+    /// `retry`, `cancel`, `replay`, `erase` or `release`.
     kind: &'static str,
     /// The only target that a replay makes deliveries for; null: by today's rules.
     to: Option<&'j str>,
@@ -61,7 +61,7 @@ impl<'j> Shown<'j> {
     fn of(job: &'j Job) -> Self {
         let to = match &job.kind {
             Kind::Replay { target } => target.as_ref().map(Name::as_str),
-            Kind::Retry | Kind::Cancel | Kind::Release => None,
+            Kind::Retry | Kind::Cancel | Kind::Erase | Kind::Release => None,
         };
         Self {
             id: &job.id,
@@ -88,6 +88,8 @@ fn filter(filter: &Filter) -> Value {
         source,
         except_source,
         namespaces,
+        id,
+        subject,
         r#type,
         target,
         state,
@@ -116,6 +118,8 @@ fn filter(filter: &Filter) -> Value {
         ("source", source.as_ref().map(text)),
         ("except_source", except_source.as_ref().map(text)),
         ("namespaces", namespaces.as_ref().map(|names| Value::from(names.clone()))),
+        ("id", id.as_ref().map(text)),
+        ("subject", subject.as_ref().map(text)),
         ("type", r#type.as_ref().map(text)),
         ("target", target.as_ref().map(text)),
         ("state", state.map(|state| Value::from(state.word()))),
@@ -173,6 +177,7 @@ fn kind(word: &str, target: Option<&str>) -> Option<Kind> {
         "retry" => Some(Kind::Retry),
         "cancel" => Some(Kind::Cancel),
         "replay" => Some(Kind::Replay { target: target.map(Name::from) }),
+        "erase" => Some(Kind::Erase),
         "release" => Some(Kind::Release),
         _ => None,
     }
@@ -187,6 +192,8 @@ fn read_filter(kept: &Value) -> Option<Filter> {
             "source" => filter.source = Some(text()?),
             "except_source" => filter.except_source = Some(text()?),
             "namespaces" => filter.namespaces = Some(texts(value)?),
+            "id" => filter.id = Some(text()?),
+            "subject" => filter.subject = Some(text()?),
             "type" => filter.r#type = Some(text()?),
             "target" => filter.target = Some(text()?),
             "state" => filter.state = Some(store::State::parse(value.as_str()?)?),

@@ -43,6 +43,8 @@ pub enum Kind {
         /// For this target only; `None`: by today's rules.
         target: Option<Name>,
     },
+    /// Erases events for good.
+    Erase,
     /// Counts what a subscription that was switched on sends of what it held; its lane sends it, under a cap.
     Release,
 }
@@ -54,6 +56,7 @@ impl Kind {
             Self::Retry => "retry",
             Self::Cancel => "cancel",
             Self::Replay { .. } => "replay",
+            Self::Erase => "erase",
             Self::Release => "release",
         }
     }
@@ -103,7 +106,7 @@ pub struct Job {
     pub total: u64,
     /// How many of them were looked at.
     pub done: u64,
-    /// What came of them: deliveries that are pending again, cancelled, or new.
+    /// What came of them: deliveries that are pending again, cancelled, or new; events that were erased.
     pub made: u64,
     /// How many could not be done: events that are gone, or that have all the deliveries an event can have.
     pub failed: u64,
@@ -166,6 +169,8 @@ const BOUND_WORKING_MAX: usize = 2;
 const UNFINISHED_MAX: usize = 100;
 /// Likewise of those whose callers are bound to the same namespaces.
 const BOUND_EACH_MAX: usize = 4;
+/// What stands in the place of an id or a subject that was erased.
+const ERASED: &str = "***";
 /// Finished jobs that are remembered.
 const FINISHED_MAX: usize = 100;
 
@@ -245,7 +250,7 @@ impl Jobs {
             let known = self.known();
             known.values().filter(|known| counts(&known.job) && fits(&known.job)).count()
         };
-        let bound = filter.namespaces.is_some();
+        let bound = is_bound(&kind, &filter);
         if bound && BOUND_EACH_MAX <= unfinished(&|job| job.filter.namespaces == filter.namespaces) {
             return Err(BeginError::TooMany(BOUND_EACH_MAX));
         }
@@ -384,7 +389,18 @@ impl Jobs {
 impl Job {
     /// Whether a caller that is bound to namespaces asked for it: then its filter names them.
     pub fn is_bound(&self) -> bool {
-        self.filter.namespaces.is_some()
+        is_bound(&self.kind, &self.filter)
+    }
+
+    /// As it is told where it stays: what an erasure is about is not kept by having been erased.
+    pub fn forgetful(&self) -> Self {
+        let mut job = self.clone();
+        if job.kind == Kind::Erase {
+            for text in [&mut job.filter.id, &mut job.filter.subject].into_iter().flatten() {
+                *text = ERASED.to_owned();
+            }
+        }
+        job
     }
 
     /// A job that has just begun, for tests of others.
@@ -415,7 +431,12 @@ impl Job {
         if state != State::Failed {
             self.error = None;
         }
+        *self = self.forgetful();
     }
+}
+
+fn is_bound(kind: &Kind, filter: &Filter) -> bool {
+    *kind != Kind::Erase && filter.namespaces.is_some()
 }
 
 /// An id that sorts by `at`.

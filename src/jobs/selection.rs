@@ -15,6 +15,8 @@ const COUNTED: u32 = 1000;
 pub(super) enum Selection {
     /// Nothing: the filter asks for a state the kind does nothing with.
     Nothing,
+    /// One event.
+    One(EventUid),
     /// Deliveries.
     Deliveries(Filter),
     /// Events, whatever became of them; the relay's own only where they are asked for.
@@ -37,6 +39,12 @@ impl Selection {
             (Kind::Cancel, None | Some(State::Pending | State::Held | State::Sending)) => {
                 Self::Deliveries(Filter { state: Some(State::Pending), ..filter })
             }
+            (Kind::Erase, _) => match filter {
+                Filter { event: Some(event), .. } => Self::One(event),
+                // Whatever became of them, and whosever they are; but never all there are.
+                Filter { id: None, subject: None, namespaces: None, .. } => Self::Nothing,
+                filter => Self::Events(filter),
+            },
             (Kind::Release, _) => Self::Deliveries(Filter { state: Some(State::Pending), ..filter }),
             (Kind::Retry | Kind::Cancel, Some(_)) => Self::Nothing,
             (Kind::Replay { .. }, None) if is_about_events(&filter) => Self::Events(filter),
@@ -61,6 +69,7 @@ fn is_about_events(filter: &Filter) -> bool {
 pub(super) async fn count(store: &dyn Store, kind: &Kind, filter: &Filter) -> store::Result<u64> {
     match Selection::new(kind, filter) {
         Selection::Nothing => Ok(0),
+        Selection::One(event) => Ok(u64::from(store.event(event).await?.is_some())),
         Selection::Deliveries(filter) => store.count_deliveries(filter).await,
         Selection::Events(filter) => store.count_events(filter).await,
         Selection::EventsOf(filter) => distinct(store, &filter).await,

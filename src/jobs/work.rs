@@ -150,6 +150,7 @@ impl Walk<'_> {
         let store = &*self.jobs.parts.store;
         match Selection::new(&job.kind, &job.filter) {
             Selection::Nothing => Ok(Step::default()),
+            Selection::One(event) => self.erase(vec![event], Step::default()).await,
             Selection::Deliveries(filter) => {
                 let rows = selection::deliveries(store, &filter, job.cursor, limit).await?;
                 self.deliveries(job, rows).await
@@ -208,14 +209,27 @@ impl Walk<'_> {
         Ok((before - rows.len()) as u64)
     }
 
-    /// Replays a page of events; `last` is the place behind the last one that was looked at.
+    /// Replays or erases a page of events; `last` is the place behind the last one that was looked at.
     async fn events(&self, job: &Job, mut events: Vec<EventUid>, last: Option<i64>) -> store::Result<Step> {
         let ours = |event: &EventUid| event.seq <= DeliveryId::at(0, job.end).event.seq;
         events.retain(ours);
         let mut step = Step { cursor: last.filter(|last| *last <= job.end), ..Step::default() };
+        if job.kind == Kind::Erase {
+            return self.erase(events, step).await;
+        }
         for event in events {
             self.replay(job, event, &mut step).await?;
         }
+        Ok(step)
+    }
+
+    async fn erase(&self, events: Vec<EventUid>, mut step: Step) -> store::Result<Step> {
+        let parts = &self.jobs.parts;
+        step.done += events.len() as u64;
+        let erased = parts.store.erase(events, parts.clock.now()).await?;
+        parts.lanes.forget(&erased.ended);
+        step.made += erased.events;
+        step.targets.extend(erased.targets);
         Ok(step)
     }
 

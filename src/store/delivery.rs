@@ -284,6 +284,17 @@ pub struct DeliveryRow {
     pub r#type: String,
 }
 
+/// What [`super::Store::erase`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Erased {
+    /// How many of the events there were.
+    pub events: u64,
+    /// What waited of them.
+    pub ended: Vec<DeliveryId>,
+    /// For whose targets something is due now that was not, or is no more; a name may stand here several times.
+    pub targets: Vec<Name>,
+}
+
 /// What one slice of [`super::Store::hand_over`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HandedOver {

@@ -39,8 +39,8 @@ mod walk;
 pub use attempt::{Attempt, Next, Unreported};
 pub use change::{AtMost, AuditFilter, AuditRow, Change, Changed, NewAudit, Record, RecordKind, Write};
 pub use delivery::{
-    Backlog, Cause, Delivery, DeliveryRow, Due, GaveUp, GivenUp, HandedOver, HeldBound, NewDelivery, Rendered, Resolution,
-    Severity, State,
+    Backlog, Cause, Delivery, DeliveryRow, Due, Erased, GaveUp, GivenUp, HandedOver, HeldBound, NewDelivery, Rendered,
+    Resolution, Severity, State,
 };
 pub use event::{Accepted, Committed, DedupeKey, EventRow, NewEvent, Remember};
 pub use handling::{
@@ -262,6 +262,11 @@ pub trait Store: Send + Sync {
 
     /// Cancels those of `ids` that are not final. Answers which.
     async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>>;
+
+    /// Erases these events for good, in one commit: with their bodies, deliveries and attempts, and what was made of them, which is the
+    /// bodies of digests that carry them. What waits of them is ended as [`Store::cancel`] would; the others of a digest that one of
+    /// them carried go on in another. Dedupe keys stay: a repeat is still one.
+    async fn erase(&self, events: Vec<EventUid>, now: Timestamp) -> Result<Erased>;
 
     /// Settles a dead letter with a note; false when there is no such dead letter.
     async fn resolve(&self, id: DeliveryId, resolution: Resolution) -> Result<bool>;

@@ -60,6 +60,10 @@ pub struct Filter {
     pub except_source: Option<String>,
     /// Only of these namespaces: exact; an empty list selects nothing (events, deliveries).
     pub namespaces: Option<Vec<String>>,
+    /// Only the event with this id of its sender's (events).
+    pub id: Option<String>,
+    /// Only with this subject (events).
+    pub subject: Option<String>,
     /// Only of this event type: exact.
     pub r#type: Option<String>,
     /// Only to this target (deliveries), or with a delivery to it (events).
@@ -99,6 +103,8 @@ impl Default for Filter {
             source: None,
             except_source: None,
             namespaces: None,
+            id: None,
+            subject: None,
             r#type: None,
             target: None,
             state: None,

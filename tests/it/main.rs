@@ -14,6 +14,7 @@ mod crash;
 mod delivery;
 mod email;
 mod envelope;
+mod erasing;
 mod explain;
 mod files;
 mod follow;

@@ -18,6 +18,7 @@ const TAGS: &[(&str, &str, &str)] = &[
     ("/api/v1/deliveries", "deliveries", "What is on its way to whom, and how each try went."),
     ("/api/v1/dead-letters", "dead-letters", "Deliveries that were given up: retried, or resolved with a note."),
     ("/api/v1/replays", "replays", "Deliveries made again of events that are kept."),
+    ("/api/v1/erasures", "erasures", "Events taken out of the store for good."),
     ("/api/v1/webhooks", "webhooks", "Subscriptions, in Interactor's dialect: who is told of what, and what became of it."),
     ("/api/webhooks", "plain-webhooks", "The same subscriptions in Honeyframe's dialect: plain objects, without `data`."),
     ("/api/v1/jobs", "jobs", "What touches many deliveries at once, in the background."),

@@ -22,7 +22,7 @@ fn throttled(key: Key) -> Handling {
 }
 
 /// Ten minutes, five at most.
-fn digested(key: Key) -> Handling {
+pub(super) fn digested(key: Key) -> Handling {
     Handling { digest: Some(Digest { key, window: seconds(600), max: 5 }), ..Handling::default() }
 }
 
@@ -32,7 +32,7 @@ fn until(bench: &Bench, s: u64) -> Timestamp {
 
 impl Bench {
     /// Takes in an event for `crm` that is to be handled so; gives its delivery.
-    async fn handled(&self, id: &str, handling: Handling) -> DeliveryId {
+    pub(super) async fn handled(&self, id: &str, handling: Handling) -> DeliveryId {
         let planned = NewDelivery { handling: Some(Box::new(handling)), ..NewDelivery::to("crm".into()) };
         let event = NewEvent { deliveries: vec![planned], ..self.event(id) };
         DeliveryId { event: self.accept(event).await, n: 1 }
@@ -49,7 +49,7 @@ impl Bench {
     }
 
     /// What is decided about `id` when it is not quiet.
-    async fn decided(&self, id: DeliveryId) -> Decision {
+    pub(super) async fn decided(&self, id: DeliveryId) -> Decision {
         self.hushed(id, Hush::None).await
     }
 
@@ -58,14 +58,14 @@ impl Bench {
     }
 
     /// State and cause of a delivery: `suppressed throttle`.
-    async fn stands(&self, id: DeliveryId) -> String {
+    pub(super) async fn stands(&self, id: DeliveryId) -> String {
         let it = self.delivery(id).await.unwrap();
         let cause = it.cause.map_or_else(String::new, |cause| format!(" {}", cause.word()));
         format!("{}{cause}", it.state.word())
     }
 
     /// The numbers of the events that go out inside `carrier`.
-    async fn inside(&self, carrier: DeliveryId) -> Vec<String> {
+    pub(super) async fn inside(&self, carrier: DeliveryId) -> Vec<String> {
         self.store.carried(carrier, 100).await.unwrap().iter().map(|(_, event)| event.id.clone()).collect()
     }
 }

@@ -21,6 +21,7 @@ use crate::{
 pub(crate) mod accepting;
 pub(crate) mod changing;
 pub(crate) mod delivering;
+pub(crate) mod erasing;
 pub(crate) mod gathering;
 pub(crate) mod giving_up;
 pub(crate) mod holding;
@@ -142,6 +143,12 @@ macro_rules! contract {
             events_inside_a_delivery_stay_as_long_as_it_does
             a_window_outlives_the_events_it_counts
             what_is_foreseen_is_what_would_be_decided_and_changes_nothing
+        );
+        contract!(@ $open, erasing:
+            what_is_erased_is_gone_with_all_that_belongs_to_it
+            a_digest_goes_on_without_what_is_erased
+            a_dead_digest_stays_one_without_what_is_erased
+            a_digest_that_gathers_goes_on_without_what_is_erased
         );
         contract!(@ $open, people:
             a_retried_dead_letter_starts_anew

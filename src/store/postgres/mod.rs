@@ -26,10 +26,10 @@ use self::{
     tls::Tls,
 };
 use super::{
-    Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Committed, Decision, DeliveryRow, Due, Error,
-    EventRow, Filter, Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection, OnCommit,
-    Owned, OwnerId, Pruned, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported, Walk,
-    Walked,
+    Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Committed, Decision, DeliveryRow, Due, Erased,
+    Error, EventRow, Filter, Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection,
+    OnCommit, Owned, OwnerId, Pruned, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported,
+    Walk, Walked,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -45,6 +45,7 @@ mod connect;
 mod decide;
 mod digest;
 mod ending;
+mod erase;
 mod foresee;
 mod give_up;
 mod held;
@@ -322,6 +323,10 @@ impl Store for Postgres {
 
     async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
         locked!(self, none(), |session| person::cancel(session, &ids, to_ms(now)))
+    }
+
+    async fn erase(&self, events: Vec<EventUid>, now: Timestamp) -> Result<Erased> {
+        locked!(self, none(), |session| erase::erase(session, &events, to_ms(now)))
     }
 
     async fn resolve(&self, id: DeliveryId, resolution: Resolution) -> Result<bool> {

@@ -268,6 +268,11 @@ const ATTEMPTS: &str = "WITH gone AS (DELETE FROM attempts a USING unnest($1::bi
 const BODIES: &str = "WITH gone AS (DELETE FROM bodies b USING unnest($1::bigint[], $2::bigint[]) AS u (first, last)
         WHERE b.place BETWEEN u.first AND u.last RETURNING octet_length(b.body) + coalesce(octet_length(b.progress), 0) AS n)
     SELECT coalesce(sum(n), 0)::bigint FROM gone";
+/// What was answered to deliveries, emptied; how many bytes of it there were.
+const ANSWERS: &str =
+    "WITH was AS (SELECT coalesce(sum(octet_length(response)), 0)::bigint AS n FROM attempts WHERE place = ANY($1)),
+        gone AS (UPDATE attempts SET response = ''::bytea, detail = NULL WHERE place = ANY($1))
+    SELECT n FROM was";
 const REST: [&str; 3] = [
     "DELETE FROM handling h USING unnest($1::bigint[], $2::bigint[]) AS u (first, last) WHERE h.place BETWEEN u.first AND u.last",
     "DELETE FROM awaited w USING unnest($1::bigint[], $2::bigint[]) AS u (first, last) WHERE w.place BETWEEN u.first AND u.last",
@@ -275,7 +280,7 @@ const REST: [&str; 3] = [
 ];
 
 /// Removes events with everything that belongs to them; their dedupe keys stay.
-async fn remove_events(session: &Session<'_>, seqs: &[i64]) -> Pg<()> {
+pub(super) async fn remove_events(session: &Session<'_>, seqs: &[i64]) -> Pg<()> {
     if seqs.is_empty() {
         return Ok(());
     }
@@ -303,11 +308,26 @@ async fn remove(session: &Session<'_>, first: &[i64], last: &[i64]) -> Pg<()> {
     for sql in REST {
         session.db.run(sql, &[&first, &last]).await?;
     }
+    less(session, freed).await
+}
+
+/// So many bytes are in use no more.
+async fn less(session: &Session<'_>, freed: i64) -> Pg<()> {
     if freed != 0 {
         session.db.run("UPDATE usage SET bytes = bytes - $1 WHERE slot = 0", &[&freed]).await?;
         session.used.fetch_sub(freed, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Removes the bodies of the deliveries at `places`, and empties what was answered to their attempts.
+pub(super) async fn remove_made(session: &Session<'_>, places: &[i64]) -> Pg<()> {
+    let mut freed = 0;
+    for (sql, ends) in [(BODIES, &[&places, &places][..]), (ANSWERS, &[&places])] {
+        let ends: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = ends.iter().map(|it| *it as _).collect();
+        freed += session.db.first(sql, &ends).await?.map_or(Ok(0), |row| row.try_get::<_, i64>(0))?;
+    }
+    less(session, freed).await
 }
 
 async fn rejections(session: &Session<'_>, cutoff: i64) -> Pg<u64> {

@@ -226,6 +226,8 @@ fn one_number(rows: &[Row]) -> Pg<u64> {
 pub(super) fn of_events(filter: &Filter) -> Where {
     let mut clauses = Where::default();
     of_both(&mut clauses, filter);
+    clauses.equals("e.id", filter.id.as_deref());
+    clauses.equals("e.subject", filter.subject.as_deref());
     clauses.between("e.received_at", filter.since, filter.until);
     match filter.matched {
         Some(true) => clauses.and("e.deliveries > 0", []),

@@ -128,6 +128,8 @@ fn set_writer(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     conn.pragma_update(None, "temp_store", "memory")?;
     conn.pragma_update(None, "synchronous", "full")?;
+    // What is removed from a page is overwritten when the page is written anyway.
+    conn.query_row("PRAGMA secure_delete = FAST", [], |_| Ok(()))?;
     // `checkpoint.rs` does that.
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
     conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;

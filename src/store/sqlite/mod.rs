@@ -25,9 +25,10 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Decision, DeliveryRow, Due, Error, EventRow, Filter,
-    Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection, OnCommit, Owned, OwnerId,
-    Pruned, Record, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported, Walk, Walked,
+    Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Decision, DeliveryRow, Due, Erased, Error, EventRow,
+    Filter, Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection, OnCommit, Owned,
+    OwnerId, Pruned, Record, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported, Walk,
+    Walked,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -42,6 +43,7 @@ mod connect;
 mod decide;
 mod digest;
 mod ending;
+mod erase;
 mod foresee;
 mod give_up;
 mod held;
@@ -292,6 +294,10 @@ impl Store for Sqlite {
 
     async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
         self.writer.run(move |session| person::cancel(session, &ids, to_ms(now))).await
+    }
+
+    async fn erase(&self, events: Vec<EventUid>, now: Timestamp) -> Result<Erased> {
+        self.writer.run(move |session| erase::erase(session, &events, to_ms(now))).await
     }
 
     async fn resolve(&self, id: DeliveryId, resolution: Resolution) -> Result<bool> {

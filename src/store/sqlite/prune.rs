@@ -282,7 +282,7 @@ fn slice(conn: &Connection, after: i64) -> rusqlite::Result<Vec<Candidate>> {
 }
 
 /// Removes an event with everything that belongs to it; its dedupe key stays.
-fn remove_event(conn: &Connection, seq: i64) -> rusqlite::Result<()> {
+pub(super) fn remove_event(conn: &Connection, seq: i64) -> rusqlite::Result<()> {
     remove_deliveries(conn, seq << 16, seq << 16 | i64::from(N_MAX))?;
     conn.prepare_cached("DELETE FROM payloads WHERE seq = ?")?.execute([seq])?;
     conn.prepare_cached("DELETE FROM events WHERE seq = ?")?.execute([seq])?;

@@ -239,6 +239,8 @@ pub(super) fn of_events(filter: &Filter) -> Where {
     except_source(&mut clauses, filter);
     of_namespaces(&mut clauses, filter);
     clauses.equals("e.type", filter.r#type.as_deref());
+    clauses.equals("e.id", filter.id.as_deref());
+    clauses.equals("e.subject", filter.subject.as_deref());
     clauses.between("e.received_at", filter.since, filter.until);
     match filter.matched {
         Some(true) => clauses.and("e.deliveries > 0", []),

@@ -80,6 +80,11 @@ impl TestApp {
         Self::start(self.home.clone(), self.clock.clone(), routes).await
     }
 
+    /// Where its store lies.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.home.path()
+    }
+
     /// Writes `routes` where the relay reads them.
     pub(crate) fn writes(&self, routes: Routes) {
         self.home.write("routes.yaml", &self.home.of(routes).text());

@@ -1,0 +1,104 @@
+//! Erasing events by id, subject and namespace: what is gone is nowhere any more, and what is beside it goes on.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::support::{Receiver, Routes, SOON, TestApp, routes, spawn_app, until};
+
+const NAME: &str = "Wilhelmina-4711";
+
+async fn takes(app: &TestApp, id: &str, subject: &str, namespace: &str) {
+    app.takes_of(id, "workflow.started", json!({"instance_id": subject, "namespace": namespace, "text": subject})).await;
+}
+
+async fn erases(app: &TestApp, body: Value) -> Value {
+    let job = app.posts("/api/v1/erasures", &body).await;
+    let path = format!("/api/v1/jobs/{}", job["id"].as_str().unwrap());
+    until("the job to end", SOON, async || {
+        let job = app.data(&path).await;
+        (job["state"] == "done").then_some(job)
+    })
+    .await
+}
+
+async fn ids(app: &TestApp) -> Vec<String> {
+    let mut ids: Vec<_> = app.all("/api/v1/events").await.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Whether `text` stands in any file of `folder`.
+fn stands_in(folder: &Path, text: &str) -> Option<String> {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let holds = |path: &std::path::PathBuf| std::fs::read(path).unwrap().windows(text.len()).any(|part| part == text.as_bytes());
+    files.filter(holds).map(|path| path.display().to_string()).next()
+}
+
+async fn scene() -> (TestApp, Routes, [Receiver; 3]) {
+    let receivers = [Receiver::ok().await, Receiver::answering(|_, _| 400.into()).await, Receiver::ok().await];
+    let [good, bad, waiting] = &receivers;
+    let file = routes().interactor().webhook("good", good).webhook("bad", bad).webhook("waiting", waiting);
+    let app = spawn_app(file.clone()).await;
+    app.tells("waiting", "pause").await;
+    for (n, subject, namespace) in [(1, NAME, "ns-a"), (2, "another", "ns-a"), (3, NAME, "ns-b"), (4, "another", "ns-b")] {
+        takes(&app, &format!("evt_{n}"), subject, namespace).await;
+    }
+    app.counts("target=good&state=delivered", 4).await;
+    app.counts("target=bad&state=dead", 4).await;
+    (app, file, receivers)
+}
+
+#[tokio::test]
+async fn all_of_a_person_is_erased_from_answers_and_files() {
+    let (app, file, [.., waiting]) = scene().await;
+    let wanted = json!({"subject": NAME});
+    let count = app.posts("/api/v1/erasures", &json!({"subject": NAME, "dry_run": true})).await;
+    assert_eq!((count["count"].as_u64(), ids(&app).await.len()), (Some(2), 4));
+    assert!(stands_in(app.folder(), NAME).is_some());
+    let job = erases(&app, wanted).await;
+    assert_eq!((&job["made"], &job["failed"], &job["filter"]), (&json!(2), &json!(0), &json!({"subject": "***"})));
+    assert_eq!(ids(&app).await, ["evt_2", "evt_4"]);
+    for path in ["/api/v1/events?envelope=true", "/api/v1/deliveries", "/api/v1/jobs", "/api/v1/audit"] {
+        assert!(!app.get(path).await.text().contains(NAME), "{path}");
+    }
+    assert_eq!((app.rows("state=dead").await.len(), app.rows("").await.len()), (2, 6));
+    // What waited of the others goes out; what was erased is sent to nobody.
+    app.tells("waiting", "resume").await;
+    waiting.wait_for(2).await;
+    app.counts("target=waiting&state=delivered", 2).await;
+    assert!(waiting.seen().iter().all(|request| !request.text().contains(NAME)));
+    // A repeat is still one, and a restart leaves nothing behind.
+    let again = json!({"id": "evt_1", "type": "workflow.started", "data": {"instance_id": NAME}});
+    let again = app.send(&app.signed(&again.to_string())).await;
+    assert_eq!((again.status, again.json()["duplicate"].as_bool()), (200, Some(true)));
+    assert_eq!(ids(&app).await, ["evt_2", "evt_4"]);
+    let app = app.restart(file).await;
+    assert_eq!(stands_in(app.folder(), NAME), None);
+    assert_eq!(ids(&app).await, ["evt_2", "evt_4"]);
+}
+
+#[tokio::test]
+async fn events_are_erased_by_uid_by_id_and_by_namespace() {
+    let (app, ..) = scene().await;
+    let uid = app.all("/api/v1/events").await[0]["uid"].clone();
+    assert_eq!(erases(&app, json!({"event": uid})).await["made"], 1);
+    assert_eq!(ids(&app).await, ["evt_1", "evt_2", "evt_3"]);
+    assert_eq!(erases(&app, json!({"id": "evt_1", "source": "elsewhere"})).await["made"], 0);
+    assert_eq!(erases(&app, json!({"id": "evt_1", "source": "interactor"})).await["made"], 1);
+    assert_eq!(erases(&app, json!({"namespace": "ns-a"})).await["made"], 1);
+    assert_eq!(ids(&app).await, ["evt_3"]);
+    assert_eq!(erases(&app, json!({"event": uid})).await["made"], 0, "it is gone");
+}
+
+#[tokio::test]
+async fn what_is_erased_is_said_exactly_and_by_admins() {
+    let (app, ..) = scene().await;
+    for bad in [json!({}), json!({"id": "evt_1", "subject": NAME}), json!({"event": "evt_1"}), json!({"source": "interactor"})] {
+        let answer = app.post("/api/v1/erasures", &bad).await;
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (400, Some("invalid_request")), "{bad}");
+    }
+    let token = app.token(&["webhooks", "events:read", "deliveries:write", "config:write"], &[]).await;
+    let answer = app.ask_as(&token, "POST", "/api/v1/erasures", Some(&json!({"id": "evt_1"}))).await;
+    assert_eq!((answer.status, ids(&app).await.len()), (403, 4));
+}
