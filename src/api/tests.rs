@@ -703,6 +703,7 @@ async fn the_public_listener_shows_events_only_where_the_file_says_so() {
 
 #[tokio::test]
 async fn readiness_follows_the_store_and_asks_it_once_a_second() {
+    tokio::time::pause();
     let fake = Arc::new(Fake { broken: true, ..Fake::default() });
     let api = api(fake.clone());
     for _ in 0..5 {

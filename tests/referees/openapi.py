@@ -24,6 +24,7 @@ EXAMPLES = 8
 MEANING_DECIDES = [
     ("POST", "/api/v1/explain"),
     ("POST", "/api/v1/mutes"),
+    ("POST", "/api/v1/erasures"),
     ("POST", "/api/v1/replays"),
     ("POST", "/api/v1/tokens"),
     ("POST", "/api/v1/webhooks"),
