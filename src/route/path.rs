@@ -13,6 +13,10 @@ use crate::config::{
     tree::{self, Node, Place},
 };
 
+mod bounded;
+
+pub use bounded::LOOKS_MAX;
+
 /// Longest path, in bytes.
 const LEN_MAX: usize = 512;
 /// How deep brackets and parentheses may nest.
@@ -33,6 +37,8 @@ enum Form {
     Plain(Vec<Step>),
     /// Anything else.
     Query(Box<JpQuery>),
+    /// The same, of a stranger: looked for in one walk of bounded length.
+    Bounded(Box<JpQuery>),
 }
 
 /// One step of a plain path.
@@ -79,8 +85,21 @@ impl Path {
     pub fn steps(&self) -> Option<&[Step]> {
         match &self.form {
             Form::Plain(steps) => Some(steps),
-            Form::Query(_) => None,
+            Form::Query(_) | Form::Bounded(_) => None,
         }
+    }
+
+    /// The same path for whoever must not make the relay work without end: it looks at [`LOOKS_MAX`] values of an event at most. The error
+    /// says what of it such a path cannot say.
+    pub fn bounded(self) -> Result<Self, String> {
+        let form = match self.form {
+            Form::Query(query) => {
+                bounded::check(&query).map_err(|reason| format!("`{}` {reason}", self.text))?;
+                Form::Bounded(query)
+            }
+            other => other,
+        };
+        Ok(Self { form, ..self })
     }
 
     /// The nodes it finds in `root`, in the order of the document.
@@ -91,6 +110,7 @@ impl Path {
                 let found = js_path_process(query, root);
                 found.map(|found| found.into_iter().map(|node| node.val()).collect()).unwrap_or_default()
             }
+            Form::Bounded(query) => bounded::find(query, root),
         }
     }
 
@@ -98,7 +118,7 @@ impl Path {
     pub fn text_in(&self, root: &Value) -> Option<String> {
         let found = match &self.form {
             Form::Plain(steps) => follow(root, steps),
-            Form::Query(_) => self.find(root).into_iter().next(),
+            Form::Query(_) | Form::Bounded(_) => self.find(root).into_iter().next(),
         };
         match found? {
             Value::String(text) => Some(text.clone()),

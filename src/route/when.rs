@@ -14,9 +14,14 @@ use crate::config::{
     tree::{self, Node},
 };
 
+mod bounded;
 mod never;
+mod pattern;
 
 pub use never::never;
+pub use pattern::TEXT_MAX;
+
+use pattern::Pattern;
 
 /// How deep `any` and `not` may nest.
 const DEPTH_MAX: usize = 8;
@@ -49,6 +54,8 @@ pub(super) enum Test {
     StartsWith(String),
     EndsWith(String),
     Matches(Regex),
+    /// The same, of a stranger.
+    Fits(Pattern),
 }
 
 impl Condition {
@@ -79,12 +86,13 @@ impl Test {
             Self::StartsWith(wanted) => any(&|value| value.as_str().is_some_and(|text| text.starts_with(wanted))),
             Self::EndsWith(wanted) => any(&|value| value.as_str().is_some_and(|text| text.ends_with(wanted))),
             Self::Matches(regex) => any(&|value| value.as_str().is_some_and(|text| regex.is_match(text))),
+            Self::Fits(pattern) => any(&|value| value.as_str().is_some_and(|text| pattern.fits(text))),
         }
     }
 }
 
 /// Equality without conversion; numbers by value, so 1 equals 1.0.
-fn equal(a: &Value, b: &Value) -> bool {
+pub(super) fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(_), Value::Number(_)) => order(a, b) == Some(Ordering::Equal),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
@@ -106,7 +114,7 @@ fn compares(value: &Value, operator: &str, wanted: &Value) -> bool {
 }
 
 /// The order of two numbers or two texts; `None` for anything else. Whole numbers are compared exactly.
-fn order(a: &Value, b: &Value) -> Option<Ordering> {
+pub(super) fn order(a: &Value, b: &Value) -> Option<Ordering> {
     match (a, b) {
         (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
         (Value::Number(a), Value::Number(b)) => {

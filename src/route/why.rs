@@ -162,6 +162,7 @@ impl Test {
             Self::StartsWith(wanted) => text("text that starts with", wanted),
             Self::EndsWith(wanted) => text("text that ends with", wanted),
             Self::Matches(regex) => text("text that matches", regex.as_str()),
+            Self::Fits(pattern) => text("text that matches", pattern.text()),
         }
     }
 }

@@ -277,7 +277,7 @@ impl Subscription {
     pub(super) fn of_doc(id: &str, doc: &str) -> Result<Self, String> {
         let doc: Doc = serde_json::from_str(doc).map_err(|error| error.to_string())?;
         let filter = match doc.filter {
-            Some(written) => Some(super::filter::compile(written)?),
+            Some(written) => Some(super::filter::read(written)?),
             None => None,
         };
         let events = doc.events.iter().map(|text| Glob::parse(text)).collect::<Result<_, _>>();

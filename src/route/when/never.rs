@@ -70,7 +70,7 @@ fn excludes(a: &Test, b: &Test) -> bool {
 
 /// Whether only text passes it.
 fn of_text(test: &Test) -> bool {
-    matches!(test, Test::StartsWith(_) | Test::EndsWith(_) | Test::Matches(_))
+    matches!(test, Test::StartsWith(_) | Test::EndsWith(_) | Test::Matches(_) | Test::Fits(_))
 }
 
 #[cfg(test)]
