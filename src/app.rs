@@ -245,6 +245,7 @@ impl App {
             metrics: metrics.clone(),
             sealer: sealer.clone(),
             types,
+            announcer: announcer.clone(),
         };
         let ingest = Arc::new(Ingest::new(parts, ways_in));
         ingest.restore_statistics().await?;
@@ -332,6 +333,9 @@ impl App {
         }
         if let Err(error) = handles.tokens.keep_uses(Duration::ZERO).await {
             warn!("when tokens were used last is kept some minutes too early: {error}");
+        }
+        if let Err(error) = handles.subscriptions.keep_types().await {
+            warn!("which event types came last is found out again from the events: {error}");
         }
         handles.store.close().await;
         info!("stopped");

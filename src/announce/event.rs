@@ -18,9 +18,11 @@ const KIND: &str = "hookyard";
 /// The event's type.
 pub(super) fn r#type(notice: &Notice) -> &'static str {
     match notice {
-        Notice::Dead { .. } | Notice::HeldTooLong { .. } | Notice::Expired { .. } | Notice::Removed { .. } => {
-            "relay.delivery.dead"
-        }
+        Notice::Dead { .. }
+        | Notice::HeldTooLong { .. }
+        | Notice::Expired { .. }
+        | Notice::LeftOut { .. }
+        | Notice::Removed { .. } => "relay.delivery.dead",
         Notice::Disabled { .. } => "relay.target.disabled",
         Notice::Broken { .. } => "relay.target.broken",
         Notice::Recovered { .. } => "relay.target.recovered",
@@ -38,6 +40,7 @@ pub(super) fn gathered_as(notice: &Notice) -> &'static str {
     match notice {
         Notice::HeldTooLong { .. } => "held too long",
         Notice::Expired { .. } => "expired",
+        Notice::LeftOut { .. } => "left out",
         Notice::Removed { .. } => "removed",
         Notice::Unanswered { .. } => "unanswered",
         _ => r#type(notice),
@@ -53,7 +56,10 @@ pub(super) fn subject(notice: &Notice) -> Option<&Name> {
         | Notice::Disabled { target, .. }
         | Notice::Expired { target, .. }
         | Notice::Paused { target, .. } => Some(target),
-        Notice::Rejecting { source, .. } | Notice::Unanswered { source, .. } | Notice::Silent { source, .. } => Some(source),
+        Notice::Rejecting { source, .. }
+        | Notice::Unanswered { source, .. }
+        | Notice::LeftOut { source, .. }
+        | Notice::Silent { source, .. } => Some(source),
         Notice::HeldTooLong { .. }
         | Notice::Removed { .. }
         | Notice::Filling { .. }
@@ -65,7 +71,10 @@ pub(super) fn subject(notice: &Notice) -> Option<&Name> {
 /// How many things it tells of.
 pub(super) fn weight(notice: &Notice) -> u64 {
     match notice {
-        Notice::HeldTooLong { count } | Notice::Removed { count } | Notice::Expired { count, .. } => *count,
+        Notice::HeldTooLong { count }
+        | Notice::Removed { count }
+        | Notice::Expired { count, .. }
+        | Notice::LeftOut { count, .. } => *count,
         _ => 1,
     }
 }
@@ -83,6 +92,9 @@ pub(super) fn item(notice: &Notice, at: Timestamp) -> Map<String, Value> {
         Notice::HeldTooLong { count } => json!({"dead": count, "cause": "config", "error": "held_too_long"}),
         Notice::Expired { target, count } => {
             json!({"target": target.as_str(), "expired": count, "cause": "held_max", "error": "held_too_long"})
+        }
+        Notice::LeftOut { source, count } => {
+            json!({"source": source.as_str(), "left_out": count, "cause": "takers", "error": "too_many_subscriptions"})
         }
         Notice::Disabled { target, why, error, event } => json!({
             "target": target.as_str(),

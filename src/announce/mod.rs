@@ -136,6 +136,13 @@ pub enum Notice {
         /// How many.
         count: u64,
     },
+    /// `relay.delivery.dead` too: deliveries that were never planned, as more subscriptions take an event than may.
+    LeftOut {
+        /// From which source the event came.
+        source: Name,
+        /// How many subscriptions do not get it.
+        count: u64,
+    },
     /// `relay.delivery.dead` too: dead letters that reached the end of their retention and are gone for good.
     Removed {
         /// How many.
@@ -257,6 +264,6 @@ async fn accept(parts: &Parts, batch: &Batch) -> Result<(), Error> {
         body: half(sign::sha256(&[&envelope.body])),
         remember: Remember::Id(REMEMBER),
     };
-    let Plan { deliveries, rules, endings } = plan;
+    let Plan { deliveries, rules, endings, .. } = plan;
     parts.store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings, setting: None }).await.map(|_| ())
 }

@@ -109,6 +109,7 @@ fn status(refused: &subscriptions::Refused) -> StatusCode {
         Refused::NotFound => StatusCode::NOT_FOUND,
         Refused::Invalid { .. } | Refused::TooMany(_) => StatusCode::BAD_REQUEST,
         Refused::NoSecret => StatusCode::INTERNAL_SERVER_ERROR,
+        Refused::ManySecrets(_) => StatusCode::TOO_MANY_REQUESTS,
         Refused::Releasing | Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
@@ -186,6 +187,10 @@ impl IntoResponse for ApiError {
                 let retry_after = limits::seconds(*wait);
                 (status, Json(json!({"error": code, "message": message, "retry_after": retry_after}))).into_response()
             }
+            Self::Webhook(refused) if refused.retry_after().is_some() => {
+                let retry_after = refused.retry_after();
+                (status, Json(json!({"error": code, "message": message, "retry_after": retry_after}))).into_response()
+            }
             _ => (status, Json(json!({"error": code, "message": message}))).into_response(),
         };
         match &self {
@@ -195,6 +200,11 @@ impl IntoResponse for ApiError {
             }
             Self::Webhook(subscriptions::Refused::Releasing) => {
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            Self::Webhook(refused) => {
+                if let Some(wait) = refused.retry_after() {
+                    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
+                }
             }
             Self::Crowded { limit, reset_at, retry_after, .. } => {
                 let headers = response.headers_mut();

@@ -212,6 +212,11 @@ impl Breaker {
         Some(open.since)
     }
 
+    /// Another target stands there from now on: nothing is known of it.
+    pub(super) fn forget(&mut self) {
+        *self = Self { moves: self.moves, ..Self::new(self.ramp.full) };
+    }
+
     /// Counts the runs; true when this failure is at target level.
     fn count(&mut self, signal: Signal, delivery: DeliveryId, last_success: Option<Timestamp>, now: Timestamp) -> bool {
         // What opened it for the target's fault goes on to be its fault.

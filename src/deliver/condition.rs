@@ -7,11 +7,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::{
     Destination,
     attempt::Tools,
     breaker::{Breaker, Change, Open, Signal, Verdict},
+    endpoint::Endpoint,
     inbox::Inbox,
     seats,
     signs::Signs,
@@ -132,6 +134,12 @@ impl Condition {
         self.count_until(now);
         self.quiet = quiet_of(destination);
         self.breaker.resize(destination.concurrency);
+    }
+
+    /// Another receiver stands there from now on: it has never failed.
+    fn begins_anew(&mut self) {
+        (self.undelivered, self.told, self.hold_until) = (0, false, None);
+        self.breaker.forget();
     }
 
     /// Stops it, until somebody lets it go on. False: it was stopped already.
@@ -326,6 +334,18 @@ pub(super) struct Today {
     pub(super) tools: Tools,
 }
 
+impl Today {
+    /// Where it sends, where that is a URL.
+    pub(super) fn url(&self) -> Option<&Url> {
+        self.destination.kind.endpoint().map(Endpoint::url)
+    }
+
+    /// Whether `other` sends to the same URL.
+    pub(super) fn goes_where(&self, other: &Self) -> bool {
+        self.url() == other.url()
+    }
+}
+
 /// One lane as others see it: what it goes by, what it is told, and where its condition is kept.
 pub(super) struct Desk {
     name: Name,
@@ -442,6 +462,9 @@ impl Desk {
         }
         state.retired = false;
         state.condition.follow(&today.destination, now);
+        if self.seated.is_some() && !self.today().goes_where(today) {
+            state.condition.begins_anew();
+        }
         drop(state);
         self.today.replace(today.clone());
         self.inbox.bell.notify_one();

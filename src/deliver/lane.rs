@@ -449,7 +449,7 @@ impl Lane {
         let standing = Standing { verdict, still_then: it.still_ms, still_now, epoch: it.epoch, now };
         let (outcome, status) = (made.tried.outcome, made.tried.status);
         let settled = attempt::settle(&it.today.destination, &due.delivery, made, standing);
-        let ails = self.ails(due, &settled.attempt, outcome, status);
+        let ails = self.ails(&it.today, due, &settled.attempt, outcome, status);
         if let Some(until) = settled.hold {
             self.inbox.state().condition.hold(until);
         }

@@ -228,9 +228,11 @@ impl Deliver {
         let Some(seat) = self.seats.get(name) else { return Ok(()) };
         let Some(outlet) = self.seats.outlets().and_then(|outlets| outlets.outlet(name)) else { return Ok(()) };
         let now = self.clock.now();
+        let mut kept = Ok(());
         if let Some(desk) = seat.made() {
             self.refit(&desk);
-            desk.switch(outlet.off, now).await?;
+            // It stands so in memory, whatever the store says: what waits must not wait for that.
+            kept = desk.switch(outlet.off, now).await;
             if desk.inbox.state().condition.breaker.open().is_none() {
                 self.seats.signs.heals(name);
             }
@@ -240,7 +242,7 @@ impl Deliver {
         } else {
             self.seats.signs.forget(name);
         }
-        Ok(())
+        kept
     }
 
     /// Ends the lane of `name`: nothing more is begun. Cancelled once nothing of it is under way; `None`: nothing is.

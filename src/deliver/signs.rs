@@ -2,11 +2,12 @@
 //! nothing any more. One entry per subscription and kind: so it is bounded, and nothing is lost while nobody listens.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
+use url::Url;
 
 use crate::{
     clock::Timestamp,
@@ -23,8 +24,8 @@ pub struct Signs {
 /// What was told.
 #[derive(Debug, Default)]
 pub struct Told {
-    /// Subscriptions that are to be switched off, and why.
-    pub ailing: BTreeMap<Name, Ailment>,
+    /// Subscriptions that are to be switched off, why, and by what receiver: the URL that said so.
+    pub ailing: BTreeMap<Name, (Ailment, Url)>,
     /// Targets without a lane for which something was committed all the same: they went, or were taken over, in that moment.
     pub strays: BTreeSet<Name>,
     /// Subscriptions that hold more than when it was last looked.
@@ -72,8 +73,14 @@ impl Signs {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn ails(&self, target: &Name, ailment: Ailment) {
-        self.told().ailing.entry(target.clone()).or_insert(ailment);
+    pub(super) fn ails(&self, target: &Name, ailment: Ailment, url: Url) {
+        let mut told = self.told();
+        match told.ailing.entry(target.clone()) {
+            // Another receiver stands there now.
+            Entry::Occupied(mut known) if known.get().1 != url => _ = known.insert((ailment, url)),
+            known => _ = known.or_insert((ailment, url)),
+        }
+        drop(told);
         self.bell.notify_one();
     }
 

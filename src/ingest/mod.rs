@@ -24,7 +24,7 @@ use self::{
     request::Raw,
 };
 use crate::{
-    announce::Notice,
+    announce::{Announcer, Notice},
     clock::{Clock, Timestamp, rfc3339_ms},
     envelope::Envelope,
     live::Live,
@@ -77,6 +77,8 @@ pub struct Parts {
     pub sealer: Sealer,
     /// Which types of events are known: those that come are.
     pub types: Arc<EventTypes>,
+    /// Where the relay tells of itself.
+    pub announcer: Announcer,
 }
 
 /// What the file says of requests.
@@ -104,6 +106,7 @@ pub struct Ingest {
     metrics: Metrics,
     sealer: Sealer,
     types: Arc<EventTypes>,
+    announcer: Announcer,
     room: Room,
 }
 
@@ -134,7 +137,7 @@ impl<R: Into<Rejection>> From<R> for Failure {
 impl Ingest {
     /// Takes requests for the sources of `ways_in`. Must be called on a runtime, on which rejections are written from then on.
     pub fn new(parts: Parts, ways_in: WaysIn) -> Self {
-        let Parts { store, clock, metrics, sealer, types } = parts;
+        let Parts { store, clock, metrics, sealer, types, announcer } = parts;
         Self {
             inbound: Live::new(Arc::new(Inbound::new(ways_in, None, &clock, &sealer))),
             quarantine: Quarantine::start(sealer.clone(), store.clone(), &clock),
@@ -143,6 +146,7 @@ impl Ingest {
             metrics,
             sealer,
             types,
+            announcer,
             room: Room::new(),
         }
     }
@@ -318,7 +322,15 @@ impl Ingest {
         }
         let envelope = envelope(source, facts, request, now);
         self.types.saw(&envelope.r#type, envelope.namespace.as_deref());
-        let Plan { deliveries, rules, endings } = inbound.router.plan(&envelope);
+        let Plan { deliveries, rules, endings, left_out } = inbound.router.plan(&envelope);
+        if 0 < left_out {
+            warn!(
+                event.id = envelope.id,
+                subscriptions = left_out,
+                "more subscriptions take an event than may: the others do not get it"
+            );
+            self.announcer.tell(Notice::LeftOut { source: source.name.clone(), count: left_out as u64 });
+        }
         NewEvent { envelope, dedupe, deliveries, rules, endings, setting: None }
     }
 

@@ -259,6 +259,7 @@ fn over(store: Arc<Memory>, clock: Clock, sources: &[(&str, &str)]) -> Relay {
         metrics: Metrics::default(),
         sealer: Sealer::new(&Secret::new(sign::base64(&[7; 32]))).unwrap(),
         types: Arc::new(crate::subscriptions::EventTypes::new(Vec::new())),
+        announcer: crate::announce::Announcer::new().0,
     };
     Relay { ingest: Arc::new(Ingest::new(parts, ways_in(sources))), store, clock }
 }

@@ -4,6 +4,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{BeginError, Job, Jobs, Kind, State};
@@ -15,8 +16,10 @@ use crate::{
 
 /// Releases that are counted at once.
 const RELEASES_MAX: usize = 1000;
-/// How often what is left is counted.
+/// How often what is left is counted,
 const EVERY: Duration = Duration::from_millis(500);
+/// where that takes no more than one part in so many of the time: tens of thousands are counted less often.
+const PAUSE: u32 = 20;
 
 impl Jobs {
     /// Whether as many releases are counted as can be.
@@ -26,7 +29,8 @@ impl Jobs {
         RELEASES_MAX <= releases.values().filter(|known| running(&known.job)).count()
     }
 
-    /// Counts what was planned for `target` before `until` and waits, as it goes out at `rate` a second.
+    /// Counts what was planned for `target` before `until` and waits, as it goes out at `rate` a second. What is tried and fails has been
+    /// released as well: it is tried again at its own time, and the cap of the others does not last for that.
     ///
     /// # Errors
     /// What the store says.
@@ -50,9 +54,10 @@ impl Jobs {
     }
 }
 
-/// Counts until nothing is left, somebody ends it, or the relay stops.
+/// Counts until nothing is left that is yet to be tried, somebody ends it, or the relay stops.
 pub(super) async fn run(jobs: &Jobs, id: &str, mut stopped: Pin<&mut impl Future<Output = ()>>) {
     loop {
+        let began = Instant::now();
         if let Err(error) = count(jobs, id).await {
             if matches!(error, store::Error::Closed) {
                 return;
@@ -65,7 +70,7 @@ pub(super) async fn run(jobs: &Jobs, id: &str, mut stopped: Pin<&mut impl Future
         tokio::select! {
             biased;
             () = &mut stopped => break,
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(EVERY.max(began.elapsed() * PAUSE)) => {}
         }
     }
     let job = jobs.get(id).filter(|job| job.state != State::Running);
@@ -79,7 +84,8 @@ pub(super) async fn run(jobs: &Jobs, id: &str, mut stopped: Pin<&mut impl Future
 
 async fn count(jobs: &Jobs, id: &str) -> store::Result<()> {
     let Some(job) = jobs.get(id).filter(|job| job.state == State::Running) else { return Ok(()) };
-    let left = jobs.count(&job.kind, &job.filter).await?;
+    // What was tried since waits for a later time.
+    let left = jobs.count(&job.kind, &Filter { due_before: job.filter.until, ..job.filter.clone() }).await?;
     let (done, now) = (job.total.saturating_sub(left), jobs.parts.clock.now());
     if 0 < left && done == job.done {
         return Ok(());

@@ -167,7 +167,7 @@ impl Rehearsal {
     }
 
     async fn accept(&self, store: &dyn Store, index: usize, event: Envelope) -> store::Result<(EventUid, Envelope, Vec<Name>)> {
-        let Plan { deliveries, rules, endings } = self.router.plan(&event);
+        let Plan { deliveries, rules, endings, .. } = self.router.plan(&event);
         let mut key = [0; 16];
         key.iter_mut().zip(index.to_be_bytes()).for_each(|(to, from)| *to = from);
         let dedupe = DedupeKey { key, body: key, remember: Remember::Id(REMEMBER) };

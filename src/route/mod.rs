@@ -57,7 +57,13 @@ pub struct Plan {
     pub rules: Vec<Name>,
     /// What the event ends of deliveries that came before it, whether or not a rule matches it.
     pub endings: Endings,
+    /// How many subscriptions take it beyond [`TAKERS_MAX`], and do not get it.
+    pub left_out: usize,
 }
+
+/// Most subscriptions that get one event: the store keeps a bounded number of deliveries of each ([`crate::store::N_MAX`]), replays among
+/// them, and an event with more takers than that must not be refused for it.
+pub const TAKERS_MAX: usize = 50_000;
 
 impl Router {
     /// Indexes `rules`; what none of them matches goes to `unmatched`. `orders` are the destinations that keep an order, and the
@@ -86,7 +92,10 @@ impl Router {
     pub fn plan(&self, event: &Envelope) -> Plan {
         let mut view = View::new(event);
         let mut plan = self.fire(event, &mut view);
-        for subscriber in self.subscribers.now().taking(event, &mut view) {
+        let subscribers = self.subscribers.now();
+        let taking = subscribers.taking(event, &mut view);
+        plan.left_out = taking.len().saturating_sub(TAKERS_MAX);
+        for subscriber in taking.into_iter().take(TAKERS_MAX) {
             plan.rules.push(subscriber.target.clone());
             let rule = Some(subscriber.target.clone());
             plan.deliveries.push(NewDelivery { rule, ..NewDelivery::to(subscriber.target.clone()) });

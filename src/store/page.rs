@@ -78,6 +78,8 @@ pub struct Filter {
     pub matched: Option<bool>,
     /// Only those that flow, or only those that are held (deliveries).
     pub targets: Option<Targets>,
+    /// Only those whose next attempt is, or was, due before this time (deliveries that wait).
+    pub due_before: Option<Timestamp>,
     /// Only this event's (deliveries).
     pub event: Option<EventUid>,
     /// Only those that replays made, in the order in which they were made, or only the others (deliveries). A place behind which
@@ -112,6 +114,7 @@ impl Default for Filter {
             resolved: None,
             matched: None,
             targets: None,
+            due_before: None,
             event: None,
             replayed: None,
             carrier: None,

@@ -4,7 +4,7 @@
 //! Facts: `delivery.md`, "What moves a delivery", "Clocks", "What answers mean" (410), "Breaker".
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, PoisonError, Weak},
     time::Duration,
 };
@@ -12,13 +12,16 @@ use std::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use url::Url;
 
 use super::{
     Batch, Kept, Refused, Running, Subscriptions,
     model::{Disabled, Life, Subscription, Why},
+    owner,
     switching::{later_again, waiting},
 };
 use crate::{
+    access::BOOTSTRAP,
     announce::Notice,
     clock::{Timestamp, earlier, later, short},
     deliver::{Ailment, Deliver, Outlets, Told, Tried},
@@ -36,13 +39,17 @@ const BROKEN_MAX: Duration = Duration::from_secs(24 * 3600);
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// How long what the store refused is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Bytes of an event that is as large as usually may be (`server.max_body`): fewer than fit into the bound at that size are not weighed.
+const EVENT_MAX: u64 = 1024 * 1024;
+/// What waits for a subscription that is sent to is weighed again once it has grown by one part in so many: all of it is looked at.
+const GROWN: u64 = 10;
 /// Deliveries that are cancelled at once.
 const SLICE: u32 = 500;
 
 /// What is to be done, as far as it is not done yet.
 #[derive(Default)]
 struct Todo {
-    ailing: BTreeMap<Name, Ailment>,
+    ailing: BTreeMap<Name, (Ailment, Url)>,
     strays: BTreeSet<Name>,
     heavy: BTreeSet<Name>,
     released: BTreeSet<Name>,
@@ -105,16 +112,23 @@ impl Subscriptions {
         self.all(|it| it.release.is_some()).into_iter().map(|kept| kept.subscription.id.clone()).collect()
     }
 
-    /// What housekeeping does for subscriptions: notes which event types came, and lets the oldest of what is held for too long expire.
+    /// What housekeeping does for subscriptions: notes which event types came, and lets the oldest of what is held for too long, or is
+    /// too much, expire.
     pub async fn tidy(&self, backlog: &[Backlog]) -> store::Result<()> {
         self.parts.types.keep(&*self.parts.store).await?;
         let Some(running) = self.running.get() else { return Ok(()) };
         running.deliver.call_for(backlog);
         let cutoff = earlier(self.parts.clock.now(), self.settings.now().held_max.age);
         let held: BTreeMap<Name, Timestamp> = running.deliver.held_seats(backlog).into_iter().collect();
-        self.weighed.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| held.contains_key(name));
+        let waiting: BTreeMap<&Name, u64> = backlog.iter().map(|row| (&row.target, row.waiting)).collect();
+        self.weighed.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| waiting.get(name).is_some_and(|it| 0 < *it));
         for row in backlog {
-            let Some(since) = held.get(&row.target) else { continue };
+            let Some(since) = held.get(&row.target) else {
+                if self.may_be_heavy(row) {
+                    self.bound(running, &row.target, None).await?;
+                }
+                continue;
+            };
             let old = *since <= cutoff && row.oldest_at.is_some_and(|at| at <= cutoff);
             let weighed = self.weighed.lock().unwrap_or_else(PoisonError::into_inner).insert(row.target.clone(), row.waiting);
             if old || weighed != Some(row.waiting) {
@@ -122,6 +136,20 @@ impl Subscriptions {
             }
         }
         Ok(())
+    }
+
+    /// Whether what waits for a subscription that is sent to may be more than one may hold, as far as its number tells, and has grown
+    /// since it was last weighed: a receiver that takes less than comes fills the disk as one that is off. It may wait for as long as it
+    /// takes, though: a delivery that was never tried does not age (`delivery.md`, "Clocks").
+    fn may_be_heavy(&self, row: &Backlog) -> bool {
+        if row.waiting < self.settings.now().held_max.bytes / EVENT_MAX || !self.keeps(&row.target) {
+            return false;
+        }
+        let mut weighed = self.weighed.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = weighed.entry(row.target.clone()).or_default();
+        let grown = *last + *last / GROWN < row.waiting;
+        *last = if grown { row.waiting } else { row.waiting.min(*last) };
+        grown
     }
 
     /// Lets the oldest of what `name` holds expire, as far as it is more than it may hold or waits since `cutoff`; tells of that.
@@ -188,11 +216,20 @@ async fn sleep_until(all: &Subscriptions, at: Option<Timestamp>) {
 impl Subscriptions {
     /// When something is due next.
     fn next_time(&self, running: &Running, todo: &Todo) -> Option<Timestamp> {
+        // Those that others look for behind them are forgotten when these are.
+        let heirs: BTreeSet<Name> = {
+            let known = self.known();
+            let heir = |kept: &Kept| match &kept.subscription.life {
+                Life::Adopted { by, .. } => Some(by.clone()),
+                _ => None,
+            };
+            known.values().filter_map(heir).collect()
+        };
         let of_life = |kept: &Kept| match &kept.subscription.life {
             Life::Living => None,
             Life::InGrace { until, .. } => Some(*until),
             // The end of that is what is waited for.
-            _ if todo.settling.contains(&kept.subscription.id) => None,
+            _ if todo.settling.contains(&kept.subscription.id) || heirs.contains(&kept.subscription.id) => None,
             Life::Adopted { at, .. } | Life::Over { at } => Some(later(*at, REMEMBERED)),
         };
         let broken = running.deliver.signs().broken();
@@ -201,12 +238,12 @@ impl Subscriptions {
     }
 
     async fn round(self: &Arc<Self>, running: &Running, todo: &mut Todo, settling: &mut JoinSet<Name>) -> Result<(), Refused> {
-        while let Some((name, ailment)) = todo.ailing.first_key_value().map(|(name, it)| (name.clone(), it.clone())) {
+        while let Some((name, (ailment, url))) = todo.ailing.first_key_value().map(|(name, it)| (name.clone(), it.clone())) {
             let (why, tried) = match ailment {
                 Ailment::Gone(tried) => (Why::Gone, tried),
                 Ailment::Undelivered(tried) => (Why::Undelivered, tried),
             };
-            self.switch_off(running, &name, why, Some(tried)).await?;
+            self.switch_off(running, &name, why, Some(tried), Some(&url)).await?;
             todo.ailing.remove(&name);
         }
         let now = self.parts.clock.now();
@@ -216,7 +253,7 @@ impl Subscriptions {
                     Some(tried) => Some(tried),
                     None => self.oldest_waiting(&name).await?,
                 };
-                self.switch_off(running, &name, Why::Broken, tried).await?;
+                self.switch_off(running, &name, Why::Broken, tried, None).await?;
             }
         }
         while let Some(name) = todo.released.first().cloned() {
@@ -248,13 +285,24 @@ impl Subscriptions {
         }))
     }
 
-    /// Switches `name` off, as its receiver takes nothing; tells of that.
-    async fn switch_off(&self, running: &Running, name: &Name, why: Why, tried: Option<Tried>) -> Result<(), Refused> {
+    /// Switches `name` off, as its receiver takes nothing, which stands at `url` where that is given; tells of that. Nothing happens
+    /// where another stands there by now.
+    async fn switch_off(
+        &self,
+        running: &Running,
+        name: &Name,
+        why: Why,
+        tried: Option<Tried>,
+        url: Option<&Url>,
+    ) -> Result<(), Refused> {
         let _changing = self.changing.lock().await;
         let Some(kept) = self.kept(name).filter(|kept| kept.subscription.is_enabled()) else {
             running.deliver.signs().forget(name);
             return Ok(());
         };
+        if url.is_some_and(|url| *url != kept.subscription.url) {
+            return Ok(());
+        }
         let now = self.parts.clock.now();
         let error = tried.as_ref().and_then(|tried| tried.error.clone());
         let disabled = Some(Disabled { at: now, why, error: error.clone() });
@@ -274,22 +322,27 @@ impl Subscriptions {
 
     /// Takes the cap off `name` once its release has ended; where a person has cancelled that, cancels what it still holds of it.
     async fn end_of_release(&self, running: &Running, name: &Name) -> Result<(), Refused> {
-        let _changing = self.changing.lock().await;
-        let Some(kept) = self.kept(name) else { return Ok(()) };
-        let Some(release) = kept.subscription.release.clone() else { return Ok(()) };
-        let Some(job) = &release.job else {
-            // The relay was killed before the job began, or what it is to count was still to come.
-            self.count_release(name, RELAY).await?;
-            return Ok(());
-        };
-        match running.jobs.get(job).map(|job| job.state) {
-            Some(JobState::Running) => return Ok(()),
-            Some(JobState::Cancelled) => {
+        let Some(release) = self.kept(name).and_then(|kept| kept.subscription.release.clone()) else { return Ok(()) };
+        let state = release.job.as_ref().and_then(|job| running.jobs.get(job)).map(|job| job.state);
+        match (&release.job, state) {
+            (Some(_), Some(JobState::Running)) => return Ok(()),
+            (Some(job), Some(JobState::Cancelled)) => {
+                // There may be many of them: nobody waits for that to change any other subscription.
                 let filter = Filter { until: Some(release.until), ..waiting(name) };
                 let cancelled = self.cancel_all(running, filter).await?;
                 info!(target.name = %name, job.id = %job, cancelled, "what was not released yet is cancelled");
             }
             _ => {}
+        }
+        let _changing = self.changing.lock().await;
+        let Some(kept) = self.kept(name).filter(|kept| kept.subscription.release.as_ref() == Some(&release)) else {
+            // Somebody has switched it meanwhile.
+            return Ok(());
+        };
+        if release.job.is_none() {
+            // The relay was killed before the job began.
+            self.count_release(name, RELAY).await?;
+            return Ok(());
         }
         let after = Subscription { release: None, ..(*kept.subscription).clone() };
         let mut batch = Batch::by(RELAY, self.parts.clock.now());
@@ -331,7 +384,10 @@ impl Subscriptions {
     /// Ends the grace of those for which nobody came.
     async fn end_graces(&self) -> Result<(), Refused> {
         let now = self.parts.clock.now();
-        for kept in self.all(|it| matches!(&it.life, Life::InGrace { until, .. } if *until <= now)) {
+        let crowded = self.beyond_room();
+        let ends =
+            |it: &Subscription| matches!(&it.life, Life::InGrace { until, .. } if *until <= now || crowded.contains(&it.id));
+        for kept in self.all(ends) {
             let _changing = self.changing.lock().await;
             let name = kept.subscription.id.clone();
             // Somebody may have come in this moment.
@@ -345,6 +401,25 @@ impl Subscriptions {
             self.parts.subscribers.remove(&name);
         }
         Ok(())
+    }
+
+    /// Those in grace that are more than `subscriptions.limit` of one owner, who might make and delete others without end: events are
+    /// planned for all of them. The oldest go.
+    fn beyond_room(&self) -> BTreeSet<Name> {
+        let limit = usize::try_from(self.settings.now().limit).unwrap_or(usize::MAX);
+        let mut owners: HashMap<String, Vec<(Timestamp, i64, Name)>> = HashMap::new();
+        for kept in self.all(|it| matches!(it.life, Life::InGrace { .. }) && it.made_by != BOOTSTRAP) {
+            let it = &kept.subscription;
+            let owner = owner(it.namespaces.as_ref(), &it.made_by);
+            owners.entry(owner).or_default().push((it.updated_at, kept.revision, it.id.clone()));
+        }
+        let mut beyond = BTreeSet::new();
+        for mut deleted in owners.into_values().filter(|deleted| limit < deleted.len()) {
+            deleted.sort_unstable();
+            let many = deleted.len() - limit;
+            beyond.extend(deleted.into_iter().take(many).map(|(.., id)| id));
+        }
+        beyond
     }
 
     /// Begins to settle what waits for those that are gone.

@@ -7,7 +7,7 @@
 //! plans or sends ever waits for it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
@@ -184,6 +184,11 @@ impl Subscriptions {
         &self.parts.types
     }
 
+    /// Notes which event types came: before the store is closed.
+    pub(crate) async fn keep_types(&self) -> store::Result<()> {
+        self.parts.types.keep(&*self.parts.store).await
+    }
+
     /// Makes one that `caller` wants: it gets events of the caller's namespaces. Takes the place of those that the same token deleted a
     /// moment ago, that went to the same URL, and got nothing that this one does not get.
     ///
@@ -198,7 +203,10 @@ impl Subscriptions {
         let secret = match (dialect, wanted.secret) {
             (Dialect::Honeyframe, None) => return Err(Refused::request("secret", "is required")),
             (Dialect::Honeyframe, Some(secret)) => secret,
-            (Dialect::Interactor, _) => secrets::draw().ok_or(Refused::NoSecret)?,
+            (Dialect::Interactor, Some(_)) => {
+                return Err(Refused::request("secret", "is not taken here: the relay makes one, and shows it in its answer"));
+            }
+            (Dialect::Interactor, None) => secrets::draw().ok_or(Refused::NoSecret)?,
         };
         let headers = wanted.headers.unwrap_or_default();
         if let Some((name, _)) = headers.iter().find(|(_, value)| value.reveal() == MASKED) {
@@ -294,8 +302,15 @@ impl Subscriptions {
         let kept = self.found(caller, id)?;
         let names = Names::of(Dialect::Interactor);
         let mut after = (*kept.subscription).clone();
+        if let Some(secret) = &wanted.secret {
+            // The answer that a subscription was made with may be sent back.
+            if self.secrets(&kept)?.signing.first().is_none_or(|(current, _)| current != secret) {
+                return Err(Refused::request("secret", "is made by the relay: `regenerate-secret` makes it anew"));
+            }
+        }
         if let Some(url) = wanted.url {
             self.vet_url(&url, names.url)?;
+            keep_headers_from_strangers(&after, &url, wanted.headers.as_ref())?;
             after.url = url;
         }
         if let Some(events) = wanted.events {
@@ -329,14 +344,14 @@ impl Subscriptions {
     /// Makes its secret anew; the former one signs beside it for [`OVERLAP`].
     ///
     /// # Errors
-    /// [`Refused::NotFound`], [`Refused::NoSecret`]; else what the store says.
+    /// [`Refused::NotFound`], [`Refused::NoSecret`], [`Refused::ManySecrets`]; else what the store says.
     pub async fn regenerate(&self, caller: &Caller, id: &str) -> Result<Regenerated, Refused> {
         let _changing = self.changing.lock().await;
         let kept = self.found(caller, id)?;
         let now = self.parts.clock.now();
         let secret = secrets::draw().ok_or(Refused::NoSecret)?;
         let mut secrets = self.secrets(&kept)?;
-        secrets.replace(secret.clone(), now);
+        secrets.replace(secret.clone(), now).map_err(Refused::ManySecrets)?;
         let sealed = secrets.seal(&kept.subscription.id, &self.parts.sealer)?;
         let after = Subscription { regenerated_at: Some(now), updated_at: now, standard: true, ..(*kept.subscription).clone() };
         let mut batch = Batch::by(&caller.id, now);
@@ -465,6 +480,17 @@ impl Subscriptions {
             running.deliver.signs().ring();
         }
     }
+}
+
+/// Refuses to let the secret values of headers go to another place than they were given for: whoever may change a subscription need not
+/// be whoever knows them.
+fn keep_headers_from_strangers(it: &Subscription, url: &Url, headers: Option<&BTreeMap<String, Secret>>) -> Result<(), Refused> {
+    let place = |url: &Url| (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
+    let whole = headers.is_some_and(|headers| headers.values().all(|value| value.reveal() != MASKED));
+    if it.headers.is_empty() || whole || place(&it.url) == place(url) {
+        return Ok(());
+    }
+    Err(Refused::request("headers", "are secret and were given for the former URL: give `headers` again with another URL"))
 }
 
 /// What is written in one commit.

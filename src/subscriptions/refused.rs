@@ -1,5 +1,7 @@
 //! Why something asked of subscriptions is not done.
 
+use std::time::Duration;
+
 use crate::{jobs, seal, store};
 
 /// Why something asked of subscriptions is not done. What it says is for whoever asked; no secret is in it.
@@ -24,6 +26,9 @@ pub enum Refused {
     /// The system gives no random bytes, or what is sealed cannot be opened.
     #[error("the secret cannot be made or read now")]
     NoSecret,
+    /// As many secrets sign as may at once; how long until the oldest of them ends.
+    #[error("as many secrets sign as may at once: another can be made in {} s", seconds(*.0))]
+    ManySecrets(Duration),
     /// Others are being released: this one can be enabled once some of them are done.
     #[error("too many webhooks are being released at once: try again in a while")]
     Releasing,
@@ -53,7 +58,16 @@ impl Refused {
             Self::Invalid { what: What::Request, .. } => "invalid_request",
             Self::TooMany(_) => "max_webhooks_exceeded",
             Self::NoSecret => "invalid_secret_format",
+            Self::ManySecrets(_) => "rate_limited",
             Self::Releasing | Self::Store(_) => "unavailable",
+        }
+    }
+
+    /// How long to wait before it is asked again, in seconds, where that is known.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::ManySecrets(wait) => Some(seconds(*wait)),
+            _ => None,
         }
     }
 
@@ -76,6 +90,11 @@ impl Refused {
     pub(super) fn request(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { what: What::Request, field: field.into(), reason: reason.into() }
     }
+}
+
+/// Whole seconds, none too few.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(0 < wait.subsec_nanos())
 }
 
 impl From<seal::Error> for Refused {

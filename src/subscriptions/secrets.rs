@@ -18,7 +18,8 @@ use crate::{
 
 /// How long a secret signs on beside the one that took its place.
 pub const OVERLAP: Duration = Duration::from_secs(48 * 3600);
-/// Secrets that sign at once: whoever makes them anew again and again does not grow every request without end.
+/// Secrets that sign at once: whoever makes them anew again and again does not grow every request without end. None is dropped before
+/// its announced end for that; a further one waits.
 const SECRETS_MAX: usize = 5;
 /// Bytes of a secret that the relay draws.
 const DRAWN: usize = 32;
@@ -52,14 +53,18 @@ impl Secrets {
         Self { signing: vec![(secret, None)], headers }
     }
 
-    /// Puts `secret` first; the former one signs on for [`OVERLAP`].
-    pub(super) fn replace(&mut self, secret: Secret, now: Timestamp) {
+    /// Puts `secret` first; the former one signs on for [`OVERLAP`]. The error says how long to wait, as [`SECRETS_MAX`] sign still.
+    pub(super) fn replace(&mut self, secret: Secret, now: Timestamp) -> Result<(), Duration> {
         self.signing.retain(|(_, until)| until.is_none_or(|until| now < until));
+        if SECRETS_MAX <= self.signing.len() {
+            let ends = self.signing.iter().filter_map(|(_, until)| *until).min();
+            return Err(ends.map_or(OVERLAP, |ends| crate::clock::until(now, ends)));
+        }
         for (_, until) in &mut self.signing {
             until.get_or_insert(later(now, OVERLAP));
         }
         self.signing.insert(0, (secret, None));
-        self.signing.truncate(SECRETS_MAX);
+        Ok(())
     }
 
     /// Seals them for the subscription `id`.
@@ -133,16 +138,15 @@ mod tests {
         let start: Timestamp = "2026-01-20T12:00:00Z".parse().unwrap();
         let at = |hours: u64| later(start, Duration::from_secs(hours * 3600));
         let mut secrets = Secrets::new(Secret::new("a"), BTreeMap::new());
-        secrets.replace(Secret::new("b"), at(0));
-        secrets.replace(Secret::new("c"), at(24));
+        secrets.replace(Secret::new("b"), at(0)).unwrap();
+        secrets.replace(Secret::new("c"), at(24)).unwrap();
         let ends: Vec<_> = secrets.signing.iter().map(|(_, until)| *until).collect();
         assert_eq!((revealed(&secrets), ends), (vec!["c", "b", "a"], vec![None, Some(at(72)), Some(at(48))]));
-        secrets.replace(Secret::new("d"), at(48));
+        secrets.replace(Secret::new("d"), at(48)).unwrap();
         assert_eq!(revealed(&secrets), ["d", "c", "b"]);
-        for n in 0..9 {
-            secrets.replace(Secret::new(n.to_string()), at(49));
-        }
-        assert_eq!(secrets.signing.len(), SECRETS_MAX);
+        let waits: Vec<_> = (0..3).map(|n| secrets.replace(Secret::new(n.to_string()), at(49)).err()).collect();
+        assert_eq!(waits, [None, None, Some(Duration::from_secs(23 * 3600))], "until the oldest ends");
+        assert_eq!(revealed(&secrets), ["1", "0", "d", "c", "b"], "and none ends before it");
     }
 
     #[test]

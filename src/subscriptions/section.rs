@@ -69,7 +69,10 @@ const KEYS: Keys = Keys::of(&[
         .such_that(|limit| limit.between(1, LIMIT_MAX.into())),
     Field::of::<Duration>("grace", "How long a deleted one's deliveries wait for another with its URL, at most 24h.")
         .default("10m"),
-    Field::of::<HeldMax>("held_max", "How much one that is disabled, broken or paused holds; beyond, the oldest expire."),
+    Field::of::<HeldMax>(
+        "held_max",
+        "How much one that is disabled, broken or paused holds, and in bytes whatever waits for one; beyond, the oldest expire.",
+    ),
     Field::of::<Rate>("release_rate", "How fast what one held is sent once it is enabled again.").default("10/s"),
 ]);
 

@@ -13,13 +13,16 @@ use crate::{
     live::Live,
     route::{OWN_SOURCE, glob::Glob},
     samples,
-    store::{self, Filter, Store},
+    store::{self, Filter, Page, Store},
 };
 
 /// Pairs of a type and a namespace that are remembered of what was received. Further ones are not: a sender must not fill the memory.
 const SEEN_MAX: usize = 20_000;
-/// Events that are looked at where nothing was remembered: in a store of an earlier version.
-const LOOKED_AT: u32 = 1000;
+/// Newest events that are looked at besides: those of the last seconds before a relay was killed, and those of a store of an earlier
+/// version.
+const LOOKED_AT: u32 = 10_000;
+/// Events that are read at once.
+const PAGE: u32 = 1000;
 /// Where the store keeps what was received.
 const KEY: &str = "types.seen";
 
@@ -50,16 +53,20 @@ impl EventTypes {
 
     /// Reads what was received by earlier runs.
     pub(super) async fn restore(&self, store: &dyn Store) -> store::Result<()> {
-        let pairs: Vec<(String, Option<String>)> = match store.setting(KEY).await? {
-            Some(text) => read(&text),
-            None => {
-                let newest =
-                    store.events(Filter { limit: LOOKED_AT, except_source: Some(OWN_SOURCE.to_owned()), ..Filter::default() });
-                newest.await?.into_iter().map(|row| (row.envelope.r#type, row.envelope.namespace)).collect()
-            }
-        };
-        for (r#type, namespace) in pairs {
+        let kept = store.setting(KEY).await?;
+        for (r#type, namespace) in kept.as_deref().map(read).unwrap_or_default() {
             self.saw(&r#type, namespace.as_deref());
+        }
+        // Of what the store knows already there is nothing to keep.
+        self.seen.write().unwrap_or_else(PoisonError::into_inner).news = false;
+        let (mut page, mut left) = (Page::Newest, LOOKED_AT);
+        while 0 < left {
+            let filter = Filter { page, limit: PAGE.min(left), except_source: Some(OWN_SOURCE.to_owned()), ..Filter::default() };
+            let rows = store.events(filter).await?;
+            let Some(last) = rows.last() else { break };
+            page = Page::Before(last.uid.seq);
+            left = left.saturating_sub(PAGE);
+            rows.iter().for_each(|row| self.saw(&row.envelope.r#type, row.envelope.namespace.as_deref()));
         }
         Ok(())
     }
@@ -171,8 +178,14 @@ fn read(text: &str) -> Vec<(String, Option<String>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::clock::Clock;
+    use crate::{
+        clock::Clock,
+        envelope::{Envelope, tests::sample},
+        store::{DedupeKey, NewEvent, Remember},
+    };
 
     fn glob(text: &str) -> Glob {
         Glob::parse(text).unwrap()
@@ -221,6 +234,31 @@ mod tests {
         types.saw("relay.delivery.dead", None);
         assert_eq!(types.seen.read().unwrap().pairs, SEEN_MAX);
         assert!(!types.fits(&glob("relay.delivery.dead"), None));
+    }
+
+    #[tokio::test]
+    async fn what_came_just_before_a_kill_is_known_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual("2026-01-20T12:00:00Z");
+        let store = store::sqlite::open(&folder.path().join("store"), clock.clone()).await.unwrap();
+        let types = EventTypes::new(Vec::new());
+        types.saw("order.shipped", Some("acme"));
+        types.keep(&*store).await.unwrap();
+        // Nothing is kept of this one but the event itself.
+        for n in 0..PAGE + 10 {
+            let r#type = if n == 3 { "order.returned" } else { "order.shipped" };
+            let envelope = Envelope { id: n.to_string(), r#type: r#type.to_owned(), received_at: clock.now(), ..sample() };
+            let mut key = [0; 16];
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            let dedupe = DedupeKey { key, body: key, remember: Remember::Id(Duration::from_secs(60)) };
+            let (deliveries, rules, endings) = Default::default();
+            store.accept(NewEvent { envelope, dedupe, deliveries, rules, endings, setting: None }).await.unwrap();
+        }
+        let after = EventTypes::new(Vec::new());
+        after.restore(&*store).await.unwrap();
+        assert!(after.fits(&glob("order.returned"), None) && after.fits(&glob("order.shipped"), Some(&bound("acme"))));
+        after.keep(&*store).await.unwrap();
+        assert!(store.setting(KEY).await.unwrap().unwrap().contains("order.returned"));
     }
 
     #[tokio::test]

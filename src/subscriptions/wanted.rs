@@ -37,7 +37,9 @@ const RETRIES_MAX: u64 = 10;
 pub const MASKED: &str = "***";
 
 /// What answers carry beside what can be asked for: who sends one back changed need not take it out.
-const ANSWERED: [&str; 12] = [
+const ANSWERED: [&str; 14] = [
+    "made_by",
+    "release",
     "id",
     "created_at",
     "updated_at",
@@ -53,13 +55,8 @@ const ANSWERED: [&str; 12] = [
 ];
 
 /// What other systems call what is known here: taken for something else, it would do the contrary of what was meant.
-const MEANT: [(&str, &str); 5] = [
-    ("active", "enabled"),
-    ("is_active", "enabled"),
-    ("when", "filter"),
-    ("conditions", "filter"),
-    ("ssl_verification", "verify_tls"),
-];
+const MEANT: [(&str, &str); 4] =
+    [("is_active", "enabled"), ("when", "filter"), ("conditions", "filter"), ("ssl_verification", "verify_tls")];
 
 /// What is wanted; `None` where nothing is said. What may be taken away is `Some(None)` then.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +65,7 @@ pub struct Wanted {
     pub url: Option<Url>,
     /// The event types.
     pub events: Option<Vec<Glob>>,
-    /// What signs: Honeyframe's dialect only.
+    /// What signs: in Honeyframe's dialect. In Interactor's the relay makes it; there it is what an answer showed.
     pub secret: Option<Secret>,
     /// Whether it is sent to.
     pub enabled: Option<bool>,
@@ -109,8 +106,19 @@ impl Names {
     }
 }
 
-const OPTIONS: [&str; 10] =
-    ["enabled", "filter", "name", "description", "headers", "metadata", "timeout", "max_retries", "verify_tls", "secret"];
+const OPTIONS: [&str; 11] = [
+    "enabled",
+    "active",
+    "filter",
+    "name",
+    "description",
+    "headers",
+    "metadata",
+    "timeout",
+    "max_retries",
+    "verify_tls",
+    "secret",
+];
 
 impl Wanted {
     /// Reads `body`, which speaks `dialect`.
@@ -124,7 +132,7 @@ impl Wanted {
             url: url(fields, dialect)?,
             events: events(fields, dialect)?,
             secret: secret(fields, dialect)?,
-            enabled: flag(fields, "enabled")?,
+            enabled: enabled(fields)?,
             filter: optional(fields, "filter", |value| filter::compile(value.clone()))?,
             name: optional(fields, "name", |value| text(value, NAME_MAX))?,
             description: optional(fields, "description", |value| text(value, DESCRIPTION_MAX))?,
@@ -146,11 +154,7 @@ fn misspelt(fields: &Map<String, Value>, dialect: Dialect) -> Result<(), Refused
     let mut names = vec![url, events];
     names.extend(OPTIONS);
     if dialect == Dialect::Interactor {
-        names.retain(|name| *name != "secret");
         names.extend(["event_types", "handshake"]);
-        if fields.contains_key("secret") {
-            return Err(Refused::request("secret", "is not taken here: the relay makes one, and shows it in its answer"));
-        }
     }
     let unknown = |key: &&String| !names.contains(&key.as_str()) && !ANSWERED.contains(&key.as_str());
     for key in fields.keys().filter(unknown) {
@@ -172,6 +176,21 @@ fn optional<T>(
         None => Ok(None),
         Some(Value::Null) => Ok(Some(None)),
         Some(value) => read(value).map(|it| Some(Some(it))).map_err(|reason| Refused::request(name, reason)),
+    }
+}
+
+/// What is said of `name`; nothing by `null`.
+fn said<'f>(fields: &'f Map<String, Value>, name: &str) -> Option<&'f Value> {
+    fields.get(name).filter(|value| !value.is_null())
+}
+
+/// `enabled`, or `active`, as other systems call it.
+fn enabled(fields: &Map<String, Value>) -> Result<Option<bool>, Refused> {
+    match (flag(fields, "enabled")?, flag(fields, "active")?) {
+        (Some(enabled), Some(active)) if enabled != active => {
+            Err(Refused::request("enabled", "and `active` mean the same, and say different things"))
+        }
+        (enabled, active) => Ok(enabled.or(active)),
     }
 }
 
@@ -197,7 +216,7 @@ fn text(value: &Value, max: usize) -> Result<String, String> {
 fn url(fields: &Map<String, Value>, dialect: Dialect) -> Result<Option<Url>, Refused> {
     let name = Names::of(dialect).url;
     let refused = |reason: &str| Err(Refused::url(name, reason));
-    let Some(value) = fields.get(name) else { return Ok(None) };
+    let Some(value) = said(fields, name) else { return Ok(None) };
     let Value::String(text) = value else { return refused("is text: a URL such as https://example.com/hooks") };
     if URL_MAX < text.len() {
         return refused(&format!("is longer than {URL_MAX} bytes"));
@@ -210,7 +229,7 @@ fn url(fields: &Map<String, Value>, dialect: Dialect) -> Result<Option<Url>, Ref
 
 fn events(fields: &Map<String, Value>, dialect: Dialect) -> Result<Option<Vec<Glob>>, Refused> {
     let name = Names::of(dialect).events;
-    let (name, value) = match (fields.get(name), fields.get("event_types").filter(|_| dialect == Dialect::Interactor)) {
+    let (name, value) = match (said(fields, name), said(fields, "event_types").filter(|_| dialect == Dialect::Interactor)) {
         (None, None) => return Ok(None),
         (Some(value), None) => (name, value),
         (None, Some(value)) => ("event_types", value),
@@ -242,8 +261,12 @@ fn events(fields: &Map<String, Value>, dialect: Dialect) -> Result<Option<Vec<Gl
 }
 
 fn secret(fields: &Map<String, Value>, dialect: Dialect) -> Result<Option<Secret>, Refused> {
-    let Some(value) = fields.get("secret").filter(|_| dialect == Dialect::Honeyframe) else { return Ok(None) };
+    let Some(value) = said(fields, "secret") else { return Ok(None) };
     let Value::String(text) = value else { return Err(Refused::request("secret", "is text")) };
+    if dialect == Dialect::Interactor {
+        // Only held against the one there is.
+        return Ok(Some(Secret::new(text.as_str())));
+    }
     // Printable ASCII: what both sides take for the same bytes.
     if !SECRET.contains(&text.len()) || !text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
         let reason = format!("is {} to {} printable ASCII characters", SECRET.start(), SECRET.end());
@@ -349,9 +372,10 @@ mod tests {
         );
         assert_eq!(told(json!({"metadata": []})), "invalid_request `metadata` is an object");
         assert_eq!(told(json!({"filter": "x"})).split(" such").next(), Some("invalid_request `filter` is a condition"));
-        let own = "invalid_request `secret` is not taken here: the relay makes one, and shows it in its answer";
-        assert_eq!(told(json!({"secret": "12345678"})), own);
-        assert_eq!(told(json!({"active": false})), "invalid_request `active` is not known: did you mean `enabled`?");
+        assert_eq!(
+            told(json!({"active": false, "enabled": true})),
+            "invalid_request `enabled` and `active` mean the same, and say different things"
+        );
         let more = json!({"url": "https://a.example/h", "zap": {"id": 1}, "version": 2, "hookUrl": "x"});
         assert!(Wanted::read(&more, Dialect::Interactor).is_ok(), "what nobody knows is ignored");
         let short = Wanted::read(&json!({"secret": "1234567"}), Dialect::Honeyframe).unwrap_err();

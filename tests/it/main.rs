@@ -72,6 +72,7 @@ mod spec_subscriptions;
 mod store;
 mod stream;
 mod subscriptions;
+mod subscriptions_guarded;
 mod succession;
 mod tokens;
 mod trial;

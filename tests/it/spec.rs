@@ -257,6 +257,7 @@ const CLOCKS: &[Line] = &[
         &[
             "spec_subscriptions::beyond_what_it_may_hold_the_oldest_expire_and_that_is_told",
             "spec_subscriptions::what_is_held_for_longer_than_it_may_expires",
+            "subscriptions_guarded::what_a_slow_receiver_leaves_waiting_is_bounded_too_and_does_not_age",
         ],
     ),
     shown(

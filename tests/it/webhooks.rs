@@ -119,14 +119,21 @@ async fn the_guides_sequence_gets_the_guides_answers() {
     let updated = app.says(200, "PUT", &one, Some(changed.clone())).await["data"].take();
     assert_eq!((&updated["events"], &updated["url"]), (&changed["events"], &changed["url"]));
     assert_eq!((&updated["id"], &updated["enabled"], &updated["created_at"]), (&made["id"], &json!(true), &made["created_at"]));
-    assert!(updated.get("secret").is_none());
+    assert_eq!(updated["updated_at"], "2026-01-20T12:05:01Z");
+    // The guide shows no answers of these: they are what is listed, and what has changed.
+    let with = |more: &[&'static str]| [&keys(&in_list)[..], more].concat();
+    assert_eq!(keys(&updated), with(&["updated_at"]));
 
     // Step 5: toggle.
     let off = app.says(200, "POST", &format!("{one}/toggle"), None).await;
     assert_eq!((&off["data"]["enabled"], &off["data"]["disabled_reason"]), (&json!(false), &json!("person")));
+    assert_eq!(keys(&off["data"]), with(&["disabled_at", "disabled_reason", "updated_at"]));
+    assert_eq!((&off["data"]["disabled_at"], &off["data"]["events"]), (&json!("2026-01-20T12:05:01Z"), &changed["events"]));
     assert_eq!(app.refuses("POST", &format!("{one}/test"), None).await, "400 webhook_disabled");
     let on = app.says(200, "POST", &format!("{one}/toggle"), None).await;
-    assert_eq!((&on["data"]["enabled"], on["data"].get("disabled_reason")), (&json!(true), None));
+    assert_eq!((&on["data"]["enabled"], &on["data"]["url"]), (&json!(true), &changed["url"]));
+    assert_eq!(keys(&on["data"]), with(&["release", "updated_at"]), "what waits still is released");
+    assert_eq!(keys(&on["data"]["release"]), ["job", "state", "total", "done", "rate"]);
 
     // Step 7: regenerate the secret.
     let fresh = app.says(200, "POST", &format!("{one}/regenerate-secret"), None).await;
@@ -156,6 +163,8 @@ async fn the_guides_sequence_gets_the_guides_answers() {
     let tried = app.says(200, "POST", &format!("{one}/test"), None).await["data"].take();
     assert_eq!((&tried["id"], &tried["status"], &tried["response_code"]), (&made["id"], &json!("delivered"), &json!(200)));
     assert_eq!(tried["type"], "credential.created");
+    assert_eq!(keys(&tried), ["id", "type", "status", "response_code", "response_time_ms", "response", "failure"]);
+    assert_eq!((&tried["response"], &tried["failure"]), (&json!("{}"), &Value::Null));
     let sent = second.first().await;
     assert!(is_signed_by(&sent, &secret) && is_signed_by(&sent, new_secret));
     assert_eq!(sent.json()["data"]["test"], true);

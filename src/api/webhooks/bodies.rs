@@ -20,7 +20,7 @@ pub(super) struct TrialAsked;
 impl PartialSchema for WebhookAsked {
     fn schema() -> RefOr<Schema> {
         let required = json!({"required": ["url"], "anyOf": [{"required": ["events"]}, {"required": ["event_types"]}]});
-        schema(object(merged(interactor(), options()), &required))
+        schema(object(merged(interactor(&[]), options()), &required))
     }
 }
 
@@ -28,7 +28,10 @@ impl ToSchema for WebhookAsked {}
 
 impl PartialSchema for WebhookChanged {
     fn schema() -> RefOr<Schema> {
-        schema(object(merged(interactor(), options()), &json!({})))
+        let secret =
+            json!({"type": ["string", "null"], "description": "As the answer that it was made with showed it; nothing else."});
+        let own = merged(interactor(&["null"]), json!({"secret": secret}));
+        schema(object(merged(own, options()), &json!({})))
     }
 }
 
@@ -63,11 +66,12 @@ impl PartialSchema for TrialAsked {
 
 impl ToSchema for TrialAsked {}
 
-fn interactor() -> Value {
-    let types =
-        |what: &str| json!({"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 50, "description": what});
+/// `or` names what else may stand where a value is needed to make one.
+fn interactor(or: &[&str]) -> Value {
+    let kinds = |kind: &'static str| json!([&[kind], or].concat());
+    let types = |what: &str| json!({"type": kinds("array"), "items": {"type": "string"}, "minItems": 1, "maxItems": 50, "description": what});
     json!({
-        "url": url(),
+        "url": merged(url(), json!({"type": kinds("string")})),
         "events": types("The event types it gets, which may be globs; each must fit a type that is known."),
         "event_types": types("Another name of `events`."),
         "handshake": {
@@ -85,9 +89,12 @@ fn url() -> Value {
 fn options() -> Value {
     json!({
         "enabled": {"type": ["boolean", "null"], "description": "Whether it is sent to; what comes while it is not is held."},
+        "active": {"type": ["boolean", "null"], "description": "Another name of `enabled`."},
         "filter": {
             "type": ["array", "object", "null"],
-            "description": "Conditions on the envelope, in the form of `when` in a rule: all must hold.",
+            "description": "Conditions on the envelope, in the form of `when` in a rule: all must hold. At most 20, in 8 KiB. `matches` \
+                fits no text longer than 64 KiB, and takes no expression whose automaton is large; a path has at most one `..`, \
+                compares within `[?…]` only what begins with `@`, and looks at the first 50,000 values of an event.",
             "examples": [[{"path": "$.data.amount", "gt": 1000}]],
         },
         "name": {"type": ["string", "null"], "maxLength": 200, "description": "What it is called."},

@@ -31,7 +31,7 @@ use crate::{
 pub(super) async fn create(State(api): State<Api>, caller: Caller, body: Body) -> Result<Response, ApiError> {
     let wanted = Wanted::read(&required(body).await?, Dialect::Honeyframe)?;
     let created = api.subscriptions.create(&caller, Dialect::Honeyframe, wanted).await?;
-    Ok((StatusCode::CREATED, Json(PlainItem::new(&api, &created.subscription, LastDelivery::default()))).into_response())
+    Ok((StatusCode::CREATED, Json(PlainItem::new(&api, &caller, &created.subscription, LastDelivery::default()))).into_response())
 }
 
 /// All that the caller may know of, newest first.
@@ -40,15 +40,15 @@ pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query)
     let (page, next) = listed::page(&api, &caller, query.as_deref())?;
     let mut webhooks = Vec::with_capacity(page.len());
     for it in page {
-        webhooks.push(item(&api, &it).await?);
+        webhooks.push(item(&api, &caller, &it).await?);
     }
     Ok(Json(Webhooks { webhooks, next }).into_response())
 }
 
 /// One of them.
 #[utoipa::path(get, path = "/api/webhooks/{id}", responses((status = 200, body = PlainItem)))]
-pub(super) async fn one(State(api): State<Api>, Found(it): Found) -> Result<Response, ApiError> {
-    Ok(Json(item(&api, &it).await?).into_response())
+pub(super) async fn one(State(api): State<Api>, caller: Caller, Found(it): Found) -> Result<Response, ApiError> {
+    Ok(Json(item(&api, &caller, &it).await?).into_response())
 }
 
 /// Deletes it. What waits for it is held for a while, for another of the same token with the same URL.
@@ -69,8 +69,8 @@ pub(super) async fn deliveries(
     Ok(Json(Deliveries { deliveries, next }).into_response())
 }
 
-async fn item(api: &Api, it: &Subscription) -> Result<PlainItem, ApiError> {
-    Ok(PlainItem::new(api, it, LastDelivery::of(api, it).await?))
+async fn item(api: &Api, caller: &Caller, it: &Subscription) -> Result<PlainItem, ApiError> {
+    Ok(PlainItem::new(api, caller, it, LastDelivery::of(api, it).await?))
 }
 
 /// A page of subscriptions.

@@ -49,7 +49,7 @@ params!(SamplesAsked = samples::PARAMS, "type" means "Of this type only; it may 
 pub(super) async fn create(State(api): State<Api>, caller: Caller, body: Body) -> Result<Response, ApiError> {
     let wanted = Wanted::read(&required(body).await?, Dialect::Interactor)?;
     let created = api.subscriptions.create(&caller, Dialect::Interactor, wanted).await?;
-    let item = WebhookItem::new(&api, &created.subscription, LastDelivery::default());
+    let item = WebhookItem::new(&api, &caller, &created.subscription, LastDelivery::default());
     Ok(list::created(&item.with_secret(created.secret.reveal())))
 }
 
@@ -59,15 +59,15 @@ pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query)
     let (page, next) = listed::page(&api, &caller, query.as_deref())?;
     let mut webhooks = Vec::with_capacity(page.len());
     for it in page {
-        webhooks.push(WebhookItem::new(&api, &it, LastDelivery::of(&api, &it).await?));
+        webhooks.push(WebhookItem::new(&api, &caller, &it, LastDelivery::of(&api, &it).await?));
     }
     Ok(list::page_of(Webhooks { webhooks }, next))
 }
 
 /// One of them.
 #[utoipa::path(get, path = "/api/v1/webhooks/{id}", responses((status = 200, body = One<WebhookItem>)))]
-pub(super) async fn one(State(api): State<Api>, Found(it): Found) -> Result<Response, ApiError> {
-    shown(&api, &it).await
+pub(super) async fn one(State(api): State<Api>, caller: Caller, Found(it): Found) -> Result<Response, ApiError> {
+    shown(&api, &caller, &it).await
 }
 
 /// Changes what the body says and leaves the rest, as the guide does by `PUT`.
@@ -80,7 +80,7 @@ pub(super) async fn one(State(api): State<Api>, Found(it): Found) -> Result<Resp
 pub(super) async fn update(State(api): State<Api>, caller: Caller, Id(id): Id, body: Body) -> Result<Response, ApiError> {
     let wanted = Wanted::read(&required(body).await?, Dialect::Interactor)?;
     let updated = api.subscriptions.update(&caller, &id, wanted).await?;
-    shown(&api, &updated.subscription).await
+    shown(&api, &caller, &updated.subscription).await
 }
 
 /// Changes what the body says and leaves the rest.
@@ -98,7 +98,7 @@ pub(super) async fn patch(api: State<Api>, caller: Caller, id: Id, body: Body) -
 #[utoipa::path(post, path = "/api/v1/webhooks/{id}/toggle", responses((status = 200, body = One<WebhookItem>)))]
 pub(super) async fn toggle(State(api): State<Api>, caller: Caller, Id(id): Id) -> Result<Response, ApiError> {
     let updated = api.subscriptions.toggle(&caller, &id, None).await?;
-    shown(&api, &updated.subscription).await
+    shown(&api, &caller, &updated.subscription).await
 }
 
 /// Deletes it. What waits for it is held for a while, for another of the same token with the same URL.
@@ -108,7 +108,8 @@ pub(super) async fn delete(State(api): State<Api>, caller: Caller, Id(id): Id) -
     Ok(list::one(&Deleted { id: deleted.id.to_string(), deleted: true }))
 }
 
-/// Makes its secret anew. The answer shows it, this once; the former one signs beside it for 48 h.
+/// Makes its secret anew. The answer shows it, this once; the former one signs beside it for 48 h. Five sign at once at most: another is
+/// refused with 429 until the oldest has ended.
 #[utoipa::path(
     post,
     path = "/api/v1/webhooks/{id}/regenerate-secret",
@@ -172,8 +173,7 @@ pub(super) async fn whole_log(
     responses((status = 200, body = One<TrialItem>)),
 )]
 pub(super) async fn test(State(api): State<Api>, caller: Caller, Found(it): Found, body: Body) -> Result<Response, ApiError> {
-    let tried: TrialItem = trial::make(&api, &it, read(body).await?.as_ref()).await?;
-    tracing::info!(target.name = %it.id, by = %caller.id, "a subscription is tried out");
+    let tried: TrialItem = trial::make(&api, &caller, &it, read(body).await?.as_ref()).await?;
     Ok(list::one(&tried))
 }
 
@@ -197,8 +197,8 @@ pub(super) async fn samples(State(api): State<Api>, caller: Caller, RawQuery(que
     Ok(list::whole(samples::of(&types, params.take("type").as_deref(), api.engine.now())?))
 }
 
-async fn shown(api: &Api, it: &Subscription) -> Result<Response, ApiError> {
-    Ok(list::one(&WebhookItem::new(api, it, LastDelivery::of(api, it).await?)))
+async fn shown(api: &Api, caller: &Caller, it: &Subscription) -> Result<Response, ApiError> {
+    Ok(list::one(&WebhookItem::new(api, caller, it, LastDelivery::of(api, it).await?)))
 }
 
 /// A page of subscriptions.

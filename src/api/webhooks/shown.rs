@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::log;
 use crate::{
+    access::Caller,
     api::{Api, openapi::words},
     clock::rfc3339_s,
     jobs::Job,
@@ -94,6 +95,9 @@ struct Options {
     /// Whose events it gets; left out: everybody's.
     #[serde(skip_serializing_if = "Option::is_none")]
     namespaces: Option<BTreeSet<String>>,
+    /// The token that made it, where that is another than the caller's: told to those who are bound to no namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    made_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disabled_at: Option<String>,
     /// `person`, `gone` (the receiver answered 410), `broken` (for 24 h) or `undelivered` (five in a row were given up).
@@ -122,8 +126,8 @@ pub(super) struct ReleaseItem {
 }
 
 impl WebhookItem {
-    /// `it` as it is, with `last` where that was asked for.
-    pub(super) fn new(api: &Api, it: &Subscription, last: LastDelivery) -> Self {
+    /// `it` as `caller` sees it, with `last` where that was asked for.
+    pub(super) fn new(api: &Api, caller: &Caller, it: &Subscription, last: LastDelivery) -> Self {
         Self {
             id: it.id.to_string(),
             url: it.url.to_string(),
@@ -132,7 +136,7 @@ impl WebhookItem {
             enabled: it.disabled.is_none(),
             created_at: rfc3339_s(it.created_at),
             last,
-            options: Options::new(api, it),
+            options: Options::new(api, caller, it),
         }
     }
 
@@ -143,7 +147,7 @@ impl WebhookItem {
 }
 
 impl Options {
-    fn new(api: &Api, it: &Subscription) -> Self {
+    fn new(api: &Api, caller: &Caller, it: &Subscription) -> Self {
         Self {
             name: it.name.clone(),
             description: it.description.clone(),
@@ -155,6 +159,7 @@ impl Options {
             handshake: it.handshake.then_some(true),
             metadata: it.metadata.clone(),
             namespaces: it.namespaces.clone(),
+            made_by: (caller.namespaces.is_none() && caller.id != it.made_by).then(|| it.made_by.clone()),
             disabled_at: it.disabled.as_ref().map(|disabled| rfc3339_s(disabled.at)),
             disabled_reason: it.disabled.as_ref().map(|disabled| disabled.why.word()),
             release: ReleaseItem::of(api, it),
@@ -198,7 +203,7 @@ enum TypeOrTypes {
 }
 
 impl PlainItem {
-    pub(super) fn new(api: &Api, it: &Subscription, last: LastDelivery) -> Self {
+    pub(super) fn new(api: &Api, caller: &Caller, it: &Subscription, last: LastDelivery) -> Self {
         let mut types = events(it);
         Self {
             id: it.id.to_string(),
@@ -208,7 +213,7 @@ impl PlainItem {
             created_at: rfc3339_s(it.created_at),
             signing: signing(it),
             last,
-            options: Options::new(api, it),
+            options: Options::new(api, caller, it),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Trying a subscription out: a signed sample is sent at once, beside its lane, and what the receiver said is told.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::deliveries::excerpt;
 use crate::{
+    access::Caller,
     api::{Api, error::ApiError},
     deliver::NoTrial,
     samples,
@@ -33,7 +34,7 @@ pub(super) struct TrialItem {
 ///
 /// # Errors
 /// `webhook_disabled`; `url_unreachable` where no answer came, with the reason.
-pub(super) async fn make(api: &Api, it: &Subscription, asked: Option<&Value>) -> Result<TrialItem, ApiError> {
+pub(super) async fn make(api: &Api, caller: &Caller, it: &Subscription, asked: Option<&Value>) -> Result<TrialItem, ApiError> {
     if it.disabled.is_some() {
         return Err(ApiError::WebhookDisabled);
     }
@@ -50,6 +51,9 @@ pub(super) async fn make(api: &Api, it: &Subscription, asked: Option<&Value>) ->
         // Deleted in this very moment.
         NoTrial::Nobody => Refused::NotFound.into(),
     })?;
+    tracing::info!(target.name = %it.id, outcome = trial.outcome, by = %caller.id, "a subscription is tried out");
+    let after = json!({"event": trial.event_type, "outcome": trial.outcome});
+    api.note(caller, "subscription.tested", it.id.as_str(), Value::Null, after).await;
     let Some(response_code) = trial.status else {
         let reason = trial.detail.or(trial.error).unwrap_or_else(|| "no answer came".to_owned());
         return Err(ApiError::Unreachable(format!("the URL cannot be reached: {reason}")));

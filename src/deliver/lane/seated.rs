@@ -11,6 +11,7 @@ use crate::{
     deliver::{
         attempt::Outcome,
         breaker::Change,
+        condition::Today,
         signs::{Ailment, Broken, Tried},
     },
     store::{Attempt, Cause, DeliveryRow, Due, Next},
@@ -47,21 +48,25 @@ impl Lane {
         self.inbox.falls_asleep()
     }
 
-    /// Tells what an attempt says of its subscription; true when that is to be kept.
-    pub(super) fn ails(&self, due: &Due, attempt: &Attempt, outcome: Outcome, status: Option<u16>) -> bool {
+    /// Tells what an attempt that went by `today` says of its subscription; true when that is to be kept. Nothing is said of a receiver
+    /// that another has taken the place of.
+    pub(super) fn ails(&self, today: &Today, due: &Due, attempt: &Attempt, outcome: Outcome, status: Option<u16>) -> bool {
         let Some(seated) = &self.parts.desk.seated else { return false };
+        let Some(url) = today.url().filter(|_| self.parts.desk.today().goes_where(today)).cloned() else { return false };
         let tried = || tried(due, attempt.error.clone());
         let mut state = self.inbox.state();
         let condition = &mut state.condition;
         let before = condition.undelivered;
         match (outcome, attempt.next) {
             (Outcome::Delivered, _) => condition.undelivered = 0,
-            (Outcome::Permanent { .. }, _) if status == Some(GONE) => seated.signs.ails(self.name(), Ailment::Gone(tried())),
+            (Outcome::Permanent { .. }, _) if status == Some(GONE) => {
+                seated.signs.ails(self.name(), Ailment::Gone(tried()), url.clone());
+            }
             (Outcome::Retry { .. }, Next::Dead(Cause::Receiver)) => condition.undelivered = before.saturating_add(1),
             _ => {}
         }
         if before < condition.undelivered && UNDELIVERED_MAX <= condition.undelivered {
-            seated.signs.ails(self.name(), Ailment::Undelivered(tried()));
+            seated.signs.ails(self.name(), Ailment::Undelivered(tried()), url);
         }
         before != condition.undelivered
     }
@@ -78,7 +83,9 @@ impl Lane {
         if UNDELIVERED_MAX <= undelivered {
             let (event_id, event_type) = (last.event_id.clone(), last.r#type.clone());
             let tried = Tried { delivery: last.delivery.id, event_id, event_type, error: last.delivery.error.clone() };
-            seated.signs.ails(self.name(), Ailment::Undelivered(tried));
+            if let Some(url) = self.parts.desk.today().url() {
+                seated.signs.ails(self.name(), Ailment::Undelivered(tried), url.clone());
+            }
         }
         self.keep();
     }

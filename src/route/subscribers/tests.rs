@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     config::decode::{Context, Decode},
     envelope::tests::sample,
-    route::{Router, when::tests::node},
+    route::{Router, TAKERS_MAX, when::tests::node},
 };
 
 fn subscriber(target: &str, events: &[&str], filter: &serde_json::Value, namespaces: Option<&[&str]>) -> Subscriber {
@@ -241,4 +241,15 @@ proptest! {
         }
         prop_assert!(plainly.values().all(|it| set.get(&it.target).is_some_and(|got| got.events == it.events)));
     }
+}
+
+#[test]
+fn an_event_with_too_many_takers_goes_to_as_many_as_may_and_says_how_many_do_not_get_it() {
+    let subscribers = Subscribers::default();
+    subscribers.load((0..TAKERS_MAX + 3).map(|n| taker(&format!("wh_{n}"))).collect());
+    let plan = router(&subscribers).plan(&sample());
+    // The rule's own comes first, and counts by itself.
+    assert_eq!((plan.deliveries.len(), plan.left_out), (1 + TAKERS_MAX, 3));
+    assert_eq!(plan.deliveries[0].target.as_str(), "crm");
+    assert!(plan.deliveries.len() < crate::store::N_MAX as usize);
 }

@@ -1,6 +1,7 @@
 //! Promises about lists.
 
 use super::*;
+use crate::clock::later;
 
 pub(crate) async fn events_are_paged_both_ways(bench: Bench) {
     for n in 0..5 {
@@ -160,7 +161,7 @@ pub(crate) async fn lists_leave_bodies_out(bench: Bench) {
 
 pub(crate) async fn what_a_filter_selects_is_counted(bench: Bench) {
     let first = bench.accept(bench.event("evt_1").to(&["crm", "n8n"])).await;
-    bench.accept(bench.event("evt_2").to(&["crm"])).await;
+    let second = bench.accept(bench.event("evt_2").to(&["crm"])).await;
     bench.accept(bench.event("evt_3")).await;
     bench.recorded(DeliveryId { event: first, n: 1 }, 1, Next::Dead(Cause::Receiver)).await;
     bench.recorded(DeliveryId { event: first, n: 2 }, 1, Next::Dead(Cause::Config)).await;
@@ -173,6 +174,15 @@ pub(crate) async fn what_a_filter_selects_is_counted(bench: Bench) {
     assert_eq!(deliveries(Filter { cause: Some(Cause::Internal), state: Some(State::Dead), ..filter.clone() }).await, 0);
     assert_eq!(deliveries(Filter { resolved: Some(false), ..filter.clone() }).await, 2);
     assert_eq!(deliveries(Filter { resolved: Some(true), ..filter.clone() }).await, 0);
+    let due = async |seconds: u64| {
+        let time = later(bench.clock.now(), Duration::from_secs(seconds));
+        let target = Some("crm".into());
+        deliveries(Filter { target, state: Some(State::Pending), due_before: Some(time), ..filter.clone() }).await
+    };
+    assert_eq!((due(0).await, due(1).await), (0, 1));
+    let retry = Next::Retry(later(bench.clock.now(), Duration::from_secs(60)));
+    bench.recorded(DeliveryId { event: second, n: 1 }, 1, retry).await;
+    assert_eq!((due(60).await, due(61).await), (0, 1));
     let events = async |filter| bench.store.count_events(filter).await.unwrap();
     assert_eq!(events(filter.clone()).await, 3);
     assert_eq!(events(Filter { target: Some("crm".into()), ..filter.clone() }).await, 2);

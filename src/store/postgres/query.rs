@@ -15,7 +15,7 @@ use super::{
     text::Text,
 };
 use crate::{
-    clock::{Timestamp, from_ms},
+    clock::{Timestamp, from_ms, to_ms},
     envelope::{DeliveryId, Envelope, EventUid, Name},
     store::{
         Attempt, Backlog, Delivery, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets,
@@ -330,6 +330,9 @@ fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     of_both(&mut clauses, filter);
     clauses.between("d.created_at", filter.since, filter.until);
     clauses.equals("t.name", filter.target.as_deref());
+    if let Some(time) = filter.due_before {
+        clauses.and("d.due_at < $", [to_ms(time).into()]);
+    }
     among(&mut clauses, filter.targets.as_ref());
     if let Some(event) = filter.event {
         let (first, last) = places(event, salt);

@@ -14,7 +14,9 @@ use crate::{
 };
 
 /// Deliveries that one call of [`hand_over`] or [`expire`] takes up.
-const SLICE: usize = 1000;
+pub(super) const SLICE: usize = 1000;
+/// Deliveries that [`beyond`] names at once: all that waits is looked at for that.
+const BEYOND_MAX: usize = 50 * SLICE;
 
 /// Whether the event of the delivery at `?1` has another to `?2` that waits or arrived, and is no less a replay.
 pub(super) const HAS: &str = "SELECT 1 FROM deliveries WHERE place BETWEEN (?1 >> 16) << 16 AND ((?1 >> 16) << 16) + 65535
@@ -55,7 +57,7 @@ pub(super) const SIZES: &str = "SELECT d.place, max(d.created_at, coalesce(d.due
     FROM deliveries d INDEXED BY deliveries_pending LEFT JOIN payloads p ON p.seq = d.place >> 16
     WHERE d.state = 0 AND d.target_id = ?1 AND d.turn IN (0, 1, 2, 3) ORDER BY d.place";
 
-/// Which of what waits for `target` is beyond `bytes`, or has waited since `cutoff`: a slice, the oldest first.
+/// Which of what waits for `target` is beyond `bytes`, or has waited since `cutoff`: at most [`BEYOND_MAX`], the oldest first.
 pub(super) fn beyond(
     conn: &Connection,
     target: &Name,
@@ -80,7 +82,7 @@ pub(super) fn beyond(
         }
         excess = excess.saturating_sub(size.unsigned_abs());
         found.push(place);
-        if SLICE <= found.len() {
+        if BEYOND_MAX <= found.len() {
             break;
         }
     }

@@ -333,8 +333,13 @@ impl Store for Sqlite {
         if beyond.is_empty() {
             return Ok(Vec::new());
         }
-        let target = target.clone();
-        self.writer.run(move |session| held::expire(session, &target, &beyond, &reason, to_ms(now))).await
+        let mut expired = Vec::with_capacity(beyond.len());
+        // A slice at a time, so that others are written between them.
+        for slice in beyond.chunks(held::SLICE) {
+            let (target, reason, slice) = (target.clone(), reason.clone(), slice.to_vec());
+            expired.extend(self.writer.run(move |session| held::expire(session, &target, &slice, &reason, to_ms(now))).await?);
+        }
+        Ok(expired)
     }
 
     async fn count_deliveries(&self, filter: Filter) -> Result<u64> {

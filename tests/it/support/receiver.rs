@@ -32,6 +32,8 @@ pub(crate) enum Reply {
     Close,
     /// 200, once there is a permit to take.
     Gated(Arc<Semaphore>),
+    /// This status, once there is a permit to take.
+    Late(u16, Arc<Semaphore>),
 }
 
 impl From<u16> for Reply {
@@ -205,6 +207,11 @@ async fn converse(socket: TcpStream, shared: Arc<Shared>) -> Option<()> {
             Reply::Gated(gate) => {
                 gate.acquire().await.ok()?.forget();
                 socket.write_all(b"HTTP/1.1 200 Scripted\r\ncontent-length: 0\r\n\r\n").await.ok()?;
+            }
+            Reply::Late(status, gate) => {
+                gate.acquire().await.ok()?.forget();
+                let head = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: 0\r\n\r\n");
+                socket.write_all(head.as_bytes()).await.ok()?;
             }
         }
     }
