@@ -91,6 +91,8 @@ struct PollItem {
     pages: u32,
     items: u64,
     taken: u64,
+    /// And how many were left out because they lie before where the source began (`start`).
+    left_out: u64,
 }
 
 impl PollItem {
@@ -109,6 +111,7 @@ impl PollItem {
             pages: status.pages,
             items: status.items,
             taken: status.taken,
+            left_out: status.left_out,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     app::{App, Handles, Options, StartError},
     clock::Clock,
     config::{Loaded, report},
-    reload::{self, Rejected, Reloader, last_good},
+    reload::{self, Rejected, Reloader, ending, last_good},
     secret::Secret,
 };
 
@@ -45,6 +45,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let options = Options { clock, admin_token: admin_token(), rejected, reloader };
     let app = App::build(config, options).await.map_err(cannot_start)?;
     stop_on_signals(app.shutdown()).map_err(cannot_listen)?;
+    ending::at_start(&app.handles, &loaded).await;
     if good {
         last_good::keep(&app.handles, &loaded.files).await;
     }

@@ -187,10 +187,19 @@ impl Tried {
             FailureKind::Forbidden => Outcome::Permanent { cause: Cause::Config, moved: false },
             FailureKind::Request => Outcome::Permanent { cause: Cause::Internal, moved: false },
             FailureKind::Handshake => Outcome::Target,
+            FailureKind::Unasked { status: 410, .. } => Outcome::Permanent { cause: Cause::Receiver, moved: true },
+            FailureKind::Unasked { status, after } => {
+                Outcome::Retry { after, whole_lane: matches!(status, 429 | 503), denied: false }
+            }
             _ => Outcome::Retry { after: None, whole_lane: false, denied: false },
         };
-        let (error, detail) = (Some(failure.kind.code().to_owned()), Some(failure.detail));
-        Self { outcome, status: None, error, detail, response: Bytes::new(), rendered: None, template_failed: false }
+        let status = match failure.kind {
+            FailureKind::Unasked { status, .. } => Some(status),
+            _ => None,
+        };
+        let error = Some(status.map_or_else(|| failure.kind.code().to_owned(), |status| format!("http_{status}")));
+        let detail = Some(failure.detail);
+        Self { outcome, status, error, detail, response: Bytes::new(), rendered: None, template_failed: false }
     }
 
     /// Adds that `body` was made by a template just now, and how that went.

@@ -200,6 +200,13 @@ pub(super) enum FailureKind {
     Request,
     /// The target was asked for its consent and gave none: nothing was sent.
     Handshake,
+    /// The target was asked for its consent and answered that it cannot now (or is gone): nothing was sent.
+    Unasked {
+        /// The answer's status.
+        status: u16,
+        /// How long it wants to be left alone.
+        after: Option<Duration>,
+    },
 }
 
 impl FailureKind {
@@ -213,7 +220,7 @@ impl FailureKind {
             Self::Closed => "closed",
             Self::Forbidden => "address_forbidden",
             Self::Request => "internal",
-            Self::Handshake => "handshake_refused",
+            Self::Handshake | Self::Unasked { .. } => "handshake_refused",
         }
     }
 }

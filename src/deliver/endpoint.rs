@@ -44,7 +44,7 @@ impl fmt::Debug for Endpoint {
 }
 
 /// Headers that are the relay's own or the connection's. So is every `x-hookyard-*`.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 19] = [
     "user-agent",
     "content-type",
     "content-length",
@@ -63,6 +63,7 @@ const RESERVED: [&str; 18] = [
     "proxy-authorization",
     "proxy-connection",
     "http2-settings",
+    "webhook-request-origin",
 ];
 /// Headers of the signing schemes, which nothing else may set: a target must not take them for signatures.
 const SIGNATURES: [&str; 7] = [
@@ -152,6 +153,15 @@ impl Endpoint {
     /// The same, asked for its consent before anything is sent to it, where that is `wanted`.
     pub(super) fn asked_first(self, wanted: bool) -> Self {
         Self { handshake: wanted.then(Arc::default), ..self }
+    }
+
+    /// Takes over what `former`, the same before the file changed, has said of being sent to, where that is still there.
+    pub(super) fn goes_on_from(&mut self, former: &Self) {
+        if let (Some(handshake), Some(known)) = (&mut self.handshake, &former.handshake)
+            && self.url == former.url
+        {
+            *handshake = known.clone();
+        }
     }
 
     /// Where it is.

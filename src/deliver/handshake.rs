@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use tokio::{sync::Mutex, time::timeout_at};
 use url::Url;
 
 use super::{
+    answers::retry_after,
     attempt::{Site, Try},
     client::{Failure, FailureKind, ReadyUrl},
 };
@@ -21,7 +22,7 @@ pub(super) const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-r
 const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
 /// What the relay is called where `server.public_url` holds no DNS name.
 const NAMELESS: HeaderValue = HeaderValue::from_static("hookyard");
-/// How long a consent holds. It is in memory only: after a start, or another file, the target is asked anew.
+/// How long a consent holds. It is in memory only: after a start, or where another file names another URL, the target is asked anew.
 const HOLDS: Duration = Duration::from_secs(24 * 3600);
 
 /// What one URL has said of being sent to.
@@ -31,8 +32,8 @@ const HOLDS: Duration = Duration::from_secs(24 * 3600);
 /// `WebHook-Request-Callback` offered: a target that makes up its mind later says so when it is asked again.
 #[derive(Debug, Default)]
 pub(super) struct Handshake {
-    /// When it last consented. Locked while it is asked: attempts beside it wait for the answer instead of asking too.
-    agreed: Mutex<Option<Timestamp>>,
+    /// When it last consented, and to whom. Locked while it is asked: attempts beside it wait for the answer instead of asking too.
+    agreed: Mutex<Option<(Timestamp, HeaderValue)>>,
 }
 
 impl Handshake {
@@ -40,7 +41,7 @@ impl Handshake {
     /// want them. In a rehearsal nobody is asked.
     ///
     /// # Errors
-    /// [`FailureKind::Handshake`] without consent; where there is no answer, why.
+    /// [`FailureKind::Handshake`] without consent, [`FailureKind::Unasked`] where that says nothing of it; where there is no answer, why.
     pub(super) async fn agree(&self, attempt: &Try<'_>, url: &ReadyUrl) -> Result<(), Failure> {
         if attempt.http.stage().is_some() {
             return Ok(());
@@ -50,17 +51,20 @@ impl Handshake {
             kind: FailureKind::Timeout,
             detail: "the target was still being asked for its consent".to_owned(),
         })?;
-        if agreed.is_some_and(|at| attempt.at < later(at, HOLDS)) {
+        let origin = origin(attempt.site);
+        if agreed.as_ref().is_some_and(|(at, to)| attempt.at < later(*at, HOLDS) && *to == origin) {
             return Ok(());
         }
         *agreed = None;
-        let origin = origin(attempt.site);
         let headers = HeaderMap::from_iter([(REQUEST_ORIGIN, origin.clone())]);
         let (status, answered) = attempt.http.options(url, headers, attempt.deadline).await?;
         if let Some(why) = refusal(status, &answered, &origin) {
-            return Err(Failure { kind: FailureKind::Handshake, detail: format!("asked by OPTIONS (answer {status}), {why}") });
+            let after = answered.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, attempt.at));
+            let passes = !answered.contains_key(ALLOWED_ORIGIN) && says_nothing(status);
+            let kind = if passes { FailureKind::Unasked { status, after } } else { FailureKind::Handshake };
+            return Err(Failure { kind, detail: format!("asked by OPTIONS (answer {status}), {why}") });
         }
-        *agreed = Some(attempt.at);
+        *agreed = Some((attempt.at, origin));
         Ok(())
     }
 }
@@ -69,6 +73,12 @@ impl Handshake {
 pub(super) fn origin(site: &Site) -> HeaderValue {
     let name = site.public_url.as_ref().and_then(Url::domain);
     name.and_then(|name| HeaderValue::from_str(name).ok()).unwrap_or(NAMELESS)
+}
+
+/// Whether an answer of this status, without the header, is no refusal: the target could not be asked now, or is gone. It then means what
+/// it means for a delivery by default.
+fn says_nothing(status: u16) -> bool {
+    matches!(status, 408 | 410 | 425 | 429 | 500..=599) && !matches!(status, 501 | 505)
 }
 
 /// Why an answer is no consent. A redirect never is: where it leads was not asked.

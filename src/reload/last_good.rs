@@ -68,7 +68,20 @@ struct Several {
 
 /// The last good file that `store`, which the good file `loaded` names at `url`, holds.
 pub(crate) async fn of_store(loaded: &Loaded, url: &Secret, store: &dyn Store) -> Option<Config> {
-    let text = open(&read(store).await?, &sealers(&loaded.files, url))?;
+    reopened(&sealed(store).await.ok()??, loaded, url)
+}
+
+/// The last good file as `store` keeps it, sealed; `None`: it keeps none.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn sealed(store: &dyn Store) -> store::Result<Option<String>> {
+    store.setting(KEY).await
+}
+
+/// What was once the last good file, as [`sealed`] answered it. The good file `loaded` names the store at `url`.
+pub(crate) fn reopened(sealed: &str, loaded: &Loaded, url: &Secret) -> Option<Config> {
+    let text = open(&BASE64.decode(sealed.as_bytes()).ok()?, &sealers(&loaded.files, url))?;
     let (main, fragments) = read_back(text, loaded.files.path());
     config::parse_kept(main, fragments, &System).config
 }

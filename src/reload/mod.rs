@@ -23,6 +23,7 @@ use crate::{
     deliver, sign,
 };
 
+pub(crate) mod ending;
 pub(crate) mod last_good;
 mod outcome;
 pub mod watch;
@@ -172,6 +173,7 @@ async fn take(handles: &Handles, mut loaded: Loaded) -> Result<Outcome, Failure>
     let former = handles.generation.now();
     config::needs_restart(&former.config, &mut loaded);
     if let Some(config) = loaded.config.take() {
+        ending::note(handles, &former.config, &config).await;
         match switch(handles, config.clone()).await {
             Ok(()) => return Ok(taken(handles, &former.config, config, &loaded).await),
             Err((destination, message)) => config::refuse(&mut loaded, destination.as_deref(), message),
@@ -210,6 +212,7 @@ async fn taken(handles: &Handles, former: &Config, config: Config, loaded: &Load
         warn!(%error, "how a lane stood is not known yet");
     }
     last_good::keep(handles, &loaded.files).await;
+    ending::go_on(handles, loaded).await;
     report::warnings(loaded).iter().for_each(|line| warn!("{line}"));
     let outcome = outcome::of(handles, former, &config, report::diagnostics(loaded), now).await;
     info!(config.hash = %config.hash, changed = outcome.changed, "the configuration is loaded");

@@ -366,6 +366,7 @@ mod tests {
         assert_eq!(told(json!({"max_retries": 11})), "invalid_request `max_retries` is a whole number from 0 to 10");
         assert_eq!(told(json!({"enabled": "yes"})), "invalid_request `enabled` is true or false");
         assert_eq!(told(json!({"headers": {"Host": "x"}})), "invalid_request `headers` cannot set `Host`: it is the relay's own");
+        assert!(told(json!({"headers": {"WebHook-Request-Origin": "x"}})).ends_with("it is the relay's own"));
         assert_eq!(
             told(json!({"headers": {"X-A": "a\nb"}})),
             "invalid_request `headers` gives `X-A` a value that no header can carry"

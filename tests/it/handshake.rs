@@ -142,6 +142,46 @@ async fn a_question_without_an_answer_is_a_transient_failure() {
 }
 
 #[tokio::test]
+async fn a_target_that_cannot_answer_now_has_not_refused() {
+    let yes = || Reply::with(200, "WebHook-Allowed-Origin", "*");
+    let crm = Receiver::start([Reply::with(503, "Retry-After", 120), Reply::from(429), yes(), 200.into()]).await;
+    let app = spawn_app(to(&crm)).await;
+    app.takes("evt_1").await;
+    let row = app.tried("", 1).await;
+    assert_eq!((&row["state"], &row["error"], app.due_in(&row)), (&json!("pending"), &json!("http_503"), 120.0), "{row}");
+    app.clock.advance(seconds(120));
+    app.tried("", 2).await;
+    assert_eq!(app.target("crm").await["state"], "ok");
+    app.clock.advance(seconds(60));
+    let row = app.reaches("", "delivered").await;
+    assert_eq!(app.story(&row).await, "1 retry http_503, 2 retry http_429, 3 delivered 200");
+    assert_eq!(methods(&crm), ["OPTIONS", "OPTIONS", "OPTIONS", "POST"]);
+}
+
+#[tokio::test]
+async fn a_target_that_is_gone_says_so_to_the_question_too() {
+    let crm = Receiver::start([Reply::from(410)]).await;
+    let app = spawn_app(to(&crm)).await;
+    app.takes("evt_1").await;
+    let row = app.reaches("", "dead").await;
+    assert_eq!((&row["cause"], &row["error"]), (&json!("receiver"), &json!("http_410")), "{row}");
+    assert_eq!(methods(&crm), ["OPTIONS"]);
+}
+
+#[tokio::test]
+async fn consent_outlives_another_file_that_names_the_same_url_and_sender() {
+    let crm = choosy("*", &Arc::new(AtomicBool::new(true))).await;
+    let app = spawn_app(to(&crm)).await;
+    app.takes("evt_1").await;
+    app.counts("state=delivered", 1).await;
+    app.reload(to(&crm).rule("name: nothing, match: {type: nothing.at.all}, to: [crm]").rule("name: all, match: {}, to: [crm]"))
+        .await;
+    app.takes("evt_2").await;
+    app.counts("state=delivered", 2).await;
+    assert_eq!(methods(&crm), ["OPTIONS", "POST", "POST"]);
+}
+
+#[tokio::test]
 async fn nobody_is_asked_by_default() {
     let crm = Receiver::ok().await;
     let app = spawn_app(routes().interactor().webhook("crm", &crm)).await;

@@ -1,5 +1,5 @@
 //! `deploy/migrating.md` and the README's case of polling: every file of theirs can be checked as it stands, and every switch-over is
-//! played with their files and commands.
+//! played with their files and commands, whose secrets come from the environment.
 
 use std::{path::Path, process::Command};
 
@@ -34,12 +34,15 @@ fn of(blocks: &[Block], language: &str) -> Vec<String> {
     blocks.iter().filter(|(one, _)| one == language).map(|(_, text)| text.clone()).collect()
 }
 
-/// Where what the pages call by name is here.
-struct Places(Vec<(&'static str, String)>);
+/// Where what the pages call by name is here, and the environment.
+struct Places {
+    hosts: Vec<(&'static str, String)>,
+    env: Vec<(&'static str, String)>,
+}
 
 impl Places {
     fn put(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (name, here)| text.replace(name, here))
+        self.hosts.iter().fold(text.to_owned(), |text, (name, here)| text.replace(name, here))
     }
 
     fn file(&self, text: &str) -> String {
@@ -55,7 +58,7 @@ impl Places {
             let mut command = Command::new("sh");
             command.args(["-c", &line]).current_dir(relay.home.path().join("cli"));
             command.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap()));
-            command.env("HOOKYARD_ADMIN_TOKEN", ADMIN);
+            command.env("HOOKYARD_ADMIN_TOKEN", ADMIN).envs(self.env.iter().cloned());
             let output = finish(command).await;
             let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             assert!(output.status.success(), "{line}: {out}{err}");
@@ -63,14 +66,22 @@ impl Places {
         }
         said
     }
-}
 
-async fn start(file: &str) -> Relay {
-    let home = Home::new();
-    home.write("routes.yaml", file);
-    let relay = Relay::resume(&home).await;
-    tell(&relay, file);
-    relay
+    /// Starts a relay on a file of the pages, in a folder of its own.
+    async fn start(&self, file: &str) -> Relay {
+        self.start_in(&Home::new(), file).await
+    }
+
+    /// The same, where another may have been before.
+    async fn start_in(&self, home: &Home, file: &str) -> Relay {
+        let file = self.file(file);
+        home.write("routes.yaml", &file);
+        let mut command = home.command(&["serve", "--config", "routes.yaml"]);
+        command.envs(self.env.iter().cloned());
+        let relay = Relay::from(home, command).await;
+        tell(&relay, &file);
+        relay
+    }
 }
 
 /// Another file in its place.
@@ -109,21 +120,67 @@ async fn every_file_of_the_pages_is_good_as_it_stands() {
     }
 }
 
+/// Step 1's environment: all that the case needs to its end.
+fn honeyframes(api: &Receiver, job: &Receiver) -> Places {
+    Places {
+        hosts: vec![
+            ("https://honeyframe.example.com", format!("http://{}", api.addr)),
+            ("https://job.example.com/hooks/runs", job.url()),
+        ],
+        env: vec![("HONEYFRAME_TOKEN", TOKEN.to_owned()), ("HONEYFRAME_SECRET", HMAC.to_owned()), ("JOB_SECRET", OUT.to_owned())],
+    }
+}
+
+#[tokio::test]
+async fn a_start_by_the_other_file_asks_a_last_time_too_and_so_does_one_in_the_middle() {
+    let ((honeyframe, api), job) = (Honeyframe::start().await, Receiver::ok().await);
+    let mut places = honeyframes(&api, &job);
+    let files = of(&blocks("deploy/migrating.md", "From polling"), "yaml");
+    // Whoever has not set it before starts again with it.
+    let secret = places.env.remove(1);
+    let relay = places.start(&files[0]).await;
+    api.first().await;
+    until("the first round", SOON, async || {
+        let row = relay.data("/api/v1/sources").await[0].clone();
+        (!row["poll"]["last_success_at"].is_null()).then_some(())
+    })
+    .await;
+    // The file is on disk before: a relay that looks at it does not know the secret, and goes on asking.
+    replace(&relay, &places.file(&files[1]));
+    let home = relay.home.clone();
+    assert!(relay.stop().await.success());
+    let just_before = honeyframe.fails(&jiff::Timestamp::now().to_string());
+    places.env.push(secret);
+    let relay = places.start_in(&home, &files[1]).await;
+    assert_eq!(job.first().await.json()["data"], just_before);
+    // Killed before the round of what is late, it asks again after the next start; what it asks for is not doubled.
+    relay.settled("target=job", 1).await;
+    relay.kill();
+    let late = honeyframe.fails(&jiff::Timestamp::now().to_string());
+    let relay = places.start_in(&home, &files[1]).await;
+    assert_eq!(job.wait_for(2).await[1].json()["data"], late);
+    let pushed = honeyframe.fails(&jiff::Timestamp::now().to_string());
+    for run in [&just_before, &late, &pushed] {
+        assert_eq!(relay.send(&Honeyframe::push(run)).await.status, 200);
+    }
+    assert_eq!(job.wait_for(3).await[2].json()["data"], pushed);
+    // Without the token the former file cannot be read: that is told.
+    assert!(relay.stop().await.success());
+    places.env.retain(|(name, _)| *name != "HONEYFRAME_TOKEN");
+    let relay = places.start_in(&home, &files[1]).await;
+    until("that to be told", SOON, async || relay.log_text().contains("is not polled a last time").then_some(())).await;
+    assert_eq!(job.count(), 3);
+}
+
 #[tokio::test]
 async fn from_polling_to_the_relay_and_to_being_told() {
     let ((honeyframe, api), job) = (Honeyframe::start().await, Receiver::ok().await);
-    let places = Places(vec![
-        ("https://honeyframe.example.com", format!("http://{}", api.addr)),
-        ("https://job.example.com/hooks/runs", job.url()),
-        ("${HONEYFRAME_TOKEN}", TOKEN.to_owned()),
-        ("${HONEYFRAME_SECRET}", HMAC.to_owned()),
-        ("${JOB_SECRET}", OUT.to_owned()),
-    ]);
+    let places = honeyframes(&api, &job);
     honeyframe.fails("2026-01-20T11:00:00Z");
     let missed = honeyframe.fails("2026-01-20T12:30:00Z");
     let blocks = blocks("deploy/migrating.md", "From polling");
     let (files, scripts) = (of(&blocks, "yaml"), of(&blocks, "sh"));
-    let relay = start(&places.file(&files[0])).await;
+    let relay = places.start(&files[0]).await;
     let polled = job.first().await;
     assert_eq!((&polled.json()["data"], &polled.json()["type"]), (&missed, &"recipe.run.failed".into()));
     let said = places.run(&relay, &scripts[0]).await;
@@ -150,15 +207,10 @@ async fn from_polling_to_the_relay_and_to_being_told() {
 #[tokio::test]
 async fn the_readmes_case_a_subscriber_is_told_of_what_was_polled_and_of_what_is_pushed() {
     let ((honeyframe, api), job) = (Honeyframe::start().await, Receiver::ok().await);
-    let places = Places(vec![
-        ("https://honeyframe.example.com", format!("http://{}", api.addr)),
-        ("https://job.example.com/hooks/runs", job.url()),
-        ("${HONEYFRAME_TOKEN}", TOKEN.to_owned()),
-        ("${HONEYFRAME_SECRET}", HMAC.to_owned()),
-    ]);
+    let places = honeyframes(&api, &job);
     let blocks = blocks("README.md", "Polled today, pushed one day");
     let (files, scripts) = (of(&blocks, "yaml"), of(&blocks, "sh"));
-    let relay = start(&places.file(&files[0])).await;
+    let relay = places.start(&files[0]).await;
     let (subscribe, poll) = scripts[0].split_once('\n').unwrap();
     let said = places.run(&relay, subscribe).await;
     assert!(said.contains("\"event_type\":\"recipe.run.failed\"") && said.matches(README_SECRET).count() == 1, "{said}");
@@ -183,13 +235,13 @@ async fn the_readmes_case_a_subscriber_is_told_of_what_was_polled_and_of_what_is
 #[tokio::test]
 async fn from_express_to_the_relay_before_it() {
     let express = Server::start("seed_express.cjs", "INTERACTOR_WEBHOOK_SECRET", INTERACTOR).await;
-    let places = Places(vec![
-        ("https://app.example.com", format!("http://127.0.0.1:{}", express.port)),
-        ("${INTERACTOR_WEBHOOK_SECRET}", INTERACTOR.to_owned()),
-        ("${INTERACTOR_WEBHOOK_SECRET_RELAY:-}", "whsec_of_the_second_registration".to_owned()),
-    ]);
+    let mut places = Places {
+        hosts: vec![("https://app.example.com", format!("http://127.0.0.1:{}", express.port))],
+        env: vec![("INTERACTOR_WEBHOOK_SECRET", INTERACTOR.to_owned())],
+    };
     let blocks = blocks("deploy/migrating.md", "From a hand-written Express receiver");
-    let relay = start(&places.file(&of(&blocks, "yaml")[0])).await;
+    let file = of(&blocks, "yaml")[0].clone();
+    let relay = places.start(&file).await;
     let (check, rest) = of(&blocks, "sh")[0]
         .split_once("hookyard deliveries")
         .map(|(a, b)| (a.to_owned(), format!("hookyard deliveries{b}")))
@@ -198,6 +250,11 @@ async fn from_express_to_the_relay_before_it() {
     relay.settled("target=app", 1).await;
     let said = places.run(&relay, &rest).await;
     assert!(said.contains("delivered") && !said.contains("dead"), "{said}");
+    // The second registration's secret is there after another start.
+    let home = relay.home.clone();
+    assert!(relay.stop().await.success());
+    places.env.push(("INTERACTOR_WEBHOOK_SECRET_RELAY", "whsec_of_the_second_registration".to_owned()));
+    let relay = places.start_in(&home, &file).await;
     // Both registrations post to the relay, each with its secret; Express checks the one that it knows.
     relay.accepts(&signed::interactor(signed::event("evt_a"))).await;
     relay.accepts(&signed::interactor_by("whsec_of_the_second_registration", signed::event("evt_b"))).await;
@@ -211,13 +268,16 @@ async fn from_a_sender_that_posts_to_n8n_to_the_relay_between_them() {
     // The workflow is being edited when the first message comes.
     let missing = Reply::Full(404, Vec::new(), r#"{"code":404,"message":"The requested webhook is not registered."}"#.into());
     let n8n = Receiver::start([missing, 200.into()]).await;
-    let places = Places(vec![
-        ("${N8N_PATH_SECRET}", "p4th".to_owned()),
-        ("${N8N_WEBHOOK_URL}", n8n.url()),
-        ("${N8N_RELAY_KEY}", "relay-key".to_owned()),
-    ]);
+    let places = Places {
+        hosts: Vec::new(),
+        env: vec![
+            ("N8N_PATH_SECRET", "p4th".to_owned()),
+            ("N8N_WEBHOOK_URL", n8n.url()),
+            ("N8N_RELAY_KEY", "relay-key".to_owned()),
+        ],
+    };
     let blocks = blocks("deploy/migrating.md", "From direct n8n webhooks");
-    let relay = start(&places.file(&of(&blocks, "yaml")[0])).await;
+    let relay = places.start(&of(&blocks, "yaml")[0]).await;
     places.run(&relay, &of(&blocks, "sh")[0]).await;
     let seen = n8n.wait_for(2).await;
     let message = br#"{"message": "Customer X just signed up", "metadata": {"customer_id": 42}}"#;

@@ -59,7 +59,7 @@ async fn runs_that_failed_become_events_that_are_delivered_signed() {
     let at: i64 = request.header("webhook-timestamp").parse().unwrap();
     assert_eq!(request.header("webhook-signature"), signed::standard_item(OUT, request.header("webhook-id"), at, &request.body));
     let row = polled_at(&app, "2026-01-20T12:01:00.000Z").await;
-    insta::assert_snapshot!(row.to_string().replace(&api.addr.to_string(), "HOST"), @r#"{"name":"honeyframe","kind":"poll","path":null,"last_received_at":"2026-01-20T12:01:00.000Z","counts":{"success":1},"secrets":[],"poll":{"url":"http://HOST/***","every_s":60,"last_poll_at":"2026-01-20T12:01:00.000Z","last_success_at":"2026-01-20T12:01:00.000Z","last_error":null,"last_error_message":null,"failures":0,"next_poll_at":"2026-01-20T12:02:00.000Z","cursor":"2026-01-20T12:00:30Z","pages":1,"items":1,"taken":1}}"#);
+    insta::assert_snapshot!(row.to_string().replace(&api.addr.to_string(), "HOST"), @r#"{"name":"honeyframe","kind":"poll","path":null,"last_received_at":"2026-01-20T12:01:00.000Z","counts":{"success":1},"secrets":[],"poll":{"url":"http://HOST/***","every_s":60,"last_poll_at":"2026-01-20T12:01:00.000Z","last_success_at":"2026-01-20T12:01:00.000Z","last_error":null,"last_error_message":null,"failures":0,"next_poll_at":"2026-01-20T12:02:00.000Z","cursor":"2026-01-20T12:00:30Z","pages":1,"items":1,"taken":1,"left_out":0}}"#);
     // Asked again and again, it is known.
     app.clock.advance(minutes(1));
     polled_at(&app, "2026-01-20T12:02:00.000Z").await;
@@ -89,6 +89,67 @@ async fn a_restart_goes_on_from_where_it_was_and_the_start_is_when_it_was_first_
     app.clock.advance(minutes(1));
     assert_eq!(crm.wait_for(3).await[2].json()["id"], "run_0");
     app.nothing_comes(&crm, 3, minutes(1)).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_ran_ahead_hides_nothing_once_it_is_put_right() {
+    let ((honeyframe, api), crm) = (Honeyframe::start().await, Receiver::ok().await);
+    let routes = || routes().source("honeyframe", &polled(&api, SINCE)).webhook("crm", &crm);
+    let home = Home::new();
+    let app = TestApp::start(home.clone(), Clock::manual("2027-01-20T12:00:00Z"), routes()).await;
+    polled_at(&app, "2027-01-20T12:00:00.000Z").await;
+    let app = app.restart_by(Clock::manual("2026-01-20T12:00:00Z"), routes()).await;
+    honeyframe.fails("2026-01-20T11:00:00Z");
+    honeyframe.fails("2026-01-20T11:59:30Z");
+    honeyframe.fails("2026-01-20T11:56:00Z");
+    app.clock.advance(minutes(1));
+    assert_eq!(crm.first().await.json()["id"], "run_1");
+    let row = polled_at(&app, "2026-01-20T12:01:00.000Z").await;
+    assert_eq!((&row["poll"]["items"], &row["poll"]["left_out"]), (&json!(2), &json!(1)), "{row}");
+}
+
+#[tokio::test]
+async fn a_source_that_was_gone_is_asked_a_last_time_when_it_comes_back_as_another_kind() {
+    let ((honeyframe, api), crm) = (Honeyframe::start().await, Receiver::ok().await);
+    let of = |source: &str| routes().source("honeyframe", source).webhook("crm", &crm);
+    let app = spawn_app(of(&polled(&api, SINCE))).await;
+    polled_at(&app, "2026-01-20T12:00:00.000Z").await;
+    app.reload(routes().interactor().webhook("crm", &crm)).await;
+    honeyframe.fails("2026-01-20T12:00:10Z");
+    app.clock.advance(minutes(1));
+    app.reload(of(&pushed())).await;
+    assert_eq!(crm.first().await.json()["id"], "run_0");
+    // And once more when what is late is there.
+    honeyframe.fails("2026-01-20T12:00:20Z");
+    app.clock.advance(minutes(5));
+    assert_eq!(crm.wait_for(2).await[1].json()["id"], "run_1");
+}
+
+#[tokio::test]
+async fn a_last_round_that_fails_is_told() {
+    let (crm, ops) = (Receiver::ok().await, Receiver::ok().await);
+    let api = Receiver::start([Reply::Full(200, Vec::new(), "{\"runs\": []}".into()), Reply::from(401)]).await;
+    let rules = "name: tell, match: {source: hookyard, type: relay.source.**}, to: [ops]";
+    let of = |source: &str| routes().source("honeyframe", source).webhook("crm", &crm).webhook("ops", &ops).rule(rules);
+    let app = spawn_app(of(&polled(&api, SINCE))).await;
+    polled_at(&app, "2026-01-20T12:00:00.000Z").await;
+    app.reload(of(&pushed())).await;
+    for asked in 2..=9 {
+        api.wait_for(asked).await;
+        // Each wait begins once the answer is in, at most a quarter of an hour.
+        until("another round, or the end", SOON, async || {
+            app.clock.advance(minutes(15));
+            (asked == 9 || asked < api.count()).then_some(())
+        })
+        .await;
+    }
+    let reason = |request: &crate::support::Received| request.json()["data"]["reason"].as_str().unwrap_or_default().to_owned();
+    until("the failure to be told", SOON, async || {
+        app.clock.advance(minutes(1));
+        ops.seen().iter().any(|request| reason(request).starts_with("it could not be polled a last time")).then_some(())
+    })
+    .await;
+    assert_eq!(api.count(), 9, "once before, and eight times");
 }
 
 #[tokio::test]

@@ -176,8 +176,10 @@ impl Kind {
 
     /// Takes over what the same destination held before the file changed and which outlives an attempt.
     pub(super) fn goes_on_from(&mut self, former: &Self) {
-        if let (Self::Slack(it), Self::Slack(former)) = (self, former) {
-            it.goes_on_from(former);
+        match (self, former) {
+            (Self::Slack(it), Self::Slack(former)) => it.goes_on_from(former),
+            (Self::Webhook(it), Self::Webhook(former)) => it.goes_on_from(former),
+            _ => {}
         }
     }
 

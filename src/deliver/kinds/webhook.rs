@@ -95,6 +95,11 @@ impl Webhook {
         Self { endpoint, payload: Payload::Envelope(JSON) }
     }
 
+    /// Goes on with what `former`, the same before the file changed, knows of its target.
+    pub(super) fn goes_on_from(&mut self, former: &Self) {
+        self.endpoint.goes_on_from(&former.endpoint);
+    }
+
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }

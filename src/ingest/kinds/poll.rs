@@ -106,6 +106,13 @@ impl Poll {
         if map.headers().next().is_some() {
             cx.error("bad-value", fields.key_place("map"), "an item has no headers: `map` takes paths and literals here");
         }
+        if let (Some(cursor), Some(paging)) = (&cursor, &paging)
+            && let Some(query) = cursor.query.as_deref().filter(|query| paging.query() == Some(query))
+            && !(paging.gives_back_tokens() && cursor.is_of_the_answer())
+        {
+            let message = format!("`{query}` cannot carry both the cursor and the page: each page would ask from somewhere else");
+            cx.error("conflict", fields.key_place("paging"), message);
+        }
         let url = url?;
         let own = cursor.iter().filter_map(|cursor| cursor.query.as_deref());
         for query in own.chain(paging.iter().filter_map(Paging::query)) {
@@ -236,9 +243,13 @@ mod tests {
             (r#", "map": {"id": "header:X-Id"}"#, "bad-value"),
             (r#", "cursor": {"query": "status", "path": "$.at"}"#, "conflict"),
             (r#", "paging": {"by": "page", "query": "status"}"#, "conflict"),
+            (r#", "cursor": {"query": "c", "path": "$.at"}, "paging": {"by": "page", "query": "c"}"#, "conflict"),
+            (r#", "cursor": {"query": "c", "path": "$.at"}, "paging": {"by": "token", "path": "$.n", "query": "c"}"#, "conflict"),
         ] {
             assert_eq!(poll(more).unwrap_err(), [code], "{more}");
         }
+        let cursor = r#""cursor": {"query": "c", "path": "$.n", "from": "answer", "as": "token", "start": "beginning"}"#;
+        assert!(poll(&format!(r#", {cursor}, "paging": {{"by": "token", "path": "$.n", "query": "c"}}"#)).is_ok());
         for (text, code) in [
             (r#"{"url": "https://h.example/", "every": "500ms"}"#, "bad-value"),
             (r#"{"url": "https://h.example/", "every": "2d"}"#, "bad-value"),

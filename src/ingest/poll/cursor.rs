@@ -7,7 +7,7 @@ use super::{
     value::{As, Overlap, Value, shown},
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Timestamp, earlier},
     config::{
         decode::{Context, Decode, Definitions, Field, Fields, Keys, Schema, Shape, Words, duration},
         tree::{self, Node, Place},
@@ -19,6 +19,8 @@ use crate::{
 const QUERY_MAX: usize = 128;
 /// How far is gone back where the file does not say: as late as items commonly show up.
 const OVERLAP: std::time::Duration = std::time::Duration::from_secs(300);
+/// Likewise of numbers: those of a sequence become visible when they are committed, and not in the order in which they were drawn.
+const COUNT: u64 = 100;
 
 /// From where on a source is asked.
 #[derive(Debug, Clone)]
@@ -133,7 +135,8 @@ const KEYS: Keys = Keys::of(&[
     .example("2026-01-20T00:00:00Z"),
     Field::of::<Length>(
         "overlap",
-        "How far behind the greatest value an item may still show up: a duration for times (5m), a count for numbers (1).",
+        "How far behind the greatest value an item may still show up: a duration for times (5m), a count for numbers (100: of a database's \
+         sequence, numbers show up as they are committed). A text has none: of those, what shows up behind the greatest is missed.",
     )
     .example("15m"),
     Field::of::<Order>("order", "How the items of an answer follow one another, over all its pages.").default("any"),
@@ -219,7 +222,7 @@ fn overlap(fields: &mut Fields<'_>, kind: As, cx: &mut Context) -> Option<Overla
         None
     };
     match (kind, node.map(|node| &node.value)) {
-        (As::Number, None) => Some(Overlap::Count(1)),
+        (As::Number, None) => Some(Overlap::Count(COUNT)),
         (As::Number, Some(tree::Value::Int(count))) if 0 <= *count => Some(Overlap::Count(u64::try_from(*count).ok()?)),
         (As::Number, Some(_)) => refused(cx, "`overlap` of numbers is a number: how many are asked for again"),
         (As::Text | As::Token, None) => Some(Overlap::None),
@@ -231,6 +234,11 @@ fn overlap(fields: &mut Fields<'_>, kind: As, cx: &mut Context) -> Option<Overla
 }
 
 impl Cursor {
+    /// Whether the answer says itself what to ask from next.
+    pub(crate) fn is_of_the_answer(&self) -> bool {
+        self.from == From::Answer
+    }
+
     /// How late items may show up, where that is told in time.
     pub(super) fn late(&self) -> Option<std::time::Duration> {
         match self.overlap {
@@ -255,6 +263,13 @@ impl Cursor {
             Start::Beginning => None,
             Start::At(value) => Some(value.clone()),
         }
+    }
+
+    /// Where a source begins anew whose kept `floor` is when it was first asked, by a clock that ran ahead of `now`; `None`: it did not.
+    /// What happened since the last round, `every` before, is not left out.
+    pub(super) fn floor_set_back(&self, floor: &str, now: Timestamp, every: std::time::Duration) -> Option<Value> {
+        let ran_ahead = self.start == Start::Now && Value::of_time(self.kind, now).is_before(&self.kept(floor).ok()?);
+        ran_ahead.then(|| Value::of_time(self.kind, earlier(now, every)))
     }
 
     /// `text`, which was kept, as a value of today's kind.
@@ -365,6 +380,13 @@ pub(super) mod tests {
         assert_eq!(asks(Some("2026-01-20T11:00:00Z")), "2026-01-20T11:55:00Z");
         assert_eq!(asks(Some("2026-01-20T13:00:00Z")), "2026-01-20T12:55:00Z");
         assert_eq!(cursor.kept("17").unwrap_err().code, Code::BadCursor);
+        let now = super::tests::cursor(r#"{"query": "since", "path": "$.at"}"#).unwrap();
+        let set_back =
+            |floor: &str| now.floor_set_back(floor, noon(), std::time::Duration::from_secs(60)).map(|value| value.text);
+        assert_eq!(set_back("2027-01-20T12:00:00Z").as_deref(), Some("2026-01-20T11:59:00Z"));
+        assert_eq!((set_back("2026-01-20T12:00:00Z"), set_back("2020-01-20T12:00:00Z")), (None, None));
+        let ahead = cursor.floor_set_back("2027-01-20T12:00:00Z", noon(), std::time::Duration::ZERO);
+        assert_eq!(ahead, None, "a start that the file names is nobody's clock");
         let answers =
             super::tests::cursor(r#"{"query": "since", "path": "$.next", "from": "answer", "start": "2026-01-20T12:00:00Z"}"#)
                 .unwrap();

@@ -7,7 +7,7 @@
 //! one that goes back) stops the cursor where it is, and says so: what was asked for is asked for again, and nothing is passed over.
 //!
 //! There is one task for each source ([`task`]), for as long as files declare it. A source that becomes one of another kind (its API has
-//! learnt to push) is asked a last time, once requests to its new way in are taken.
+//! learnt to push) is asked a last time, once requests to its new way in are taken; across restarts too ([`mark`]).
 
 use std::{
     collections::BTreeMap,
@@ -27,12 +27,13 @@ use crate::{
     config::AllowTarget,
     deliver::{Ownership, fetch::Fetch, policy::AddressPolicy},
     envelope::Name,
-    store::Store,
+    store::{self, Store},
     telemetry::Metrics,
 };
 
 mod cursor;
 mod fault;
+mod mark;
 mod page;
 mod paging;
 mod pass;
@@ -45,6 +46,7 @@ mod tests;
 mod value;
 
 pub(crate) use cursor::Cursor;
+pub(crate) use mark::Mark;
 pub(crate) use page::Pulled;
 pub(crate) use paging::Paging;
 pub use status::PollStatus;
@@ -116,6 +118,19 @@ impl Running {
     fn is_asked(&self) -> bool {
         self.assignments.borrow().is_asked()
     }
+
+    /// Whether no file has its source.
+    fn is_gone(&self) -> bool {
+        self.assignments.borrow().is_gone()
+    }
+}
+
+/// Whether `source` was ever asked, as far as `store` knows.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn was_asked(store: &dyn Store, source: &Name) -> store::Result<bool> {
+    state::State::is_kept(store, source).await
 }
 
 impl Pollers {
@@ -134,7 +149,9 @@ impl Pollers {
         self.parts.metrics.asked(&names);
         let mut tasks = self.tasks();
         let over = |name: &Name| !asked.iter().any(|(source, _)| source.name == *name);
-        for (name, running) in tasks.iter().filter(|(name, running)| over(name) && running.is_asked()) {
+        // One that was gone for a while and is pushed to now has something to end, too.
+        let ends = |name: &Name, running: &Running| running.is_asked() || (running.is_gone() && pushed.contains(name));
+        for (name, running) in tasks.iter().filter(|(name, running)| over(name) && ends(name, running)) {
             running.assignments.send_modify(|now| *now = Arc::new(now.ending(pushed.contains(name))));
         }
         for (source, fetch) in asked {
@@ -145,6 +162,26 @@ impl Pollers {
                 None => _ = tasks.insert(name, self.begin(assignment)),
             }
         }
+    }
+
+    /// Asks those sources of `former`, a file before this one, a last time that nobody else does: their senders come by themselves now. Must be
+    /// called on a runtime.
+    pub(crate) fn end(&self, former: Prepared) {
+        let mut tasks = self.tasks();
+        for (source, fetch) in former.asked {
+            let name = source.name.clone();
+            let ending = Arc::new(Assignment::new(source, fetch).ending(true));
+            match tasks.get(&name) {
+                Some(running) if running.is_gone() => _ = running.assignments.send_replace(ending),
+                Some(_) => {}
+                None => _ = tasks.insert(name, self.begin(ending)),
+            }
+        }
+    }
+
+    /// Whether the source of this name is asked a last time, or was since the start.
+    pub(crate) fn is_ending(&self, name: &Name) -> bool {
+        self.tasks().get(name).is_some_and(|running| !running.is_asked() && !running.is_gone())
     }
 
     /// How the source of this name stands, where it is asked.

@@ -189,6 +189,11 @@ impl Paging {
         }
     }
 
+    /// Whether a word that the answer holds brings the next page.
+    pub(crate) fn gives_back_tokens(&self) -> bool {
+        matches!(self.by, By::Token { .. })
+    }
+
     /// Whether the next page is found by counting what was had: then what leaves the answer meanwhile moves others past it.
     pub(super) fn counts(&self) -> bool {
         matches!(self.by, By::Page(_) | By::Offset(_))

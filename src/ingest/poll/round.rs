@@ -104,6 +104,8 @@ pub(super) struct Tally {
     pub(super) items: u64,
     /// Of these, how many were new.
     pub(super) taken: u64,
+    /// How many lie before where the source began.
+    pub(super) left_out: u64,
 }
 
 /// What is known in the middle of a round.
@@ -159,9 +161,14 @@ impl<A: Ask + Sync> Round<'_, A> {
             (Some(cursor), Some(text)) => cursor.kept(text).map(Some),
             _ => Ok(None),
         };
-        let (floor, reached) = (kept(&state.floor)?, kept(&state.reached)?);
-        let from = cursor.and_then(|cursor| cursor.asks(floor.as_ref(), reached.as_ref()));
         let began = self.clock.now();
+        let (floor, reached) = (kept(&state.floor)?, kept(&state.reached)?);
+        // A clock that ran ahead has let in what lies ahead of it now: until it is there again, nothing would be asked for.
+        let reached = match cursor.filter(|cursor| cursor.from == From::Item) {
+            Some(cursor) => reached.map(|reached| reached.not_after(cursor.kind, began)),
+            None => reached,
+        };
+        let from = cursor.and_then(|cursor| cursor.asks(floor.as_ref(), reached.as_ref()));
         Ok(Course {
             began,
             cursor,
@@ -322,6 +329,7 @@ impl<A: Ask + Sync> Round<'_, A> {
                 course.mark(key, item.value.as_ref());
             }
             if before {
+                course.tally.left_out += 1;
                 continue;
             }
             if course.seen.contains(&key) {

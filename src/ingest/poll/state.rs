@@ -64,6 +64,11 @@ impl State {
         Ok(text.and_then(|text| Self::of_text(&text)))
     }
 
+    /// Whether the store keeps something of `source`.
+    pub(super) async fn is_kept(store: &dyn Store, source: &Name) -> store::Result<bool> {
+        Ok(store.setting(&key(source)).await?.is_some())
+    }
+
     /// Keeps it.
     pub(super) async fn keep(&self, store: &dyn Store, source: &Name) -> store::Result<()> {
         let (key, text) = self.setting(source);

@@ -8,7 +8,7 @@ use crate::clock::{Timestamp, later};
 /// Longest wait after a failure, where `every` is not longer.
 const BACKOFF_MAX: Duration = Duration::from_secs(900);
 /// Longest wait that an API may ask for by `Retry-After`.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// How often a passing failure must come in a row before it is told.
 const TOLD_FROM: u32 = 3;
 
@@ -37,6 +37,8 @@ pub struct PollStatus {
     pub items: u64,
     /// Of these, how many were new.
     pub taken: u64,
+    /// How many were left out because they lie before where the source began.
+    pub left_out: u64,
 }
 
 impl PollStatus {
@@ -54,13 +56,14 @@ impl PollStatus {
             pages: 0,
             items: 0,
             taken: 0,
+            left_out: 0,
         }
     }
 
     /// Notes what a round came to that began at `at`.
     pub(super) fn note(&mut self, at: Timestamp, fault: Option<&Fault>, tally: Tally) {
         self.last_poll_at = Some(at);
-        (self.pages, self.items, self.taken) = (tally.pages, tally.items, tally.taken);
+        (self.pages, self.items, self.taken, self.left_out) = (tally.pages, tally.items, tally.taken, tally.left_out);
         match fault {
             None => (self.failures, self.last_success_at) = (0, Some(at)),
             Some(_) => self.failures = self.failures.saturating_add(1),
@@ -77,7 +80,8 @@ impl PollStatus {
 /// When a source is asked again whose round began at `began` and ended at `now`.
 pub(super) fn next(began: Timestamp, now: Timestamp, every: Duration, failures: u32, fault: Option<&Fault>) -> Timestamp {
     match fault {
-        None => later(began, every).max(now),
+        // However the clock was set meanwhile.
+        None => later(began, every).max(now).min(later(now, every)),
         Some(fault) => {
             let wished = fault.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
             later(now, backoff(every, failures).max(wished))
@@ -106,6 +110,7 @@ mod tests {
     fn rounds_begin_at_their_distance_and_one_that_took_longer_is_followed_at_once() {
         assert_eq!(next(at(0), at(5), MINUTE, 0, None), at(60));
         assert_eq!(next(at(0), at(90), MINUTE, 0, None), at(90));
+        assert_eq!(next(at(9000), at(90), MINUTE, 0, None), at(150), "the clock was set back");
     }
 
     #[test]
@@ -128,7 +133,7 @@ mod tests {
         assert!(status.is_news(&refused, false) && !status.is_news(&refused, true) && !status.is_news(&down, false));
         (0..2).for_each(|_| status.note(at(0), Some(&down), Tally::default()));
         assert!(status.is_news(&down, false));
-        status.note(at(1), None, Tally { pages: 1, items: 2, taken: 1 });
+        status.note(at(1), None, Tally { pages: 1, items: 2, taken: 1, left_out: 0 });
         assert_eq!((status.failures, status.last_error, status.last_success_at, status.taken), (0, None, Some(at(1)), 1));
     }
 }

@@ -13,14 +13,16 @@ use super::{
     Parts,
     cursor::Cursor,
     fault::{Code, Fault},
+    mark::Mark,
     round::{End, Round, Tally},
     state::State,
-    status::{PollStatus, next},
+    status::{PollStatus, RETRY_AFTER_MAX, next},
 };
 use crate::{
     announce::Notice,
     clock::{Timestamp, later, until},
     deliver::fetch::Fetch,
+    envelope::Name,
     ingest::{Source, kinds::Poll},
     store,
     telemetry::SUCCESS,
@@ -28,9 +30,6 @@ use crate::{
 
 /// How often a source that became another kind is tried a last time, with growing waits.
 const LAST_TRIES: u32 = 8;
-
-/// Longest wait for what shows up late of such a source.
-const LATE_MAX: Duration = Duration::from_secs(3600);
 
 /// What a task is to do.
 #[derive(Debug)]
@@ -64,6 +63,11 @@ impl Assignment {
     /// Whether its source is asked.
     pub(super) fn is_asked(&self) -> bool {
         self.end.is_none()
+    }
+
+    /// Whether no file has its source.
+    pub(super) fn is_gone(&self) -> bool {
+        self.end == Some(Ending::Gone)
     }
 }
 
@@ -161,7 +165,9 @@ impl Task {
         (status.url, status.every) = (poll.masked_url(), poll.every);
         let now = self.parts.clock.now();
         let due = status.last_poll_at.filter(|_| status.failures == 0).map_or(now, |last| later(last, poll.every));
-        self.not_before.map_or(due, |wished| wished.max(due))
+        // However the clock was set meanwhile.
+        let due = due.min(later(now, poll.every));
+        self.not_before.map_or(due, |wished| wished.min(later(now, RETRY_AFTER_MAX.max(poll.every))).max(due))
     }
 
     /// Waits until there is another assignment; false when there will be none.
@@ -233,7 +239,15 @@ impl Task {
             Some(state) => Some(state),
             None => State::read(&*self.parts.store, &source.name).await?,
         };
-        if let Some(known) = known.filter(|known| known.start == start) {
+        if let Some(mut known) = known.filter(|known| known.start == start) {
+            let floor = poll.cursor.as_ref().zip(known.floor.as_deref());
+            if let Some(floor) =
+                floor.and_then(|(cursor, floor)| cursor.floor_set_back(floor, self.parts.clock.now(), poll.every))
+            {
+                warn!(source.name = %source.name, "the clock ran ahead when source {} was first polled: it begins at {} now", source.name, floor.text);
+                known.floor = Some(floor.text);
+                known.keep(&*self.parts.store, &source.name).await?;
+            }
             return Ok(known);
         }
         let floor = poll.cursor.as_ref().and_then(|cursor| cursor.floor(self.parts.clock.now()));
@@ -271,35 +285,62 @@ impl Task {
     }
 
     /// Asks a source a last time that is of another kind now: what it had before its sender came by itself. And once more when what may
-    /// show up late has shown up.
+    /// show up late has shown up. Then the store forgets that it is to be done; a restart before begins with it anew.
     async fn last(&mut self, assignment: &Assignment) {
         let Some(poll) = assignment.source.poll() else { return };
-        let late = poll.cursor.as_ref().and_then(Cursor::late).unwrap_or(poll.every).min(LATE_MAX);
+        let late = poll.cursor.as_ref().and_then(Cursor::late).unwrap_or(poll.every);
         for wait in [Duration::ZERO, late] {
-            if !self.rest(wait).await || !self.once_more(assignment, poll).await {
+            if !self.rest(wait).await {
                 return;
             }
+            match self.once_more(assignment, poll).await {
+                Last::Through => {}
+                Last::Failed => break,
+                Last::Look => return,
+            }
+        }
+        let name = &assignment.source.name;
+        if let Err(error) = Mark::remove(&*self.parts.store, name).await {
+            warn!(source.name = %name, %error, "source {name} is polled a last time again after the next start");
         }
     }
 
-    /// Asks until the answer is through; false when there is something else to do.
-    async fn once_more(&mut self, assignment: &Assignment, poll: &Poll) -> bool {
+    /// Asks until the answer is through.
+    async fn once_more(&mut self, assignment: &Assignment, poll: &Poll) -> Last {
         let name = &assignment.source.name;
         for _ in 0..LAST_TRIES {
-            if !self.parts.ownership.owns(name) {
-                // Whoever asked until now asks a last time.
-                return false;
+            if !self.owned(name).await {
+                return Last::Look;
             }
             let due = self.round(&assignment.source, poll, &assignment.fetch).await;
             if self.desk.lock().failures == 0 && self.not_before.is_none() && self.parts.clock.now() < due {
-                return true;
+                return Last::Through;
             }
             if !self.rest(until(self.parts.clock.now(), due)).await {
-                return false;
+                return Last::Look;
             }
         }
-        warn!(source.name = %name, "source {name} could not be polled a last time: what happened just before its sender came by itself may be missing");
-        false
+        let (failures, last) = {
+            let status = self.desk.lock();
+            (status.failures, status.last_error.clone())
+        };
+        let why = last.map_or_else(|| "there was always more".to_owned(), |(word, message)| format!("{word}: {message}"));
+        warn!(source.name = %name, "source {name} could not be polled a last time: what happened just before its sender came by itself may be missing: {why}");
+        let reason = format!(
+            "it could not be polled a last time, and what happened just before its sender came by itself may be missing: {why}"
+        );
+        self.parts.announcer.tell(Notice::Unanswered { source: name.clone(), failures, reason });
+        Last::Failed
+    }
+
+    /// Waits until the source is this relay's to ask; false when there is something else to do.
+    async fn owned(&mut self, name: &Name) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            _ = self.assignments.changed() => false,
+            () = self.parts.ownership.gained(name) => true,
+        }
     }
 
     /// Waits so long; false when there is something else to do.
@@ -311,6 +352,16 @@ impl Task {
             () = self.parts.clock.sleep(wait) => true,
         }
     }
+}
+
+/// What a last round came to.
+enum Last {
+    /// All there was is on disk.
+    Through,
+    /// It was tried often enough.
+    Failed,
+    /// There is something else to do.
+    Look,
 }
 
 /// What a task waited for.

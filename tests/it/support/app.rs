@@ -72,6 +72,13 @@ impl TestApp {
         self.restart_after(Duration::ZERO, routes).await
     }
 
+    /// Likewise, but by another clock.
+    pub(crate) async fn restart_by(mut self, clock: Clock, routes: Routes) -> Self {
+        self.handles.stop.cancel();
+        (&mut self.serving).await.unwrap();
+        Self::start(self.home.clone(), clock, routes).await
+    }
+
     /// Likewise, after it was off for so long.
     pub(crate) async fn restart_after(mut self, off: Duration, routes: Routes) -> Self {
         self.handles.stop.cancel();
