@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -27,14 +28,31 @@ const KILLS: usize = 10;
 /// Requests under way at once.
 const SENDERS: usize = 16;
 
+/// What is sent, and how often the relay is killed meanwhile.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) events: usize,
+    pub(crate) kills: usize,
+    /// The event of this id and number.
+    pub(crate) event: fn(&str, usize) -> String,
+}
+
+const PLAN: Plan = Plan { events: EVENTS, kills: KILLS, event: |id, _| event(id) };
+
 /// What the senders share.
-struct Sending {
+pub(crate) struct Sending {
+    plan: Plan,
     next: AtomicUsize,
     sent: AtomicUsize,
-    acknowledged: Mutex<BTreeSet<String>>,
-    /// Where the relay is; `None` while it is down.
-    addr: watch::Sender<Option<std::net::SocketAddr>>,
-    over: AtomicBool,
+    /// The ids of those that were answered with 200.
+    pub(crate) acknowledged: Mutex<BTreeSet<String>>,
+    /// Where the relay is, public and admin; `None` while it is down.
+    pub(crate) addr: watch::Sender<Option<(SocketAddr, SocketAddr)>>,
+    /// Each time it was: from when it was killed until it was there again.
+    pub(crate) down: Mutex<Vec<(Instant, Instant)>>,
+    /// All was sent, and the relay is killed no more.
+    pub(crate) over: AtomicBool,
+    sent_all: AtomicBool,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,7 +64,8 @@ pub(crate) async fn whatever_was_acknowledged_is_delivered_though_the_relay_is_k
     let relay = Relay::start_in(&home, &routes).await;
     let routes = routes.on(&relay.public.to_string(), &relay.admin.to_string());
 
-    let (sending, relay, kills) = send_through_kills(&home, relay, &routes).await;
+    let sending = Sending::to(&relay, PLAN);
+    let (relay, kills) = send_through_kills(&home, relay, &routes, &sending).await;
 
     let acknowledged = sending.acknowledged.lock().unwrap().clone();
     for receiver in [&crm, &audit] {
@@ -94,7 +113,8 @@ pub(crate) async fn whoever_follows_sees_each_acknowledged_event_once_and_in_ord
         tokio::spawn(poll(admin, "wait=30s&limit=1000&envelope=false")),
         tokio::spawn(listen(admin, "?type=credential.*&after=0")),
     ];
-    let (sending, relay, kills) = send_through_kills(&home, relay, &routes).await;
+    let sending = Sending::to(&relay, PLAN);
+    let (relay, kills) = send_through_kills(&home, relay, &routes, &sending).await;
 
     let acknowledged = sending.acknowledged.lock().unwrap().clone();
     assert_eq!((acknowledged.len(), kills), (EVENTS, KILLS));
@@ -127,7 +147,7 @@ impl Followed {
 }
 
 /// Asks for what is new, page by page, by the cursor of the last page that came whole.
-async fn poll(addr: std::net::SocketAddr, query: &str) -> Followed {
+async fn poll(addr: SocketAddr, query: &str) -> Followed {
     let (client, mut after) = (relay::client(), "0".to_owned());
     let mut followed = Followed::nothing("long poll");
     while followed.ids.len() < EVENTS {
@@ -154,7 +174,7 @@ async fn poll(addr: std::net::SocketAddr, query: &str) -> Followed {
 }
 
 /// Follows a stream as a browser does: whenever it breaks, again from behind the last frame that came whole.
-async fn listen(addr: std::net::SocketAddr, query: &str) -> Followed {
+async fn listen(addr: SocketAddr, query: &str) -> Followed {
     let (bearer, mut last) = (format!("Bearer {}", relay::TOKEN), String::new());
     let mut followed = Followed::nothing("stream");
     while followed.ids.len() < EVENTS {
@@ -182,50 +202,62 @@ async fn listen(addr: std::net::SocketAddr, query: &str) -> Followed {
 }
 
 /// Sends all events while the relay is killed again and again, until each is acknowledged; answers how often it was killed.
-async fn send_through_kills(home: &Home, mut relay: Relay, routes: &Routes) -> (Arc<Sending>, Relay, usize) {
-    let sending = Sending::at(relay.public);
+pub(crate) async fn send_through_kills(home: &Home, mut relay: Relay, routes: &Routes, sending: &Arc<Sending>) -> (Relay, usize) {
+    let Plan { events, kills: least, .. } = sending.plan;
     let mut senders = tokio::task::JoinSet::new();
     for _ in 0..SENDERS {
-        senders.spawn(send(Arc::clone(&sending)));
+        senders.spawn(send(Arc::clone(sending)));
     }
 
+    let sent_all = || sending.sent_all.load(Ordering::Relaxed);
     let mut kills = 0;
-    while kills < KILLS || !sending.over.load(Ordering::Relaxed) {
-        if kills < KILLS {
+    while kills < least || !sent_all() {
+        if kills < least {
             // Spread over the events, with a random moment each: some kills hit a commit, some a delivery.
-            let goal = EVENTS * kills / (KILLS + 1) + usize::from(random() % 200);
+            let goal = events * kills / (least + 1) + usize::from(random() % 200);
             until("events to be sent", Duration::from_secs(120), async || {
-                (goal <= sending.next.load(Ordering::Relaxed) || sending.over.load(Ordering::Relaxed)).then_some(())
+                (goal <= sending.next.load(Ordering::Relaxed) || sent_all()).then_some(())
             })
             .await;
             tokio::time::sleep(Duration::from_micros(random().into())).await;
             sending.addr.send_replace(None);
+            let killed = Instant::now();
             relay.kill();
             kills += 1;
             relay = Relay::start_in(home, routes).await;
-            sending.addr.send_replace(Some(relay.public));
+            sending.down.lock().unwrap().push((killed, Instant::now()));
+            sending.addr.send_replace(Some((relay.public, relay.admin)));
         } else {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
     senders.join_all().await;
-    (sending, relay, kills)
+    sending.over.store(true, Ordering::Relaxed);
+    (relay, kills)
 }
 
 impl Sending {
-    fn at(addr: std::net::SocketAddr) -> Arc<Self> {
+    pub(crate) fn to(relay: &Relay, plan: Plan) -> Arc<Self> {
         Arc::new(Self {
+            plan,
             next: AtomicUsize::new(0),
             sent: AtomicUsize::new(0),
             acknowledged: Mutex::default(),
-            addr: watch::Sender::new(Some(addr)),
+            addr: watch::Sender::new(Some((relay.public, relay.admin))),
+            down: Mutex::default(),
             over: AtomicBool::new(false),
+            sent_all: AtomicBool::new(false),
         })
+    }
+
+    /// Where the relay is, once it is there.
+    pub(crate) async fn addr(&self) -> (SocketAddr, SocketAddr) {
+        self.addr.subscribe().wait_for(Option::is_some).await.unwrap().unwrap()
     }
 }
 
 /// Any number up to 65,535.
-fn random() -> u16 {
+pub(crate) fn random() -> u16 {
     let mut bytes = [0; 2];
     SystemRandom::new().fill(&mut bytes).unwrap();
     u16::from_be_bytes(bytes)
@@ -236,14 +268,14 @@ async fn send(sending: Arc<Sending>) {
     let client = relay::client();
     loop {
         let n = sending.next.fetch_add(1, Ordering::Relaxed);
-        if EVENTS <= n {
-            sending.over.store(true, Ordering::Relaxed);
+        if sending.plan.events <= n {
+            sending.sent_all.store(true, Ordering::Relaxed);
             return;
         }
         let id = format!("evt_{n}");
-        let request = interactor(event(&id));
+        let request = interactor((sending.plan.event)(&id, n));
         loop {
-            let addr = sending.addr.subscribe().wait_for(Option::is_some).await.unwrap().unwrap();
+            let (addr, _) = sending.addr().await;
             sending.sent.fetch_add(1, Ordering::Relaxed);
             let answer = relay::send(&client, addr, &request).await;
             if answer.is_ok_and(|answer| answer.status == 200) {

@@ -70,6 +70,7 @@ mod spec_rules;
 mod spec_states;
 mod spec_subscriptions;
 mod store;
+mod storm;
 mod stream;
 mod subscriptions;
 mod subscriptions_guarded;

@@ -134,6 +134,8 @@ also_on_postgres! {
         killed_between_deleting_and_handing_over_it_is_handed_over_at_the_next_start
         only_the_same_token_with_the_same_url_takes_its_place
         when_nobody_comes_within_the_grace_it_is_cancelled;
+    storm:
+        nobody_who_edits_what_he_wants_loses_an_event_though_the_relay_is_killed;
     subscriptions:
         an_event_reaches_a_subscription_signed_and_in_its_envelope
         all_of_it_is_there_after_a_restart

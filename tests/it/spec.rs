@@ -223,6 +223,7 @@ const MOVES: &[Line] = &[
             "succession::an_edit_of_what_it_wants_takes_over_what_waited",
             "succession::only_one_made_later_that_gets_all_it_got_takes_its_place_at_once",
             "succession::who_was_off_gives_a_grace_that_ran_out_some_more_time",
+            "storm::nobody_who_edits_what_he_wants_loses_an_event_though_the_relay_is_killed",
             "succession::what_a_disabled_one_held_is_released_to_its_heir_under_the_cap",
         ],
     ),
