@@ -22,6 +22,7 @@ use crate::{
     reconnect::Reconnecting,
     rekey::{self, Opened},
     reload::{Rejected, Reloader},
+    replicas,
     route::{Router, Subscribers},
     seal::{self, Sealer},
     secret::Secret,
@@ -316,6 +317,7 @@ impl App {
         let (generation, stop) = (handles.generation.clone(), handles.stop.clone());
         let grace = move || generation.now().config.server.shutdown_grace;
         let tidying = tokio::spawn(housekeeping::run(handles.clone(), stop.clone()));
+        let following = tokio::spawn(replicas::follow(handles.clone(), stop.clone()));
         let public = tokio::spawn(listen::serve(public, api::public(handles.clone()), stop.clone(), grace.clone()));
         let admin = tokio::spawn(listen::serve(admin, api::admin(handles.clone()), stop.clone(), grace.clone()));
         stop.cancelled().await;
@@ -326,6 +328,9 @@ impl App {
         handles.ingest.flush().await;
         if tidying.await.is_err() {
             warn!("housekeeping had failed");
+        }
+        if following.await.is_err() {
+            warn!("following other replicas had failed");
         }
         announcing.finish().await;
         if let Err(error) = handles.ingest.keep_statistics().await {

@@ -17,6 +17,7 @@
 //! - [`explain`]: what would become of an event, and why.
 //! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
 //! - [`rekey`]: what is sealed under former keys, sealed anew.
+//! - `replicas`: what others that share the store have changed.
 //! - [`reload`]: another file in the place of the one the relay goes by.
 //! - [`announce`]: what the relay tells of itself.
 //! - [`access`]: who may do what.
@@ -47,6 +48,7 @@ pub mod rehearsal;
 pub mod rekey;
 pub mod reload;
 pub mod render;
+mod replicas;
 pub mod route;
 mod samples;
 pub mod schedule;

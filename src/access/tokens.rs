@@ -129,6 +129,9 @@ impl Tokens {
     pub async fn refresh(&self) -> store::Result<()> {
         let seen = self.known.read().unwrap_or_else(PoisonError::into_inner).seen;
         let records = self.store.records(RecordKind::Token, seen).await?;
+        if records.is_empty() {
+            return Ok(());
+        }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for record in records {
             known.seen = known.seen.max(record.revision);

@@ -110,7 +110,7 @@ fn status(refused: &subscriptions::Refused) -> StatusCode {
         Refused::Invalid { .. } | Refused::TooMany(_) => StatusCode::BAD_REQUEST,
         Refused::NoSecret => StatusCode::INTERNAL_SERVER_ERROR,
         Refused::ManySecrets(_) => StatusCode::TOO_MANY_REQUESTS,
-        Refused::Releasing | Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Refused::Releasing | Refused::Raced | Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -406,6 +406,19 @@ impl Desk {
         self.change(|condition| condition.switch(off, now)).await
     }
 
+    /// The same, where whoever switched it keeps that.
+    pub(super) fn switched(&self, off: Option<Timestamp>, now: Timestamp) {
+        if let Some(seated) = &self.seated {
+            *seated.off.lock().unwrap_or_else(PoisonError::into_inner) = off;
+        }
+        {
+            let mut state = self.inbox.state();
+            state.version += 1;
+            state.condition.switch(off, now);
+        }
+        self.inbox.bell.notify_one();
+    }
+
     /// Goes on as `json`, which was kept, says.
     pub(super) fn restore(&self, json: &str) {
         let mut state = self.inbox.state();

@@ -476,10 +476,14 @@ impl OnCommit for Inboxes {
         match targets {
             Some(targets) => targets.iter().for_each(|target| match known.by_target.get(target) {
                 Some(inbox) => inbox.wake(),
-                None => known.former.get(target).into_iter().for_each(|bell| bell.notify_one()),
+                None => match known.former.get(target) {
+                    Some(bell) => bell.notify_one(),
+                    None => _ = self.seats.rouse(target),
+                },
             }),
             None => {
                 known.by_target.values().for_each(|inbox| inbox.wake());
+                self.seats.rouse_working();
                 known.former.values().for_each(|bell| bell.notify_one());
             }
         }

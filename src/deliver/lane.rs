@@ -310,6 +310,8 @@ impl Lane {
     /// Breaks off what is under way, and forgets how the lane stood: its next owner knows better.
     async fn lose(&mut self) {
         if self.lease.is_none() {
+            // Somebody else may have worked on it since that was read.
+            self.inbox.state().loaded &= !self.store.is_shared();
             return;
         }
         tracing::warn!(target.name = %self.name(), attempts = self.attempts.len(), "the lane is no longer owned");

@@ -1,7 +1,7 @@
 //! What people want to hear nothing of for a while: which deliveries, why, who said so, and until when. Kept in the store, so that it
 //! outlives a restart; known to every lane.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,26 @@ impl Mutes {
         let mutes = kept.into_iter().filter_map(|(_, json)| serde_json::from_str(&json).ok());
         self.active.send_replace(Arc::new(mutes.map(Ready::new).collect()));
         *loaded = true;
+        Ok(())
+    }
+
+    /// Takes up what others have changed in the store.
+    ///
+    /// # Errors
+    /// The store's; then nothing has changed.
+    pub async fn refresh(&self) -> store::Result<()> {
+        self.load().await?;
+        let _changing = self.loaded.lock().await;
+        let kept = self.store.settings(PREFIX).await?;
+        let kept: Vec<Mute> = kept.into_iter().filter_map(|(_, json)| serde_json::from_str(&json).ok()).collect();
+        // Lanes look at what they hold whenever this changes.
+        let by_id = |all: Vec<Mute>| all.into_iter().map(|mute| (mute.id.clone(), mute)).collect::<BTreeMap<_, _>>();
+        let known = self.active.borrow().iter().map(|it| it.mute.clone()).collect();
+        if by_id(known) != by_id(kept.clone()) {
+            let mut kept = kept;
+            kept.sort_by_key(|mute| mute.created_at);
+            self.active.send_replace(Arc::new(kept.into_iter().map(Ready::new).collect()));
+        }
         Ok(())
     }
 

@@ -141,6 +141,21 @@ impl Seats {
         }
     }
 
+    /// The store may hold due deliveries for a subscription: false where `target` is none.
+    pub(super) fn rouse(&self, target: &Name) -> bool {
+        let Some(seat) = self.get(target) else { return false };
+        if let Some(desk) = seat.made() {
+            desk.inbox.wake();
+        }
+        self.call(&seat);
+        true
+    }
+
+    /// Likewise, for nobody knows which: those whose lanes sleep are called when the backlog is next looked at.
+    pub(super) fn rouse_working(&self) {
+        self.desks().iter().filter(|desk| !desk.inbox.state().asleep).for_each(|desk| desk.inbox.wake());
+    }
+
     /// The deliveries an attempt of which is under way.
     pub(super) fn in_flight(&self) -> Vec<DeliveryId> {
         self.desks().iter().flat_map(|desk| desk.inbox.in_flight()).collect()
@@ -245,6 +260,21 @@ impl Deliver {
         kept
     }
 
+    /// The same, of a subscription that another replica has changed, which keeps how its lane stands.
+    pub fn follow_seat(&self, name: &Name) {
+        let Some(seat) = self.seats.get(name) else { return };
+        let Some(outlet) = self.seats.outlets().and_then(|outlets| outlets.outlet(name)) else { return };
+        if let Some(desk) = seat.made() {
+            self.refit(&desk);
+            desk.switched(outlet.off, self.clock.now());
+        }
+        if outlet.off.is_none() {
+            self.seats.call(&seat);
+        } else {
+            self.seats.signs.forget(name);
+        }
+    }
+
     /// Ends the lane of `name`: nothing more is begun. Cancelled once nothing of it is under way; `None`: nothing is.
     pub fn unseat(&self, name: &Name) -> Option<CancellationToken> {
         let seat = self.seats.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name)?;
@@ -342,12 +372,7 @@ impl Deliver {
 
     /// The store may hold due deliveries for a subscription: false where `target` is none.
     pub(super) fn rouse_seat(&self, target: &Name) -> bool {
-        let Some(seat) = self.seats.get(target) else { return false };
-        if let Some(desk) = seat.made() {
-            desk.inbox.wake();
-        }
-        self.seats.call(&seat);
-        true
+        self.seats.rouse(target)
     }
 
     /// How the lanes of all subscriptions stand, by name.

@@ -337,6 +337,11 @@ pub trait Store: Send + Sync {
     /// of events. Every event at that place or before is on disk and readable once this shows it.
     fn newest(&self) -> watch::Receiver<i64>;
 
+    /// Whether other processes may work on this store too. What they change of records and settings shows when it is read again.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Ok when the store can take an event now: writes and syncs a probe.
     async fn ready(&self) -> Result<()>;
 

@@ -295,7 +295,7 @@ impl Subscriptions {
         tried: Option<Tried>,
         url: Option<&Url>,
     ) -> Result<(), Refused> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let Some(kept) = self.kept(name).filter(|kept| kept.subscription.is_enabled()) else {
             running.deliver.signs().forget(name);
             return Ok(());
@@ -334,7 +334,7 @@ impl Subscriptions {
             }
             _ => {}
         }
-        let _changing = self.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let Some(kept) = self.kept(name).filter(|kept| kept.subscription.release.as_ref() == Some(&release)) else {
             // Somebody has switched it meanwhile.
             return Ok(());
@@ -388,7 +388,7 @@ impl Subscriptions {
         let ends =
             |it: &Subscription| matches!(&it.life, Life::InGrace { until, .. } if *until <= now || crowded.contains(&it.id));
         for kept in self.all(ends) {
-            let _changing = self.changing.lock().await;
+            let _changing = self.begin_change().await?;
             let name = kept.subscription.id.clone();
             // Somebody may have come in this moment.
             let Some(kept) = self.kept(&name).filter(|kept| matches!(kept.subscription.life, Life::InGrace { .. })) else {
@@ -426,7 +426,9 @@ impl Subscriptions {
     fn settle_all(self: &Arc<Self>, todo: &mut Todo, settling: &mut JoinSet<Name>) {
         for kept in self.all(|it| matches!(it.life, Life::Adopted { .. } | Life::Over { .. })) {
             let name = kept.subscription.id.clone();
-            if !todo.settled.contains(&name) && todo.settling.insert(name.clone()) {
+            // What is under way on another replica must not be sent from elsewhere too: whoever owns the lane hands it over.
+            let ours = !self.parts.store.is_shared() || self.owns(&name);
+            if ours && !todo.settled.contains(&name) && todo.settling.insert(name.clone()) {
                 let all = self.clone();
                 settling.spawn(async move {
                     all.settle(&name).await;
@@ -434,6 +436,10 @@ impl Subscriptions {
                 });
             }
         }
+    }
+
+    fn owns(&self, name: &Name) -> bool {
+        self.running.get().is_some_and(|running| running.deliver.ownership().owns(name))
     }
 
     /// Gives what waits for `old` to the one that took its place, once nothing is under way there; cancels it where nobody did.
@@ -514,7 +520,7 @@ impl Subscriptions {
             }
             // Who comes after one that is forgotten must not be looked for under its name.
             if self.all(|it| matches!(&it.life, Life::Adopted { by, .. } if *by == name)).is_empty() {
-                let _changing = self.changing.lock().await;
+                let _changing = self.begin_change().await?;
                 let Some(kept) = self.kept(&name) else { continue };
                 let mut batch = Batch::by(RELAY, now);
                 batch.note("subscription.removed", Some(&kept), None);

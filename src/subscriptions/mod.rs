@@ -8,7 +8,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -60,6 +63,9 @@ use wanted::Names;
 /// How long graces last at the least from a start on: while the relay was off, nobody could come. At most `subscriptions.grace`.
 const AFTER_START: Duration = Duration::from_secs(300);
 
+/// How often a change is made anew, where another replica made one of the same subscription first.
+const TRIES: u32 = 5;
+
 /// What subscriptions are kept with.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Parts {
@@ -83,6 +89,8 @@ pub struct Subscriptions {
     parts: Parts,
     settings: Live<Settings>,
     known: RwLock<HashMap<Name, Kept>>,
+    /// The newest revision that was read from the store.
+    seen: AtomicI64,
     /// How many deliveries waited for those that hold some when it was last looked how large they are.
     weighed: Mutex<HashMap<Name, u64>>,
     /// Held by whoever changes one, from reading it to the end.
@@ -133,6 +141,7 @@ impl Subscriptions {
             parts,
             settings,
             known: RwLock::default(),
+            seen: AtomicI64::new(0),
             weighed: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             running: OnceLock::new(),
@@ -143,8 +152,9 @@ impl Subscriptions {
     pub async fn load(parts: Parts, settings: Settings) -> store::Result<Arc<Self>> {
         parts.types.restore(&*parts.store).await?;
         let grace_until = later(parts.clock.now(), settings.grace.min(AFTER_START));
-        let mut known = HashMap::new();
+        let (mut known, mut seen) = (HashMap::new(), 0);
         for record in parts.store.records(RecordKind::Subscription, 0).await? {
+            seen = record.revision.max(seen);
             let Some(doc) = record.doc else { continue };
             match Subscription::of_doc(&record.id, &doc) {
                 Ok(mut subscription) => {
@@ -162,7 +172,7 @@ impl Subscriptions {
         }
         let planned = known.values().filter(|kept| kept.subscription.is_planned());
         parts.subscribers.load(planned.map(|kept| kept.subscription.subscriber()).collect());
-        Ok(Arc::new(Self { known: RwLock::new(known), ..Self::none(parts, settings) }))
+        Ok(Arc::new(Self { known: RwLock::new(known), seen: AtomicI64::new(seen), ..Self::none(parts, settings) }))
     }
 
     /// Goes by another file from now on.
@@ -249,7 +259,7 @@ impl Subscriptions {
         mut made: Subscription,
         sealed: bytes::Bytes,
     ) -> Result<(Arc<Subscription>, Vec<Name>), Refused> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let owner = owner(caller.namespaces.as_ref(), &caller.id);
         let limit = self.settings.now().limit;
         let mut batch = Batch::by(&caller.id, made.created_at);
@@ -298,7 +308,17 @@ impl Subscriptions {
     /// # Errors
     /// As [`Subscriptions::create`] and [`Subscriptions::enable`].
     pub async fn update(&self, caller: &Caller, id: &str, wanted: Wanted) -> Result<Updated, Refused> {
-        let _changing = self.changing.lock().await;
+        for _ in 1..TRIES {
+            match self.update_once(caller, id, wanted.clone()).await {
+                Err(Refused::Raced) => {}
+                done => return done,
+            }
+        }
+        self.update_once(caller, id, wanted).await
+    }
+
+    async fn update_once(&self, caller: &Caller, id: &str, wanted: Wanted) -> Result<Updated, Refused> {
+        let _changing = self.begin_change().await?;
         let kept = self.found(caller, id)?;
         let names = Names::of(Dialect::Interactor);
         let mut after = (*kept.subscription).clone();
@@ -346,7 +366,17 @@ impl Subscriptions {
     /// # Errors
     /// [`Refused::NotFound`], [`Refused::NoSecret`], [`Refused::ManySecrets`]; else what the store says.
     pub async fn regenerate(&self, caller: &Caller, id: &str) -> Result<Regenerated, Refused> {
-        let _changing = self.changing.lock().await;
+        for _ in 1..TRIES {
+            match self.regenerate_once(caller, id).await {
+                Err(Refused::Raced) => {}
+                done => return done,
+            }
+        }
+        self.regenerate_once(caller, id).await
+    }
+
+    async fn regenerate_once(&self, caller: &Caller, id: &str) -> Result<Regenerated, Refused> {
+        let _changing = self.begin_change().await?;
         let kept = self.found(caller, id)?;
         let now = self.parts.clock.now();
         let secret = secrets::draw().ok_or(Refused::NoSecret)?;
@@ -434,7 +464,7 @@ impl Subscriptions {
             Changed::TooMany => Err(Refused::TooMany(limit)),
             Changed::Conflict => {
                 self.read_again().await?;
-                Err(store::Error::Backend("somebody else has just changed this subscription".into()).into())
+                Err(Refused::Raced)
             }
         }
     }
@@ -456,6 +486,70 @@ impl Subscriptions {
             self.known.write().unwrap_or_else(PoisonError::into_inner).insert(kept.subscription.id.clone(), kept);
         }
         Ok(())
+    }
+
+    /// Takes up what other replicas have changed in the store since the last call: from then on it holds here too.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn refresh(&self) -> store::Result<()> {
+        let _changing = self.changing.lock().await;
+        self.catch_up().await
+    }
+
+    /// Nobody else here changes one from now on, and what others have changed until now is known.
+    async fn begin_change(&self) -> store::Result<tokio::sync::MutexGuard<'_, ()>> {
+        let changing = self.changing.lock().await;
+        if self.parts.store.is_shared() {
+            self.catch_up().await?;
+        }
+        Ok(changing)
+    }
+
+    /// Reads what others have changed. Under [`Subscriptions::changing`].
+    async fn catch_up(&self) -> store::Result<()> {
+        let seen = self.seen.load(Ordering::Relaxed);
+        let records = self.parts.store.records(RecordKind::Subscription, seen).await?;
+        for record in records {
+            self.seen.fetch_max(record.revision, Ordering::Relaxed);
+            let Some(id) = Name::parse(&record.id) else { continue };
+            if self.kept(&id).is_some_and(|kept| record.revision <= kept.revision) {
+                continue;
+            }
+            match record.doc.as_deref().map(|doc| Subscription::of_doc(&record.id, doc)) {
+                None => self.forget(&id),
+                Some(Ok(subscription)) => self.take(subscription, record.sealed.unwrap_or_default(), record.revision),
+                Some(Err(reason)) => {
+                    error!(subscription.id = %id, reason, "a subscription that another replica keeps cannot be read")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes by what another replica has made of a subscription.
+    fn take(&self, subscription: Subscription, sealed: bytes::Bytes, revision: i64) {
+        let kept = Kept { subscription: Arc::new(subscription), sealed, revision };
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(kept.subscription.id.clone(), kept.clone());
+        let it = &kept.subscription;
+        if it.is_planned() {
+            self.plan_for(it);
+        } else {
+            self.parts.subscribers.remove(&it.id);
+        }
+        if let Some(running) = self.running.get() {
+            running.deliver.follow_seat(&it.id);
+        }
+        self.look_again();
+    }
+
+    /// Another replica has forgotten it.
+    fn forget(&self, id: &Name) {
+        let was_there = self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id).is_some();
+        self.parts.subscribers.remove(id);
+        if let Some(running) = self.running.get().filter(|_| was_there) {
+            running.deliver.unseat(id);
+        }
     }
 
     /// Plans for `subscription`, whose lane is there before the first delivery is.

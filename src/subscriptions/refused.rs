@@ -32,6 +32,9 @@ pub enum Refused {
     /// Others are being released: this one can be enabled once some of them are done.
     #[error("too many webhooks are being released at once: try again in a while")]
     Releasing,
+    /// Somebody else changes it at the same moment, over and over.
+    #[error("somebody else has just changed this webhook: try again")]
+    Raced,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -59,7 +62,7 @@ impl Refused {
             Self::TooMany(_) => "max_webhooks_exceeded",
             Self::NoSecret => "invalid_secret_format",
             Self::ManySecrets(_) => "rate_limited",
-            Self::Releasing | Self::Store(_) => "unavailable",
+            Self::Releasing | Self::Raced | Self::Store(_) => "unavailable",
         }
     }
 

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::info;
 
-use super::{Batch, Kept, Refused, Subscriptions, Updated, succession};
+use super::{Batch, Kept, Refused, Subscriptions, TRIES, Updated, succession};
 use crate::{
     access::Caller,
     clock::{Timestamp, later},
@@ -51,12 +51,23 @@ impl Subscriptions {
         &self,
         caller: &Caller,
         id: &str,
-        on: impl FnOnce(&Subscription) -> bool,
+        on: impl Fn(&Subscription) -> bool,
         rate: Option<Rate>,
     ) -> Result<Updated, Refused> {
-        let _changing = self.changing.lock().await;
+        // What it came to is decided once: another replica's change must not turn a toggle back.
+        let on = on(&self.found(caller, id)?.subscription);
+        for _ in 1..TRIES {
+            match self.set_once(caller, id, on, rate).await {
+                Err(Refused::Raced) => {}
+                done => return done,
+            }
+        }
+        self.set_once(caller, id, on, rate).await
+    }
+
+    async fn set_once(&self, caller: &Caller, id: &str, on: bool, rate: Option<Rate>) -> Result<Updated, Refused> {
+        let _changing = self.begin_change().await?;
         let kept = self.found(caller, id)?;
-        let on = on(&kept.subscription);
         if on == kept.subscription.disabled.is_none() {
             return Ok(Updated { job: self.release_of(&kept.subscription), subscription: kept.subscription });
         }
@@ -155,7 +166,17 @@ impl Subscriptions {
     /// # Errors
     /// [`Refused::NotFound`], [`Refused::Releasing`]; else what the store says.
     pub async fn delete(&self, caller: &Caller, id: &str) -> Result<Arc<Subscription>, Refused> {
-        let _changing = self.changing.lock().await;
+        for _ in 1..TRIES {
+            match self.delete_once(caller, id).await {
+                Err(Refused::Raced) => {}
+                done => return done,
+            }
+        }
+        self.delete_once(caller, id).await
+    }
+
+    async fn delete_once(&self, caller: &Caller, id: &str) -> Result<Arc<Subscription>, Refused> {
+        let _changing = self.begin_change().await?;
         let kept = self.found(caller, id)?;
         let now = self.parts.clock.now();
         let it = &kept.subscription;

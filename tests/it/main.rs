@@ -49,6 +49,7 @@ mod reconnect;
 mod rehearsal;
 mod rekey;
 mod reload;
+mod replicas;
 mod rest_hooks;
 mod schema;
 mod secrets;

@@ -394,6 +394,10 @@ impl Store for Postgres {
         self.shared.newest.subscribe()
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn ready(&self) -> Result<()> {
         locked!(self, none(), |session| session::probe(session))?;
         // In a commit of its own: what one transaction writes and takes back tells little.

@@ -67,6 +67,12 @@ impl TestApp {
         Self { clock, handles, home, api, serving: tokio::spawn(app.serve()) }
     }
 
+    /// Stops it as a service manager does.
+    pub(crate) async fn stops(mut self) {
+        self.handles.stop.cancel();
+        (&mut self.serving).await.unwrap();
+    }
+
     /// Stops it as a service manager does, and starts another on the same store at the same time of day.
     pub(crate) async fn restart(self, routes: Routes) -> Self {
         self.restart_after(Duration::ZERO, routes).await

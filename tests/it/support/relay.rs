@@ -47,6 +47,18 @@ impl Home {
         Self { folder: Arc::new(folder), store }
     }
 
+    /// An empty folder, with its store in PostgreSQL: several relays may live in it.
+    pub(crate) fn in_postgres() -> Self {
+        let folder = TempDir::new().unwrap();
+        let store = Place::in_postgres(folder.path());
+        Self { folder: Arc::new(folder), store }
+    }
+
+    /// An empty folder, with its store at this URL.
+    pub(crate) fn with_store(url: &str) -> Self {
+        Self { folder: Arc::new(TempDir::new().unwrap()), store: Place::Schema(url.to_owned()) }
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()

@@ -36,6 +36,11 @@ impl Place {
         if POSTGRES.get() { Self::Schema(schema(folder)) } else { Self::Folder }
     }
 
+    /// A schema of its own, whatever the test that this thread runs is for.
+    pub(crate) fn in_postgres(folder: &Path) -> Self {
+        Self::Schema(schema(folder))
+    }
+
     /// The store's URL, whatever folder it is opened from.
     pub(crate) fn url(&self, folder: &Path) -> String {
         match self {
