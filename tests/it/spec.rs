@@ -96,8 +96,14 @@ const STATES: &[Line] = &[
 
 const LANES: &[Line] = &[
     shown("A lane is all deliveries of one target", &["spec_lanes::what_befalls_one_lane_befalls_no_other"]),
-    partly("Lanes hash into 256 shards", &["spec_lanes::the_one_process_owns_all_256_shards_under_an_epoch"], REPLICAS),
-    partly(
+    shown(
+        "Lanes hash into 256 shards",
+        &[
+            "spec_lanes::the_one_process_owns_all_256_shards_under_an_epoch",
+            "replicas::what_any_of_three_replicas_acknowledged_is_delivered_though_they_are_killed",
+        ],
+    ),
+    shown(
         "The owner keeps order, concurrency",
         &[
             "spec_lanes::a_breaker_goes_on_where_it_stopped",
@@ -107,10 +113,18 @@ const LANES: &[Line] = &[
             "spec_gathering::reset_on_ends_the_window_though_no_rule_takes_the_event",
             "spec_gathering::a_digest_goes_out_when_its_window_ends_over_a_restart_too",
             "delivery::concurrency_is_the_destinations",
+            "replicas::order_and_rate_hold_while_replicas_come_and_go",
+            "replicas::a_lane_goes_on_where_it_stood_when_its_owner_leaves",
+        ],
+    ),
+    partly(
+        "Ownership spreads evenly",
+        &[
+            "replicas::a_lane_goes_on_where_it_stood_when_its_owner_leaves",
+            "replicas::what_any_of_three_replicas_acknowledged_is_delivered_though_they_are_killed",
         ],
         REPLICAS,
     ),
-    waits("Ownership spreads evenly", REPLICAS),
     waits("An owner that cannot renew", REPLICAS),
     shown(
         "A success reported by a former owner",

@@ -133,7 +133,7 @@ impl Work<Accept> for Ingest {
 }
 
 /// What is known of the events of a batch before anything is written.
-const KNOWN: &str = "SELECT key, body, seq, seen_at, suffix FROM dedupe WHERE key = ANY($1)";
+pub(super) const KNOWN: &str = "SELECT key, body, seq, seen_at, suffix FROM dedupe WHERE key = ANY($1)";
 
 impl Ingest {
     async fn write(&self, db: &Db, batch: &mut [Accept]) -> Pg<()> {
@@ -218,7 +218,7 @@ struct Run<'r> {
 }
 
 /// Counts repeats on events, unless those were pruned.
-const COUNT: &str =
+pub(super) const COUNT: &str =
     "UPDATE events e SET duplicates = e.duplicates + u.n, mismatches = e.mismatches + u.other, last_duplicate_at = $4
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (seq, n, other) WHERE e.seq = u.seq";
 /// How far the store has come.

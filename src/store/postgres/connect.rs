@@ -31,12 +31,13 @@ const AGAIN_MAX: Duration = Duration::from_secs(3);
 
 /// What every connection is set to. Nobody may keep the others waiting for longer than this, were its machine to stand still; and a
 /// commit that was answered is on disk, whatever the role or the database says.
-const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s'; SET jit = off;
+pub(super) const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s'; SET jit = off;
     SELECT set_config('synchronous_commit', 'on', false)
         WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
 /// What those are set to besides that ask the same questions all the time: each is planned once, and always by an index, whether or not
 /// the server has counted yet how large the tables are.
-const BY_INDEX: &str = "; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off";
+pub(super) const BY_INDEX: &str =
+    "; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off";
 
 /// What is asked of the server.
 pub(super) type Pg<T> = std::result::Result<T, tokio_postgres::Error>;

@@ -20,7 +20,7 @@ const EVENT_BYTES: i64 = 512;
 /// What a delivery takes, its usual attempt included.
 const DELIVERY_BYTES: i64 = 512;
 
-const EVENTS: &str = "INSERT INTO events (seq, id, source, kind, type, subject, namespace, time, timestamp, received_at, traceparent,
+pub(super) const EVENTS: &str = "INSERT INTO events (seq, id, source, kind, type, subject, namespace, time, timestamp, received_at, traceparent,
         replayed, content_type, data_start, data_len, rules, deliveries, size, body)
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
         $10::bigint[], $11::text[], $12::bool[], $13::text[], $14::int[], $15::int[], $16::text[], $17::int[], $18::bigint[],
@@ -135,7 +135,7 @@ pub(super) fn small(size: usize) -> i32 {
     i32::try_from(size).unwrap_or(i32::MAX)
 }
 
-const DELIVERIES: &str =
+pub(super) const DELIVERIES: &str =
     "INSERT INTO deliveries (place, target_id, state, created_at, due_at, rule, template, order_key, severity, turn, replay, stage)
     SELECT place, target, $10::bigint, $9::bigint, $9::bigint, rule, template, key, severity, turn, $11::bool, stage
     FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[], $8::bigint[])
@@ -194,8 +194,10 @@ impl<'r> Deliveries<'r> {
     }
 }
 
-const PLANS: &str = "INSERT INTO handling (place, plan, cancels) SELECT * FROM unnest($1::bigint[], $2::text[], $3::int[])";
-const AWAITED: &str = "INSERT INTO awaited (key, place) SELECT * FROM unnest($1::bytea[], $2::bigint[]) ON CONFLICT DO NOTHING";
+pub(super) const PLANS: &str =
+    "INSERT INTO handling (place, plan, cancels) SELECT * FROM unnest($1::bigint[], $2::text[], $3::int[])";
+pub(super) const AWAITED: &str =
+    "INSERT INTO awaited (key, place) SELECT * FROM unnest($1::bytea[], $2::bigint[]) ON CONFLICT DO NOTHING";
 
 /// What the rules want of deliveries.
 #[derive(Default)]
@@ -253,7 +255,7 @@ pub(super) struct Seen {
     pub(super) forget_at: i64,
 }
 
-const KEYS: &str = "INSERT INTO dedupe (key, body, seq, seen_at, hashed, suffix, forget_at)
+pub(super) const KEYS: &str = "INSERT INTO dedupe (key, body, seq, seen_at, hashed, suffix, forget_at)
     SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bool[], $6::bigint[], $7::bigint[])
     ON CONFLICT (key) DO UPDATE SET body = excluded.body, seq = excluded.seq, seen_at = excluded.seen_at, hashed = excluded.hashed,
         suffix = excluded.suffix, forget_at = excluded.forget_at";

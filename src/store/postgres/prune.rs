@@ -202,7 +202,7 @@ async fn free(session: &Session<'_>, dead: &[i64], cutoff: i64) -> Pg<u64> {
 }
 
 /// What decides whether an event goes.
-const CANDIDATES: &str = "SELECT e.seq, e.received_at, e.size, NOT EXISTS (SELECT 1 FROM deliveries d
+pub(super) const CANDIDATES: &str = "SELECT e.seq, e.received_at, e.size, NOT EXISTS (SELECT 1 FROM deliveries d
     WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) + 65535
         AND (d.state = 0 OR d.state = 2 AND d.resolved_at IS NULL OR d.state = 5 AND EXISTS (SELECT 1 FROM deliveries c
             WHERE c.place = d.carrier AND (c.state = 0 OR c.state = 2 AND c.resolved_at IS NULL)))) FROM events e";
@@ -262,10 +262,11 @@ async fn sweep(session: &Session<'_>, cutoff: i64, goal: Option<u64>) -> Pg<Swep
 }
 
 /// What belongs to deliveries between two places, and how many bytes of it were counted apart from their event.
-const ATTEMPTS: &str = "WITH gone AS (DELETE FROM attempts a USING unnest($1::bigint[], $2::bigint[]) AS u (first, last)
+pub(super) const ATTEMPTS: &str =
+    "WITH gone AS (DELETE FROM attempts a USING unnest($1::bigint[], $2::bigint[]) AS u (first, last)
         WHERE a.place BETWEEN u.first AND u.last RETURNING octet_length(a.response) AS n)
     SELECT coalesce(sum(n), 0)::bigint FROM gone";
-const BODIES: &str = "WITH gone AS (DELETE FROM bodies b USING unnest($1::bigint[], $2::bigint[]) AS u (first, last)
+pub(super) const BODIES: &str = "WITH gone AS (DELETE FROM bodies b USING unnest($1::bigint[], $2::bigint[]) AS u (first, last)
         WHERE b.place BETWEEN u.first AND u.last RETURNING octet_length(b.body) + coalesce(octet_length(b.progress), 0) AS n)
     SELECT coalesce(sum(n), 0)::bigint FROM gone";
 /// What was answered to deliveries, emptied; how many bytes of it there were.
@@ -368,9 +369,9 @@ const KEYS_SLICE: i64 = 4000;
 /// Time from the end of one walk over the keys to the next.
 const WALK_EVERY_MS: i64 = 60 * 60 * 1000;
 
-/// A slice of the keys, and which of them have had their time.
+/// A slice of the keys, and which of them have had their time. (EXISTS would have all events hashed for it.)
 pub(super) const KEYS: &str = "SELECT key, forget_at <= $3,
-        forget_at <= $3 AND hashed AND EXISTS (SELECT 1 FROM events e WHERE e.seq = dedupe.seq)
+        forget_at <= $3 AND hashed AND (SELECT true FROM events e WHERE e.seq = dedupe.seq) IS NOT NULL
     FROM dedupe WHERE key > $1 ORDER BY key LIMIT $2";
 
 /// Forgets dedupe keys: a slice at each call, and on and on (`more`) only while that pays, so that a walk over millions of keys

@@ -348,7 +348,7 @@ async fn slowly(session: &Session<'_>, attempt: &Attempt, number: u32) -> Pg<()>
     if dead && todays { throttle::died(session, place, session.now).await } else { Ok(()) }
 }
 
-const BODIES: &str = "INSERT INTO bodies (place, content_type, body, progress, reached)
+pub(super) const BODIES: &str = "INSERT INTO bodies (place, content_type, body, progress, reached)
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[], $5::bool[]) ON CONFLICT DO NOTHING";
 
 /// Keeps the bodies that were made for deliveries that attempts have moved.
