@@ -59,6 +59,8 @@ struct Todo {
     settling: BTreeSet<Name>,
     /// Of these, those for which more came to light since it was begun.
     again: BTreeSet<Name>,
+    /// The lanes of some that are gone are another replica's, or nobody's yet: that may change without a sign.
+    elsewhere: bool,
 }
 
 impl Todo {
@@ -201,7 +203,7 @@ async fn run(all: Arc<Subscriptions>, mut todo: Todo, stop: CancellationToken) {
             }
             () = signs.rung(), if !failed => {}
             () = sleep_until(&all, next), if !failed => {}
-            () = tokio::time::sleep(AGAIN), if failed => {}
+            () = tokio::time::sleep(AGAIN), if failed || todo.elsewhere => {}
         }
     }
 }
@@ -424,10 +426,12 @@ impl Subscriptions {
 
     /// Begins to settle what waits for those that are gone.
     fn settle_all(self: &Arc<Self>, todo: &mut Todo, settling: &mut JoinSet<Name>) {
+        todo.elsewhere = false;
         for kept in self.all(|it| matches!(it.life, Life::Adopted { .. } | Life::Over { .. })) {
             let name = kept.subscription.id.clone();
             // What is under way on another replica must not be sent from elsewhere too: whoever owns the lane hands it over.
             let ours = !self.parts.store.is_shared() || self.owns(&name);
+            todo.elsewhere |= !ours;
             if ours && !todo.settled.contains(&name) && todo.settling.insert(name.clone()) {
                 let all = self.clone();
                 settling.spawn(async move {
