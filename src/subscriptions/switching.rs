@@ -102,6 +102,8 @@ impl Subscriptions {
         let mut batch = Batch::by(&caller.id, now);
         batch.put(action, Some(kept), after.clone(), sealed);
         self.write(batch).await?;
+        // Counted before the first of it can go.
+        let job = if switched == Some(true) { self.count_release(&after.id, &caller.id).await } else { Ok(None) };
         self.reseat(&after.id).await;
         self.parts.subscribers.put(after.subscriber());
         if let Some(release) = ends {
@@ -110,7 +112,7 @@ impl Subscriptions {
         if switched.is_some() {
             info!(target.name = %after.id, by = %caller.id, "{action}");
         }
-        let job = if switched == Some(true) { self.count_release(&after.id, &caller.id).await? } else { None };
+        let job = job?;
         let subscription = self.kept(&after.id).map_or_else(|| Arc::new(after), |kept| kept.subscription);
         Ok(Updated { subscription, job })
     }

@@ -152,10 +152,11 @@ pub(crate) async fn switched_off_again_it_holds_what_was_not_released() {
     app.nothing_comes(&receiver, 1, hours(1)).await;
     let again = app.enables(&id).await.job.unwrap();
     assert_eq!(again.total, 2);
-    for _ in 0..3 {
+    until("the rest", SOON, async || {
         app.clock.advance(seconds(1));
-    }
-    receiver.wait_for(3).await;
+        (receiver.count() == 3).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
