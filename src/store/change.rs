@@ -1,4 +1,4 @@
-//! What people manage and the relay keeps for them (subscriptions, tokens), and the audit of every change.
+//! What people manage and the relay keeps for them (subscriptions, tokens, lanes, jobs), and the audit of every change.
 //!
 //! A record is a JSON document of the room that owns it, which the store does not read, and bytes that room has sealed. What is
 //! changed together is one commit, with its audit entries.
@@ -15,6 +15,10 @@ pub enum RecordKind {
     Subscription,
     /// A bearer token.
     Token,
+    /// How the lane of a target stands; its id is the target's name.
+    Lane,
+    /// Work on many deliveries that a person asked for.
+    Job,
 }
 
 impl RecordKind {
@@ -23,6 +27,8 @@ impl RecordKind {
         match self {
             Self::Subscription => "subscription",
             Self::Token => "token",
+            Self::Lane => "lane",
+            Self::Job => "job",
         }
     }
 }

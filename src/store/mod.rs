@@ -114,6 +114,12 @@ pub trait OnCommit: Send + Sync {
     fn committed(&self, events: Vec<Committed>);
     /// Another process of this store has committed what makes deliveries to these targets due, or moves them; `None`: to whichever.
     fn elsewhere(&self, targets: Option<&[Name]>);
+    /// Another process has ended or moved what waited for these targets; `None`: for whichever. What is in hand of it is not to be sent.
+    fn ended_elsewhere(&self, targets: Option<&[Name]>) {
+        self.elsewhere(targets);
+    }
+    /// There may be shards that [`Store::own_shards`] would take now: somebody has given them up, or is gone.
+    fn freed(&self) {}
     /// `count` requests shared one commit that took `took`.
     fn batch(&self, count: usize, took: Duration);
 }
@@ -329,6 +335,11 @@ pub trait Store: Send + Sync {
     /// The records of `kind` that were written after the revision `after`, by revision. With 0 those that there are; else also those
     /// that were removed since, without a document (for a day).
     async fn records(&self, kind: RecordKind, after: i64) -> Result<Vec<Record>>;
+
+    /// The record `id` of `kind`, as long as it is there.
+    async fn record_of(&self, kind: RecordKind, id: &str) -> Result<Option<Record>> {
+        Ok(self.records(kind, 0).await?.into_iter().find(|record| record.id == id && record.doc.is_some()))
+    }
 
     /// A page of the audit.
     async fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditRow>>;

@@ -58,9 +58,12 @@ pub(crate) async fn records_are_kept_changed_and_removed(bench: Bench) {
         doc: Some("{\"n\":3}".into()),
         sealed: Some(Bytes::from_static(b"\0sealed")),
     };
-    assert_eq!(records.into_iter().find(|record| record.id == "wh_1"), Some(kept));
+    assert_eq!(records.into_iter().find(|record| record.id == "wh_1").as_ref(), Some(&kept));
     assert_eq!(bench.store.records(RecordKind::Token, 0).await.unwrap(), []);
+    let one = async |kind| bench.store.record_of(kind, "wh_1").await.unwrap();
+    assert_eq!((one(RecordKind::Subscription).await, one(RecordKind::Lane).await), (Some(kept), None));
     bench.changed(vec![remove("wh_1", second)]).await;
+    assert_eq!(one(RecordKind::Subscription).await, None);
     assert_eq!(bench.records(0).await, shown(&[("wh_2", Some("{\"n\":2}"))]));
 }
 

@@ -50,6 +50,8 @@ macro_rules! contract {
             a_repeat_is_known_wherever_it_comes
             what_was_read_past_never_fills_later
             others_hear_what_is_new
+            others_hear_what_ended_and_what_was_freed
+            what_a_process_of_this_machine_owned_is_taken_once_that_has_ended
             an_order_key_has_one_head_wherever_events_come_in
         );
     };
@@ -372,6 +374,8 @@ struct Heard {
     events: Mutex<Vec<Committed>>,
     requests: Mutex<usize>,
     elsewhere: Mutex<Vec<Option<Vec<Name>>>>,
+    ended: Mutex<Vec<Option<Vec<Name>>>>,
+    freed: Mutex<usize>,
 }
 
 impl OnCommit for Heard {
@@ -381,6 +385,14 @@ impl OnCommit for Heard {
 
     fn elsewhere(&self, targets: Option<&[Name]>) {
         self.elsewhere.lock().unwrap().push(targets.map(<[Name]>::to_vec));
+    }
+
+    fn ended_elsewhere(&self, targets: Option<&[Name]>) {
+        self.ended.lock().unwrap().push(targets.map(<[Name]>::to_vec));
+    }
+
+    fn freed(&self) {
+        *self.freed.lock().unwrap() += 1;
     }
 
     fn batch(&self, count: usize, _took: Duration) {

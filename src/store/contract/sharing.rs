@@ -137,6 +137,57 @@ pub(crate) async fn others_hear_what_is_new(bench: Bench) {
     other.close().await;
 }
 
+/// Waits until `found` holds of what was heard.
+async fn until(heard: &Heard, what: &str, found: impl Fn(&Heard) -> bool) {
+    let began = Instant::now();
+    while !found(heard) {
+        assert!(began.elapsed() < SOON, "nobody told the other of {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+pub(crate) async fn others_hear_what_ended_and_what_was_freed(bench: Bench) {
+    let (other, heard) = (bench.beside().await, Arc::new(Heard::default()));
+    bench.store.own_shards(OwnerId(1), bench.clock.now(), LEASE).await.unwrap();
+    other.on_commit(heard.clone());
+    let id = bench.planned("evt_1", "crm").await;
+    until(&heard, "what is new", |heard| heard.elsewhere.lock().unwrap().contains(&Some(vec!["crm".into()]))).await;
+    heard.ended.lock().unwrap().clear();
+    assert_eq!(bench.store.cancel(vec![id], bench.clock.now()).await.unwrap(), [id]);
+    until(&heard, "what ended", |heard| !heard.ended.lock().unwrap().is_empty()).await;
+    let ended = heard.ended.lock().unwrap().clone();
+    assert!(ended.iter().all(|it| it.as_ref().is_none_or(|names| *names == ["crm".into()])), "{ended:?}");
+    let before = *heard.freed.lock().unwrap();
+    bench.store.release_shards(OwnerId(1)).await.unwrap();
+    until(&heard, "shards that are free", |heard| before < *heard.freed.lock().unwrap()).await;
+    bench.store.own_shards(OwnerId(1), bench.clock.now(), LEASE).await.unwrap();
+    // Nobody says when a lease ends.
+    bench.clock.advance(LEASE);
+    let before = *heard.freed.lock().unwrap();
+    until(&heard, "a lease that ended", |heard| before + 1 < *heard.freed.lock().unwrap()).await;
+    other.close().await;
+}
+
+pub(crate) async fn what_a_process_of_this_machine_owned_is_taken_once_that_has_ended(bench: Bench) {
+    let other = bench.beside().await;
+    let theirs = other.own_shards(OwnerId(2), bench.clock.now(), LEASE).await.unwrap();
+    assert_eq!((theirs.len(), bench.shares(&[1]).await[0].len()), (usize::from(SHARDS), 0), "it is there");
+    // As if it had been killed: nothing is released.
+    other.close().await;
+    let ours = bench.store.own_shards(OwnerId(1), bench.clock.now(), LEASE).await.unwrap();
+    let seen = cfg!(target_os = "linux");
+    assert_eq!(ours.len(), if seen { usize::from(SHARDS) } else { 0 });
+    assert!(ours.iter().all(|it| theirs[0].epoch < it.epoch));
+    // One of another machine, by contrast, is waited for; and so is one who is not seen.
+    bench.store.release_shards(OwnerId(1)).await.unwrap();
+    let (again, twin) = (bench.beside().await, bench.beside().await);
+    assert!(!again.own_shards(OwnerId(3), bench.clock.now(), LEASE).await.unwrap().is_empty());
+    twin.own_shards(OwnerId(3), bench.clock.now(), LEASE).await.unwrap();
+    again.close().await;
+    assert_eq!(bench.shares(&[1]).await[0].len(), 0, "two had drawn the same: neither tells anything of the other");
+    twin.close().await;
+}
+
 pub(crate) async fn an_order_key_has_one_head_wherever_events_come_in(bench: Bench) {
     let other = bench.beside().await;
     let mut accepts = tokio::task::JoinSet::new();

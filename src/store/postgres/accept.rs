@@ -315,7 +315,7 @@ async fn write(session: &Session<'_>, rows: &Run<'_>, advanced: bool, last: bool
         rows.settings.iter().map(|(key, value)| (Text::of(key), Text::of(value))).unzip();
     let size = rows.events.size();
     let channel = super::news::channel(session.salt());
-    let said = super::news::said(session.shared.voice, &rows.targets);
+    let said = super::news::Said::New(&rows.targets).by(session.shared.voice);
     let repeats = async { if seqs.is_empty() { Ok(0) } else { db.run_of(&count, &[&seqs, &all, &others, &session.now]).await } };
     let kept = async { if names.is_empty() { Ok(0) } else { db.run_of(&settings, &[&names, &values]).await } };
     let told = async { if rows.targets.is_empty() { Ok(0) } else { db.run_of(&notify, &[&channel, &said]).await } };

@@ -34,7 +34,7 @@ pub(super) async fn end(session: &Session<'_>, event: &NewEvent, seq: i64) -> Pg
     }
     let envelope = &event.envelope;
     let reason = format!("{} {} came", envelope.r#type, envelope.id);
-    let mut cancelled = Vec::new();
+    let (mut cancelled, mut targets) = (Vec::new(), Vec::new());
     for key in cancels {
         // One that carries others went its way already; one whose keys were not all named yet waits on.
         for row in session.db.rows(NAMED, &[&&key[..]]).await? {
@@ -43,9 +43,11 @@ pub(super) async fn end(session: &Session<'_>, event: &NewEvent, seq: i64) -> Pg
             let end = Aside { state: CANCELLED, cause: Some(Cause::CancelOn), reason: &reason, now: session.now };
             if set_aside(session, target, place, &end).await? {
                 cancelled.push((name.as_str().into(), DeliveryId::at(session.salt(), place)));
+                targets.push(target);
             }
         }
     }
+    session.tell_ended(&targets).await?;
     Ok(cancelled)
 }
 

@@ -49,6 +49,7 @@ pub(super) async fn hand_over(session: &Session<'_>, old: &Name, new: &Name, now
     if !moved.is_empty() {
         handed.moved = session.db.run(MOVE, &[&moved, &new, &old]).await?;
         session.tell(&[new]).await?;
+        session.tell_ended(&[old]).await?;
     }
     if handed == HandedOver::default() {
         handed.moved = session.db.run(lanes::MOVE_DEAD, &[&old, &new, &SLICE]).await?;

@@ -124,6 +124,7 @@ pub(super) async fn adopt(session: &Session<'_>, old: &Name, new: &Name) -> Answ
     move_windows(session, &[&old, &new]).await?;
     if waiting != 0 {
         session.tell(&[new]).await?;
+        session.tell_ended(&[old]).await?;
     }
     Ok(Ok(waiting + dead))
 }

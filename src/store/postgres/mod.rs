@@ -55,6 +55,7 @@ mod news;
 mod owners;
 mod people;
 mod person;
+mod presence;
 mod prune;
 mod query;
 mod record;
@@ -386,6 +387,10 @@ impl Store for Postgres {
         read!(self.lists, |db| people::records(db, kind, after))
     }
 
+    async fn record_of(&self, kind: RecordKind, id: &str) -> Result<Option<super::Record>> {
+        read!(self.lanes, |db| people::record_of(db, kind, id))
+    }
+
     async fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditRow>> {
         read!(self.lists, |db| people::audit(db, &filter))
     }
@@ -411,6 +416,7 @@ impl Store for Postgres {
         for pool in [&*self.batches, &*self.work, &*self.lanes, &self.lists, &self.walks] {
             pool.close();
         }
+        self.shared.presence.leave();
         let news = self.news.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(news) = news {
             let _ = news.await;

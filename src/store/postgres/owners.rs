@@ -1,14 +1,16 @@
 //! Who owns the shards of lanes: leases in the store, spread evenly over those who share it.
 //!
 //! Whoever holds more than its share renews no lease of what is over, and others take it when that ends: so an owner has the time that it
-//! always has to finish what it began. What is released, or was nobody's, is taken at once.
+//! always has to finish what it began. What is released, was nobody's, or was a process's that can be seen to have ended
+//! ([`super::presence`]) is taken at once, and others are told of it.
 
 use std::time::Duration;
 
 use super::{
-    connect::{Answer, Pg},
+    connect::{Answer, Db, Pg},
+    news::Said,
     rows::Cells,
-    session::Session,
+    session::{Session, Shared},
 };
 use crate::{
     clock::{Timestamp, from_ms, later, to_ms},
@@ -21,6 +23,7 @@ pub(super) async fn own(session: &Session<'_>, owner: OwnerId, now: Timestamp, l
     let ahead = ahead(session, to_ms(now)).await?;
     let (me, until) = (owner.0.cast_signed(), to_ms(later(now, lease)).saturating_add(ahead));
     let now = to_ms(now).saturating_add(ahead);
+    bury(session, me).await?;
     let share = share(session, me, now, until).await?;
     keep(session, me, share).await?;
     session.db.run(RENEW, &[&me, &until]).await?;
@@ -40,12 +43,14 @@ async fn ahead(session: &Session<'_>, now: i64) -> Pg<i64> {
 
 /// The live owners, this one among them.
 const LIVE: &str = "WITH gone AS (DELETE FROM owners WHERE until <= $2 AND owner <> $1),
-        here AS (INSERT INTO owners (owner, until) VALUES ($1, $3) ON CONFLICT (owner) DO UPDATE SET until = excluded.until)
+        here AS (INSERT INTO owners (owner, until, place) VALUES ($1, $3, $4)
+            ON CONFLICT (owner) DO UPDATE SET until = excluded.until, place = excluded.place)
     SELECT count(*), count(*) FILTER (WHERE owner < $1) FROM owners WHERE $2 < until AND owner <> $1";
 
 /// How many shards this owner may hold.
 async fn share(session: &Session<'_>, me: i64, now: i64, until: i64) -> Pg<i64> {
-    let Some(row) = session.db.first(LIVE, &[&me, &now, &until]).await? else { return Ok(SHARDS.into()) };
+    let place = session.shared.presence.shows(me.cast_unsigned());
+    let Some(row) = session.db.first(LIVE, &[&me, &now, &until, &place]).await? else { return Ok(SHARDS.into()) };
     let (others, before): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     let (all, shards) = (others + 1, i64::from(SHARDS));
     Ok(shards / all + i64::from(before < shards % all))
@@ -92,8 +97,40 @@ fn owned(row: &tokio_postgres::Row, ahead: i64) -> Pg<Owned> {
 
 /// Ends the leases of `owner`; see [`crate::store::Store::release_shards`].
 pub(super) async fn release(session: &Session<'_>, owner: OwnerId) -> Answer<()> {
-    let me = owner.0.cast_signed();
-    session.db.run("UPDATE shards SET owner = NULL, until = 0, leaving = false WHERE owner = $1", &[&me]).await?;
-    session.db.run("DELETE FROM owners WHERE owner = $1", &[&me]).await?;
+    give_up(session, &[owner.0.cast_signed()]).await?;
     Ok(Ok(()))
+}
+
+/// Ends the leases of these owners, and tells that.
+async fn give_up(session: &Session<'_>, owners: &[i64]) -> Pg<()> {
+    let sql = "UPDATE shards SET owner = NULL, until = 0, leaving = false WHERE owner = ANY($1)";
+    let freed = session.db.run(sql, &[&owners]).await?;
+    session.db.run("DELETE FROM owners WHERE owner = ANY($1)", &[&owners]).await?;
+    if freed == 0 { Ok(()) } else { session.say(Said::Freed).await }
+}
+
+/// The other owners of one machine.
+const NEIGHBOURS: &str = "SELECT owner FROM owners WHERE place = $1 AND owner <> $2";
+
+/// Ends the leases of those of this machine whose processes have ended: they send nothing any more.
+async fn bury(session: &Session<'_>, me: i64) -> Pg<()> {
+    let gone = gone(session.db, session.shared, me).await?;
+    if gone.is_empty() { Ok(()) } else { give_up(session, &gone).await }
+}
+
+async fn gone(db: &Db, shared: &Shared, me: i64) -> Pg<Vec<i64>> {
+    let Some(place) = shared.presence.place() else { return Ok(Vec::new()) };
+    let rows = db.rows(NEIGHBOURS, &[&place, &me]).await?;
+    let owners = rows.iter().map(|row| row.try_get(0)).collect::<Pg<Vec<i64>>>()?;
+    Ok(owners.into_iter().filter(|owner| shared.presence.is_gone(owner.cast_unsigned())).collect())
+}
+
+/// Whether there may be shards to take: the lease on one has ended, or a process of this machine that owned some.
+pub(super) async fn are_free(db: &Db, shared: &Shared) -> Pg<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM shards
+        WHERE until <= coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint))";
+    let now = (!shared.clock.is_system()).then(|| to_ms(shared.clock.now()));
+    let ended = db.first(sql, &[&now]).await?.map_or(Ok(false), |row| row.try_get(0))?;
+    // Nobody is number 0, as far as chance goes.
+    Ok(ended || !gone(db, shared, 0).await?.is_empty())
 }

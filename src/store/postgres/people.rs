@@ -185,6 +185,17 @@ pub(super) async fn records(db: &Db, kind: RecordKind, after: i64) -> Pg<Vec<Rec
     db.rows(sql, &[&kind.word(), &after]).await?.iter().map(record).collect()
 }
 
+/// One record; see [`crate::store::Store::record_of`].
+pub(super) async fn record_of(db: &Db, kind: RecordKind, id: &str) -> Pg<Option<Record>> {
+    let sql = "SELECT owner, revision, doc, sealed FROM records WHERE kind = $1 AND id = $2 AND doc IS NOT NULL";
+    let record = |row: tokio_postgres::Row| {
+        let mut cells = Cells::of(&row);
+        let (owner, revision) = (cells.text()?, cells.int()?);
+        Ok(Record { kind, id: id.to_owned(), owner, revision, doc: cells.some_text()?, sealed: cells.some_bytes()? })
+    };
+    db.first(sql, &[&kind.word(), &Text::of(id)]).await?.map(record).transpose()
+}
+
 /// A page of the audit; see [`crate::store::Store::audit`].
 pub(super) async fn audit(db: &Db, filter: &AuditFilter) -> Pg<Vec<AuditRow>> {
     let mut clauses = Where::default();

@@ -59,7 +59,7 @@ pub(super) async fn cancel(session: &Session<'_>, ids: &[DeliveryId], now: i64) 
         }
     }
     lanes::move_up(session, keys).await?;
-    session.tell(&targets).await?;
+    session.tell_ended(&targets).await?;
     Ok(Ok(in_order(session, ids, &cancelled)))
 }
 

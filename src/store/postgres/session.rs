@@ -13,6 +13,8 @@ use tokio::sync::watch;
 
 use super::{
     connect::{Db, Pg, fault, is_again},
+    news::{self, Said},
+    presence::Presence,
     prune::Room,
     rows::Reading,
     text::Text,
@@ -35,6 +37,8 @@ pub(super) struct Shared {
     pub(super) room: Mutex<Room>,
     /// Marks what this process says to the others.
     pub(super) voice: u64,
+    /// By what the owners of this machine know each other to live.
+    pub(super) presence: Presence,
     /// The clock was set back, or may have been before this start: times in the tables may lie in its former future.
     pub(super) set_back: AtomicBool,
     /// The latest time a transaction saw, in ms.
@@ -48,6 +52,7 @@ const TARGETS_MAX: usize = 100_000;
 
 impl Shared {
     pub(super) fn new(reading: Reading, clock: Clock, newest: i64) -> Self {
+        let salt = reading.salt;
         Self {
             reading,
             seen: AtomicI64::new(to_ms(clock.now())),
@@ -56,6 +61,7 @@ impl Shared {
             newest: watch::Sender::new(newest),
             room: Mutex::default(),
             voice: u64::from_ne_bytes(std::array::from_fn(|_| fastrand::u8(..))),
+            presence: Presence::new(salt),
             set_back: AtomicBool::new(true),
             targets: Mutex::default(),
         }
@@ -166,11 +172,18 @@ impl<'d> Session<'d> {
 
     /// Tells the other processes that the store holds something new for these targets, once this is committed.
     pub(super) async fn tell(&self, targets: &[i64]) -> Pg<()> {
-        if targets.is_empty() {
-            return Ok(());
-        }
-        let said = super::news::said(self.shared.voice, targets);
-        self.db.run("SELECT pg_notify($1, $2)", &[&super::news::channel(self.salt()), &said]).await.map(|_| ())
+        if targets.is_empty() { Ok(()) } else { self.say(Said::New(targets)).await }
+    }
+
+    /// Likewise, that something which waited for these targets no longer does: whoever has it in hand must not send it.
+    pub(super) async fn tell_ended(&self, targets: &[i64]) -> Pg<()> {
+        if targets.is_empty() { Ok(()) } else { self.say(Said::Ended(targets)).await }
+    }
+
+    /// Tells the other processes something, once this is committed.
+    pub(super) async fn say(&self, said: Said<'_>) -> Pg<()> {
+        let said = said.by(self.shared.voice);
+        self.db.run("SELECT pg_notify($1, $2)", &[&news::channel(self.salt()), &said]).await.map(|_| ())
     }
 }
 

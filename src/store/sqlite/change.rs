@@ -123,6 +123,17 @@ pub(super) fn records(conn: &Connection, kind: RecordKind, after: i64) -> rusqli
     rows.collect()
 }
 
+/// One record; see [`crate::store::Store::record_of`].
+pub(super) fn record_of(conn: &Connection, kind: RecordKind, id: &str) -> rusqlite::Result<Option<Record>> {
+    let sql = "SELECT owner, revision, doc, sealed FROM records WHERE kind = ? AND id = ? AND doc IS NOT NULL";
+    let record = |row: &rusqlite::Row<'_>| {
+        let sealed: Option<Vec<u8>> = row.get(3)?;
+        let sealed = sealed.map(Into::into);
+        Ok(Record { kind, id: id.to_owned(), owner: row.get(0)?, revision: row.get(1)?, doc: row.get(2)?, sealed })
+    };
+    conn.prepare_cached(sql)?.query_row([kind.word(), id], record).optional()
+}
+
 /// A page of the audit; see [`crate::store::Store::audit`].
 pub(super) fn audit(conn: &Connection, filter: &AuditFilter) -> rusqlite::Result<Vec<AuditRow>> {
     let mut clauses = Where::default();

@@ -358,6 +358,11 @@ impl Store for Sqlite {
         self.lists.ask(move |conn, _| change::records(conn, kind, after)).await
     }
 
+    async fn record_of(&self, kind: RecordKind, id: &str) -> Result<Option<Record>> {
+        let id = id.to_owned();
+        self.lists.ask(move |conn, _| change::record_of(conn, kind, &id)).await
+    }
+
     async fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditRow>> {
         self.lists.ask(move |conn, _| change::audit(conn, &filter)).await
     }

@@ -34,8 +34,8 @@ CREATE TABLE shards (
 ) WITH (fillfactor = 50);
 INSERT INTO shards (shard) SELECT n FROM generate_series(0, 255) AS n;
 
--- Who shares the shards.
-CREATE TABLE owners (owner BIGINT PRIMARY KEY, until BIGINT NOT NULL);
+-- Who shares the shards, and the machine on which it can be seen to live.
+CREATE TABLE owners (owner BIGINT PRIMARY KEY, until BIGINT NOT NULL, place TEXT);
 
 CREATE TABLE events (
     seq               BIGINT PRIMARY KEY,
