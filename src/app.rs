@@ -266,6 +266,7 @@ impl App {
             router: routers.clone(),
             clock: options.clock.clone(),
             lanes: deliver.clone(),
+            ownership: deliver.ownership(),
             stop: stop.clone(),
         })
         .await?;
@@ -325,6 +326,8 @@ impl App {
         info!(grace_s = grace.as_secs(), "stopping: no new requests, finishing what is under way");
         let asking = handles.pollers.drain(grace);
         let (_, _, (), (), ()) = tokio::join!(public, admin, asking, handles.deliver.drain(grace), handles.jobs.drain());
+        // What was asked for, sent and done by owning it is over now.
+        handles.deliver.leave().await;
         handles.ingest.flush().await;
         if tidying.await.is_err() {
             warn!("housekeeping had failed");

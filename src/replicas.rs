@@ -1,5 +1,5 @@
 //! Replicas that share a store: what people change on one of them is read again by the others a little later, so that it holds on all.
-//! Records and mutes come in; what the rooms remember of them is put right. On a store of one process there is nothing to do.
+//! Records (tokens, subscriptions, lanes, jobs) and mutes come in; what the rooms remember of them is put right. On a store of one process there is nothing to do.
 
 use std::time::Duration;
 
@@ -28,5 +28,7 @@ pub(crate) async fn follow(handles: Handles, stop: CancellationToken) {
 async fn round(handles: &Handles) -> store::Result<()> {
     handles.tokens.refresh().await?;
     handles.subscriptions.refresh().await?;
-    handles.deliver.mutes().refresh().await
+    handles.deliver.mutes().refresh().await?;
+    handles.deliver.follow_lanes().await?;
+    handles.jobs.refresh().await
 }

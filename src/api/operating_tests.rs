@@ -70,8 +70,8 @@ impl Engine for Fake {
             last_error: Some("http_503".into()),
             last_success_at: None,
             paused_by: (state == TargetState::Paused).then(|| "admin".to_owned()),
-            attempts_last_minute: 3,
-            deliveries_last_minute: 1,
+            attempts_last_minute: Some(3),
+            deliveries_last_minute: Some(1),
             next_probe_at: None,
         }]
     }

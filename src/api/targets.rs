@@ -237,10 +237,14 @@ struct TargetItem {
     oldest_at: Option<String>,
     /// Dead letters.
     dead: u64,
+    /// Of a target that another replica sends to, as it was when it last opened, closed or was paused.
     last_error: Option<String>,
+    /// Of a target that another replica sends to, up to ten minutes behind.
     last_success_at: Option<String>,
-    attempts_per_minute: u32,
-    deliveries_per_minute: u32,
+    /// In the last minute; null: another replica sends to it, and knows.
+    attempts_per_minute: Option<u32>,
+    /// Likewise.
+    deliveries_per_minute: Option<u32>,
     next_probe_at: Option<String>,
 }
 
@@ -280,8 +284,8 @@ impl TargetItem {
             dead: backlog.dead,
             last_error: None,
             last_success_at: None,
-            attempts_per_minute: 0,
-            deliveries_per_minute: 0,
+            attempts_per_minute: Some(0),
+            deliveries_per_minute: Some(0),
             next_probe_at: None,
         }
     }

@@ -1,30 +1,19 @@
-//! How a lane stands: paused by a person, broken, quiet, or well; and what of that outlives a restart, as JSON.
+//! How a lane stands: paused by a person, broken, quiet, or well; and what of that outlives a restart, as JSON. It is kept as one record
+//! of the store for each lane (`desk.rs`).
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use super::{
     Destination,
-    attempt::Tools,
     breaker::{Breaker, Change, Open, Signal, Verdict},
-    endpoint::Endpoint,
-    inbox::Inbox,
-    seats,
-    signs::Signs,
-    status::{TargetState, TargetStatus},
 };
 use crate::{
     clock::{Timestamp, from_ms, later, to_ms, until},
-    envelope::{DeliveryId, Name},
-    live::Live,
+    envelope::DeliveryId,
     schedule::Schedule,
-    store::{self, Cause, Store},
+    store::Cause,
 };
 
 /// A last success that is known anew is kept at once when the one kept is older than this.
@@ -58,6 +47,8 @@ pub(super) struct Condition {
     pub(super) off: Option<Timestamp>,
     /// Deliveries in a row that died for lack of attempts.
     pub(super) undelivered: u32,
+    /// How often people have closed its breaker.
+    closes: u64,
 }
 
 /// A pause.
@@ -83,11 +74,12 @@ impl Condition {
             quiet,
             off: None,
             undelivered: 0,
+            closes: 0,
         }
     }
 
     /// That of a subscription's lane, which may be switched off since `off`.
-    fn of_subscription(concurrency: u32, off: Option<Timestamp>, now: Timestamp) -> Self {
+    pub(super) fn of_subscription(concurrency: u32, off: Option<Timestamp>, now: Timestamp) -> Self {
         let counted_at = off.map_or(now, |since| since.min(now));
         Self { breaker: Breaker::of_subscription(concurrency), off, counted_at, ..Self::new(concurrency, None, now) }
     }
@@ -137,7 +129,7 @@ impl Condition {
     }
 
     /// Another receiver stands there from now on: it has never failed.
-    fn begins_anew(&mut self) {
+    pub(super) fn begins_anew(&mut self) {
         (self.undelivered, self.told, self.hold_until) = (0, false, None);
         self.breaker.forget();
     }
@@ -204,6 +196,31 @@ impl Condition {
         since.filter(|_| std::mem::take(&mut self.told))
     }
 
+    /// The same, as a person wants it.
+    pub(super) fn close_as_asked(&mut self) -> Option<Timestamp> {
+        self.closes = self.closes.saturating_add(1);
+        self.close()
+    }
+
+    /// Does what people have asked other replicas for, as `json` says which one of those kept: all else in it is older than what is
+    /// known here. True where that changes anything; whoever was asked tells of it.
+    pub(super) fn obey(&mut self, json: &str, now: Timestamp) -> bool {
+        let Ok(kept) = serde_json::from_str::<Kept>(json) else { return false };
+        let (paused, closes) = (kept.paused.map(Paused::from), kept.closes);
+        let (pauses, closed) = (self.paused != paused, self.closes < closes);
+        match (&self.paused, &paused) {
+            (None, Some(it)) => self.count_until(it.since.clamp(self.counted_at.min(now), now)),
+            (Some(_), None) => self.count_until(now),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        self.paused = paused;
+        if closed {
+            self.closes = closes;
+            self.close();
+        }
+        pauses || closed
+    }
+
     /// Since when its deliveries are held.
     pub(super) fn held_since(&self) -> Option<Timestamp> {
         let broken = self.breaker.open().map(|open| open.since);
@@ -239,9 +256,10 @@ impl Condition {
         self.success_kept = self.last_success_at;
     }
 
-    fn to_json(&self) -> String {
+    pub(super) fn to_json(&self) -> String {
         let kept = Kept {
             paused: self.paused.as_ref().map(|it| KeptPause { since_ms: to_ms(it.since), by: it.by.clone() }),
+            closes: self.closes,
             broken: self.breaker.open().map(|open| KeptBreaker {
                 since_ms: to_ms(open.since),
                 cause: open.cause.word().to_owned(),
@@ -262,9 +280,10 @@ impl Condition {
     }
 
     /// Goes on as `json` says; text that nobody can read is as good as none.
-    fn restore(&mut self, json: &str) {
+    pub(super) fn restore(&mut self, json: &str) {
         let Ok(kept) = serde_json::from_str::<Kept>(json) else { return };
-        self.paused = kept.paused.map(|it| Paused { since: from_ms(it.since_ms), by: it.by });
+        self.paused = kept.paused.map(Paused::from);
+        self.closes = kept.closes;
         self.told = kept.broken.as_ref().is_some_and(|it| it.told);
         self.breaker.resume(kept.broken.map(|it| it.open()));
         self.last_error = kept.last_error;
@@ -295,11 +314,12 @@ struct Kept {
     off_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "is_zero")]
     undelivered: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    closes: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
-fn is_zero(count: &u32) -> bool {
-    *count == 0
+fn is_zero<N: Default + PartialEq>(count: &N) -> bool {
+    *count == N::default()
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -317,6 +337,12 @@ struct KeptBreaker {
     told: bool,
 }
 
+impl From<KeptPause> for Paused {
+    fn from(kept: KeptPause) -> Self {
+        Self { since: from_ms(kept.since_ms), by: kept.by }
+    }
+}
+
 impl KeptBreaker {
     fn open(self) -> Open {
         let cause = Cause::ALL.iter().find(|(word, _)| *word == self.cause).map_or(Cause::Receiver, |(_, cause)| *cause);
@@ -324,270 +350,8 @@ impl KeptBreaker {
     }
 }
 
-fn quiet_of(destination: &Destination) -> Option<Arc<Schedule>> {
+pub(super) fn quiet_of(destination: &Destination) -> Option<Arc<Schedule>> {
     destination.quiet.as_ref().map(|quiet| quiet.schedule.clone())
-}
-
-/// What a lane goes by until another file holds: its destination, and what attempts are made with.
-pub(super) struct Today {
-    pub(super) destination: Arc<Destination>,
-    pub(super) tools: Tools,
-}
-
-impl Today {
-    /// Where it sends, where that is a URL.
-    pub(super) fn url(&self) -> Option<&Url> {
-        self.destination.kind.endpoint().map(Endpoint::url)
-    }
-
-    /// Whether `other` sends to the same URL.
-    pub(super) fn goes_where(&self, other: &Self) -> bool {
-        self.url() == other.url()
-    }
-}
-
-/// One lane as others see it: what it goes by, what it is told, and where its condition is kept.
-pub(super) struct Desk {
-    name: Name,
-    today: Live<Today>,
-    pub(super) inbox: Arc<Inbox>,
-    pub(super) store: Arc<dyn Store>,
-    /// Cancelled once nothing of the lane is under way and nothing ever will be.
-    pub(super) ended: CancellationToken,
-    /// Of a subscription's lane.
-    pub(super) seated: Option<Seated>,
-}
-
-/// What only the lanes of subscriptions have.
-pub(super) struct Seated {
-    /// Where they tell what befalls their subscriptions.
-    pub(super) signs: Arc<Signs>,
-    /// Since when it is switched off, as whoever keeps the subscription last said.
-    off: Mutex<Option<Timestamp>>,
-}
-
-impl Desk {
-    /// The desk of a lane that goes by `today`, well at `now`.
-    pub(super) fn new(today: Arc<Today>, store: Arc<dyn Store>, now: Timestamp) -> Self {
-        let destination = today.destination.clone();
-        let inbox = Inbox::new(Condition::new(destination.concurrency, quiet_of(&destination), now));
-        Self {
-            name: destination.name.clone(),
-            today: Live::new(today),
-            inbox: Arc::new(inbox),
-            store,
-            ended: CancellationToken::new(),
-            seated: None,
-        }
-    }
-
-    /// The desk of a subscription's lane, which does not work yet; it is switched off since `off`.
-    pub(super) fn of_subscription(
-        today: Arc<Today>,
-        store: Arc<dyn Store>,
-        now: Timestamp,
-        signs: Arc<Signs>,
-        off: Option<Timestamp>,
-    ) -> Self {
-        let condition = Condition::of_subscription(today.destination.concurrency, off, now);
-        let desk = Self { seated: Some(Seated { signs, off: Mutex::new(off) }), ..Self::new(today, store, now) };
-        {
-            let mut state = desk.inbox.state();
-            (state.condition, state.asleep) = (condition, true);
-        }
-        desk
-    }
-
-    /// Its subscription is switched off since `off`, or on.
-    pub(super) async fn switch(&self, off: Option<Timestamp>, now: Timestamp) -> store::Result<()> {
-        if let Some(seated) = &self.seated {
-            *seated.off.lock().unwrap_or_else(PoisonError::into_inner) = off;
-        }
-        self.change(|condition| condition.switch(off, now)).await
-    }
-
-    /// The same, where whoever switched it keeps that.
-    pub(super) fn switched(&self, off: Option<Timestamp>, now: Timestamp) {
-        if let Some(seated) = &self.seated {
-            *seated.off.lock().unwrap_or_else(PoisonError::into_inner) = off;
-        }
-        {
-            let mut state = self.inbox.state();
-            state.version += 1;
-            state.condition.switch(off, now);
-        }
-        self.inbox.bell.notify_one();
-    }
-
-    /// Goes on as `json`, which was kept, says.
-    pub(super) fn restore(&self, json: &str) {
-        let mut state = self.inbox.state();
-        if !state.loaded {
-            state.condition.restore(json);
-            state.loaded = true;
-            self.switch_as_told(&mut state.condition);
-        }
-    }
-
-    /// The subscription itself says whether it is switched off; how long it has been is the condition's to know.
-    fn switch_as_told(&self, condition: &mut Condition) {
-        if let Some(seated) = &self.seated {
-            let off = *seated.off.lock().unwrap_or_else(PoisonError::into_inner);
-            condition.switch(off, self.today().tools.clock.now());
-        }
-    }
-
-    /// The same, going on as the lane of `former`, whose destination it takes the place of, stands at `now`.
-    pub(super) fn after(today: Arc<Today>, former: &Self, now: Timestamp) -> Self {
-        let desk = Self::new(today, former.store.clone(), now);
-        let condition = {
-            let state = former.inbox.state();
-            state.loaded.then(|| state.condition.clone())
-        };
-        if let Some(mut condition) = condition {
-            condition.follow(&desk.today().destination, now);
-            condition.breaker.probe_lost();
-            let mut state = desk.inbox.state();
-            (state.condition, state.loaded, state.version) = (condition, true, 1);
-        }
-        desk
-    }
-
-    pub(super) fn name(&self) -> &Name {
-        &self.name
-    }
-
-    /// What the lane goes by now.
-    pub(super) fn today(&self) -> Arc<Today> {
-        self.today.now()
-    }
-
-    /// Whether it still goes by `today`.
-    pub(super) fn goes_by(&self, today: &Arc<Today>) -> bool {
-        self.today.is(today)
-    }
-
-    /// Goes by `today` from the next attempt on. False: its lane has ended, and nothing happens.
-    pub(super) fn follow(&self, today: &Arc<Today>, now: Timestamp) -> bool {
-        let mut state = self.inbox.state();
-        if self.ended.is_cancelled() {
-            return false;
-        }
-        state.retired = false;
-        state.condition.follow(&today.destination, now);
-        if self.seated.is_some() && !self.today().goes_where(today) {
-            state.condition.begins_anew();
-        }
-        drop(state);
-        self.today.replace(today.clone());
-        self.inbox.bell.notify_one();
-        true
-    }
-
-    /// Its destination is gone: nothing more is begun, and the lane ends when what is under way is recorded.
-    pub(super) fn retire(&self) {
-        self.inbox.state().retired = true;
-        self.inbox.bell.notify_one();
-    }
-
-    /// Ends it, unless its destination has come back.
-    pub(super) fn end(&self) -> bool {
-        // Under the lock, so that nobody goes on with a lane that has ended.
-        let state = self.inbox.state();
-        if state.retired {
-            self.ended.cancel();
-        }
-        state.retired
-    }
-
-    /// How the lane stands at `now`.
-    pub(super) fn status(&self, now: Timestamp) -> TargetStatus {
-        let destination = &self.today().destination;
-        let state = self.inbox.state();
-        let (condition, open) = (&state.condition, state.condition.breaker.open());
-        let (attempts, deliveries) = state.minute.sums(now);
-        let (word, since) = match (condition.off, &condition.paused, open) {
-            (Some(since), ..) => (TargetState::Disabled, Some(since)),
-            (None, Some(paused), _) => (TargetState::Paused, Some(paused.since)),
-            (None, None, Some(open)) => (TargetState::Broken, Some(open.since)),
-            (None, None, None) => (TargetState::Ok, None),
-        };
-        TargetStatus {
-            name: self.name().clone(),
-            kind: if self.seated.is_some() { seats::KIND } else { destination.kind.word() },
-            url: destination.masked_url(),
-            state: word,
-            since,
-            cause: open.map(|open| open.cause),
-            paused_by: condition.paused.as_ref().map(|paused| paused.by.clone()),
-            last_error: condition.last_error.clone(),
-            last_success_at: condition.last_success_at,
-            attempts_last_minute: attempts,
-            deliveries_last_minute: deliveries,
-            next_probe_at: open.map(|open| open.probe_at),
-        }
-    }
-
-    /// Reads what an earlier run, or owner, kept; nothing that was changed here meanwhile is lost.
-    pub(super) async fn load(&self) -> store::Result<()> {
-        if self.inbox.state().loaded {
-            return Ok(());
-        }
-        let destination = self.today().destination.clone();
-        while !self.inbox.state().loaded {
-            let before = self.inbox.state().version;
-            let mut json = self.store.setting(&key(self.name())).await?;
-            if let (None, Some(old)) = (&json, &destination.renamed_from) {
-                json = self.store.setting(&key(old)).await?;
-            }
-            let mut state = self.inbox.state();
-            if state.version == before {
-                if let Some(json) = json {
-                    state.condition.restore(&json);
-                }
-                state.loaded = true;
-                self.switch_as_told(&mut state.condition);
-            }
-        }
-        // From here on the time it stands still is counted: that must not begin anew at every start.
-        if destination.quiet.is_some() { self.keep().await } else { Ok(()) }
-    }
-
-    /// Changes the condition and keeps it. On an error the change holds for this run, but may not outlive it.
-    pub(super) async fn change<T>(&self, change: impl FnOnce(&mut Condition) -> T) -> store::Result<T> {
-        self.load().await?;
-        let changed = {
-            let mut state = self.inbox.state();
-            state.version += 1;
-            change(&mut state.condition)
-        };
-        self.inbox.bell.notify_one();
-        self.keep().await?;
-        Ok(changed)
-    }
-
-    /// Keeps the condition as it is. Whoever finds that it was changed meanwhile keeps it again, so the last to write is right.
-    pub(super) async fn keep(&self) -> store::Result<()> {
-        loop {
-            let (version, json) = {
-                let state = self.inbox.state();
-                (state.version, state.condition.to_json())
-            };
-            self.store.set_setting(&key(self.name()), json).await?;
-            if self.inbox.state().version == version {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn key(target: &Name) -> String {
-    key_of(target.as_str())
-}
-
-/// Where the store keeps the condition of the lane of `target`, or of all whose names begin so.
-pub(super) fn key_of(target: &str) -> String {
-    format!("lane.{target}")
 }
 
 #[cfg(test)]
@@ -617,5 +381,32 @@ mod tests {
         assert_eq!(restored.stood_still_ms(later(now, Duration::from_secs(900))), 90_005);
         assert_eq!(restored.close(), Some(later(now, Duration::from_secs(24 * 3600))));
         restored.restore("nonsense");
+    }
+
+    #[test]
+    fn what_people_asked_another_replica_for_is_done_and_nothing_else() {
+        let now: Timestamp = "2026-01-20T12:00:00Z".parse().unwrap();
+        let at = |secs| later(now, Duration::from_secs(secs));
+        let id = DeliveryId { event: EventUid { salt: 7, seq: 1 }, n: 1 };
+        let mut owner = Condition::new(8, None, now);
+        owner.answered(Signal::Refused, id, false, false, at(1));
+        let kept = |change: &dyn Fn(&mut Condition)| {
+            let mut asked = Condition::new(8, None, now);
+            asked.restore(&owner.to_json());
+            change(&mut asked);
+            asked.to_json()
+        };
+        let (same, paused) = (kept(&|_| {}), kept(&|it| _ = it.pause("ana", at(10))));
+        let (stale, closed) = (kept(&|it| it.last_error = Some("x".into())), kept(&|it| _ = it.close_as_asked()));
+        assert!(!owner.obey(&same, at(11)) && !owner.obey(&stale, at(11)) && !owner.obey("nonsense", at(11)));
+        assert!(owner.obey(&paused, at(12)) && !owner.obey(&paused, at(13)));
+        assert_eq!((owner.paused.as_ref().unwrap().since, owner.last_error.as_ref()), (at(10), None));
+        assert_eq!(owner.stood_still_ms(at(20)), 10_000, "since it was asked for");
+        assert!(owner.breaker.open().is_some());
+        assert!(owner.obey(&closed, at(30)), "which was not paused");
+        assert!(owner.paused.is_none() && owner.breaker.open().is_none());
+        assert_eq!(owner.stood_still_ms(at(90)), 20_000);
+        owner.answered(Signal::Refused, id, false, false, at(91));
+        assert!(!owner.obey(&closed, at(92)) && owner.breaker.open().is_some(), "it was closed once");
     }
 }

@@ -42,6 +42,14 @@ pub(super) struct State {
     pub(super) version: u64,
     /// and whether what was kept of it is known.
     pub(super) loaded: bool,
+    /// The record that is known of it.
+    pub(super) revision: Option<i64>,
+    /// Whatever is recorded under its name is another's, which it takes the place of.
+    pub(super) anew: bool,
+    /// This relay works on the lane: it knows better than what is kept.
+    pub(super) mine: bool,
+    /// The lane is to keep how it stands.
+    pub(super) unkept: bool,
     /// What was done in the last minute.
     pub(super) minute: Minute,
     /// Critical ones handed over by commits; these have no order key.
@@ -98,6 +106,10 @@ impl Inbox {
             condition,
             version: 0,
             loaded: false,
+            revision: None,
+            anew: false,
+            mine: false,
+            unkept: false,
             minute: Minute::default(),
             critical: VecDeque::new(),
             ready: VecDeque::new(),
@@ -183,6 +195,8 @@ impl Inbox {
         let idle = state.claimed.is_empty() && state.reports.is_empty() && !state.keeps_others && !state.retired;
         state.asleep = idle && state.loaded && (nothing_waits || holds);
         state.shut |= state.asleep;
+        // From now on what is kept is all there is to know.
+        state.mine &= !state.asleep;
         state.asleep
     }
 
@@ -200,6 +214,13 @@ impl Inbox {
             claimed.remove(&handed.due.delivery.id);
             *behind = true;
         }
+    }
+
+    /// Something that waited was ended or moved elsewhere: what is in hand and not being sent is read again.
+    pub(super) fn look_anew(&self) {
+        let shut = self.state().shut;
+        self.put_back(shut);
+        self.wake();
     }
 
     /// Puts back what was read from the store, to read anew what goes first.
@@ -408,12 +429,14 @@ pub(super) struct Inboxes {
     seats: Arc<Seats>,
     budget: Arc<AtomicUsize>,
     metrics: Metrics,
+    /// Rung when there may be shards to take.
+    pub(super) freed: Arc<Notify>,
 }
 
 impl Inboxes {
     /// Hands commits to the lane of each target; targets without one wait in the store.
     pub(super) fn new(metrics: Metrics, seats: Arc<Seats>) -> Self {
-        Self { known: Live::new(Arc::default()), seats, budget: Arc::default(), metrics }
+        Self { known: Live::new(Arc::default()), seats, budget: Arc::default(), metrics, freed: Arc::default() }
     }
 
     /// Tells these from now on.
@@ -487,6 +510,24 @@ impl OnCommit for Inboxes {
                 known.former.values().for_each(|bell| bell.notify_one());
             }
         }
+    }
+
+    fn ended_elsewhere(&self, targets: Option<&[Name]>) {
+        let known = self.known.now();
+        match targets {
+            Some(targets) => targets.iter().for_each(|target| match known.by_target.get(target) {
+                Some(inbox) => inbox.look_anew(),
+                None => self.seats.look_anew(Some(target)),
+            }),
+            None => {
+                known.by_target.values().for_each(|inbox| inbox.look_anew());
+                self.seats.look_anew(None);
+            }
+        }
+    }
+
+    fn freed(&self) {
+        self.freed.notify_one();
     }
 
     fn batch(&self, count: usize, took: Duration) {

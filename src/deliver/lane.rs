@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     attempt::{self, Made, Settled, Standing},
     breaker::{Allowed, Change, Verdict},
-    condition::{Desk, Today},
+    desk::{Desk, Today},
     inbox::{Handed, Inbox},
     mutes::{Active, Mutes},
     ownership::{LAST, Lease, Leases},
@@ -46,8 +46,9 @@ pub(super) use deciding::{decisions, expired, wish};
 use giving_up::Looked;
 use recording::{Recorded, Unrecorded};
 
-/// Attempts that are sent and not yet recorded, beyond those that `concurrency` allows to be sent.
-const UNRECORDED_MAX: usize = 256;
+/// Attempts that are sent and not yet recorded, beyond those that `concurrency` allows to be sent. With those, as many as a lane sends again
+/// when its owner is killed: two batches that are being written, and as much as comes meanwhile.
+pub const UNRECORDED_MAX: usize = 256;
 /// How often the store is asked for due deliveries even when nothing calls for it.
 const POLL: Duration = Duration::from_secs(30);
 /// How long a store that failed is left alone.
@@ -196,6 +197,7 @@ impl Lane {
         while !stop.is_cancelled() {
             self.follow_file();
             self.follow_lease().await;
+            self.keep_what_was_asked();
             self.take_reports();
             self.tell_late();
             self.give_up().await;
@@ -236,6 +238,7 @@ impl Lane {
         if known && let Err(error) = self.parts.desk.keep().await {
             tracing::warn!(target.name = %self.name(), %error, "how the lane stands is not kept");
         }
+        self.inbox.state().mine = false;
     }
 
     /// Waits until there may be something to do.
@@ -298,12 +301,37 @@ impl Lane {
             self.lose().await;
         }
         self.lease = owned;
-        if self.lease.is_some()
-            && !self.resting
-            && let Err(error) = self.load().await
+        if self.lease.is_none() || self.resting {
+            return;
+        }
+        match self.load().await {
+            Ok(()) => self.take_charge(),
+            Err(error) => {
+                tracing::error!(target.name = %self.name(), %error, "how the lane stood cannot be read");
+                self.rest();
+            }
+        }
+    }
+
+    /// From now on nobody knows better how the lane stands.
+    fn take_charge(&mut self) {
         {
-            tracing::error!(target.name = %self.name(), %error, "how the lane stood cannot be read");
-            self.rest();
+            let mut state = self.inbox.state();
+            if std::mem::replace(&mut state.mine, true) {
+                return;
+            }
+        }
+        // From here on the time it stands still is counted: that must not begin anew at every start.
+        if self.today.destination.quiet.is_some() {
+            self.keep();
+        }
+    }
+
+    /// Keeps what people have asked other replicas for, as it holds here.
+    fn keep_what_was_asked(&mut self) {
+        let asked = std::mem::take(&mut self.inbox.state().unkept);
+        if asked {
+            self.keep();
         }
     }
 
@@ -323,7 +351,7 @@ impl Lane {
             state.claimed.remove(&it.handed.due.delivery.id);
         }
         state.condition.breaker.probe_lost();
-        state.loaded = false;
+        (state.loaded, state.mine) = (false, false);
         drop(state);
         self.inbox.put_back(true);
     }

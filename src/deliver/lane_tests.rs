@@ -243,6 +243,8 @@ async fn a_person_pauses_resumes_and_closes_and_a_pause_outlives_a_restart() {
     relay.accept(&["crm"]);
     a_while().await;
     relay.deliver.drain(secs(5)).await;
+    assert!(!store.released.load(Ordering::SeqCst), "jobs may still work");
+    relay.deliver.leave().await;
     assert!(store.released.load(Ordering::SeqCst));
 
     let relay = Relay::on(store, vec![webhook(&crm, "")]);

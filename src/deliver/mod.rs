@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::AtomicI64},
     time::Duration,
 };
 
@@ -40,8 +40,10 @@ mod breaker;
 mod client;
 mod condition;
 mod connect;
+mod desk;
 pub mod endpoint;
 pub(crate) mod fetch;
+mod following;
 mod handshake;
 mod inbox;
 pub mod kinds;
@@ -76,6 +78,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use attempt::Site;
+pub use lane::UNRECORDED_MAX;
 pub use ownership::Ownership;
 pub use reach::{Reached, reach};
 pub use rehearsing::{Rehearsing, Turn};
@@ -92,7 +95,7 @@ pub use trial::{NoTrial, Trial};
 
 use answers::{Answers, Reading, StatusRules};
 use client::Clients;
-use condition::Desk;
+use desk::Desk;
 use inbox::Inboxes;
 use kinds::Kind;
 use mutes::Mutes;
@@ -390,6 +393,8 @@ pub struct Deliver {
     leave: CancellationToken,
     /// Lives as long as the lanes that listen to it.
     leases: Arc<watch::Sender<Leases>>,
+    /// The newest record of a lane that was read ([`following`]).
+    lanes_seen: AtomicI64,
 }
 
 impl Deliver {
@@ -421,15 +426,17 @@ impl Deliver {
             break_off,
             leave: leave.clone(),
             leases: leases.clone(),
+            lanes_seen: AtomicI64::new(0),
         });
         // Nothing runs yet that would have to be stopped if this fails.
         let prepared = deliver.prepare(ways_out)?;
         store.on_commit(inboxes.clone());
         deliver.switch(prepared);
         tokio::spawn(seats::answer_calls(Arc::downgrade(&deliver), seats, leave.clone()));
+        let freed = inboxes.freed.clone();
         let overdue = Overdue { store: store.clone(), clock: clock.clone(), inboxes, metrics, bell: awaited };
         tokio::spawn(leave.clone().run_until_cancelled_owned(overdue.run()));
-        let keeper = Keeper { owner: OwnerId(attempt::draw()), store, clock, leases, stop: leave };
+        let keeper = Keeper { owner: OwnerId(attempt::draw()), store, clock, leases, freed, stop: leave };
         *deliver.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::spawn(keeper.run()));
         Ok(deliver)
     }
@@ -456,7 +463,8 @@ impl Deliver {
     pub async fn expire(&self) -> Result<(), store::Error> {
         let now = self.clock.now();
         for desk in &self.roster.now().desks {
-            let Some(ttl) = desk.today().destination.ttl else { continue };
+            // Whoever owns a lane knows what of it is under way.
+            let Some(ttl) = desk.today().destination.ttl.filter(|_| self.works_on(desk.name())) else { continue };
             let (cutoff, reason) = (earlier(now, ttl), lane::expired(ttl));
             loop {
                 let mut in_flight = self.inboxes.in_flight();
@@ -482,7 +490,7 @@ impl Deliver {
     /// How every target stands: destinations in the order of the file, then subscriptions.
     pub fn targets(&self) -> Vec<TargetStatus> {
         let now = self.clock.now();
-        let mut all: Vec<_> = self.roster.now().desks.iter().map(|desk| desk.status(now)).collect();
+        let mut all: Vec<_> = self.roster.now().desks.iter().map(|desk| desk.status(now, self.works_on(desk.name()))).collect();
         all.extend(self.seat_statuses(now));
         all
     }
@@ -492,15 +500,20 @@ impl Deliver {
         self.desk(target).map(|desk| desk.today().destination.clone())
     }
 
-    /// The destinations that are held (paused, broken), and since when. One where an attempt is under way is not among them: what is just being
-    /// tried may arrive.
+    /// Whether the lane of `target` is this replica's.
+    fn works_on(&self, target: &Name) -> bool {
+        !self.store.is_shared() || self.ownership().owns(target)
+    }
+
+    /// The destinations whose lanes are this replica's and that are held (paused, broken), and since when. One where an attempt is under way is
+    /// not among them: what is just being tried may arrive.
     pub fn held(&self) -> Vec<(Name, Timestamp)> {
         let held = |desk: &Arc<Desk>| {
             let state = desk.inbox.state();
             let since = state.condition.held_since().filter(|_| !state.is_sending())?;
             Some((desk.name().clone(), since))
         };
-        self.roster.now().desks.iter().filter_map(held).collect()
+        self.roster.now().desks.iter().filter(|desk| self.works_on(desk.name())).filter_map(held).collect()
     }
 
     /// Stops sending to `target` until somebody resumes it. False: there is no such target.
@@ -527,7 +540,7 @@ impl Deliver {
     /// Closes the breaker of `target`: a person knows that it works. False: there is no such target.
     pub async fn close(&self, target: &Name) -> Result<bool, store::Error> {
         let Some(desk) = self.desk(target) else { return Ok(false) };
-        if let Some(broken_since) = desk.change(condition::Condition::close).await? {
+        if let Some(broken_since) = desk.change(condition::Condition::close_as_asked).await? {
             self.announcer.tell(Notice::Recovered { target: target.clone(), broken_since });
         }
         self.seats.signs.heals(target);
@@ -552,7 +565,7 @@ impl Deliver {
     }
 
     /// Begins no new attempt; returns when those under way are recorded, or after `grace`, when they are broken off: their
-    /// deliveries stay pending, and go out under the same id after the next start. Then others may have the lanes.
+    /// deliveries stay pending, and go out under the same id after the next start.
     pub async fn drain(&self, grace: Duration) {
         self.stop.cancel();
         self.lanes.close();
@@ -560,6 +573,10 @@ impl Deliver {
             self.break_off.cancel();
             self.lanes.wait().await;
         }
+    }
+
+    /// Lets others have the lanes, once nothing that goes by owning them is under way any more.
+    pub async fn leave(&self) {
         self.leave.cancel();
         let keeper = self.keeper.lock().ok().and_then(|mut keeper| keeper.take());
         if let Some(keeper) = keeper {

@@ -5,7 +5,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -49,6 +52,27 @@ impl Ownership {
         owns(&self.0.borrow(), name)
     }
 
+    /// All there is, for ever: for tests of others.
+    #[cfg(test)]
+    pub(crate) fn whole() -> Self {
+        Self::turns(true).seen()
+    }
+
+    /// All there is, or nothing, by turns: likewise.
+    #[cfg(test)]
+    pub(crate) fn turns(owns: bool) -> Turns {
+        let turns = Turns(watch::Sender::new(Leases::new()));
+        turns.owns(owns);
+        turns
+    }
+
+    /// Waits until this relay may own something else than before, or the same for longer; for ever where it never will.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Waits until it is; for ever where it never will be.
     pub async fn gained(&self, name: &Name) {
         if self.0.clone().wait_for(|leases| owns(leases, name)).await.is_err() {
@@ -61,12 +85,31 @@ fn owns(leases: &Leases, name: &Name) -> bool {
     leases.get(&shard_of(name)).is_some_and(|lease| Instant::now() + LAST < lease.until)
 }
 
+/// Gives everything to whoever sees it, and takes it away.
+#[cfg(test)]
+pub(crate) struct Turns(watch::Sender<Leases>);
+
+#[cfg(test)]
+impl Turns {
+    pub(crate) fn seen(&self) -> Ownership {
+        Ownership::new(self.0.subscribe())
+    }
+
+    pub(crate) fn owns(&self, all: bool) {
+        let until = Instant::now() + Duration::from_secs(24 * 3600);
+        let lease = |shard| (shard, Lease { epoch: 1, until });
+        self.0.send_replace(if all { (0..store::SHARDS).map(lease).collect() } else { Leases::new() });
+    }
+}
+
 /// Takes and renews leases until it is stopped, then gives them up.
 pub(super) struct Keeper {
     pub(super) owner: OwnerId,
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Clock,
     pub(super) leases: Arc<watch::Sender<Leases>>,
+    /// Rung when there may be shards to take.
+    pub(super) freed: Arc<Notify>,
     pub(super) stop: CancellationToken,
 }
 
@@ -82,7 +125,11 @@ impl Keeper {
                     AGAIN
                 }
             };
-            let _ = self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.freed.notified() => {}
+                () = self.stop.cancelled() => {}
+            }
         }
         if let Err(error) = self.store.release_shards(self.owner).await {
             tracing::warn!(%error, "the lanes are not released; they go to others when the lease ends");

@@ -16,7 +16,7 @@ use crate::{
 use super::{
     Deliver, Destination,
     attempt::Site,
-    condition::Desk,
+    desk::Desk,
     making::{Making, Purpose},
     mutes::{Active, muting},
     quiet::Then,

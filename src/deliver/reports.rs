@@ -64,7 +64,7 @@ impl Deliver {
     /// Takes Twilio's report about a message of destination `name`: the query and the form as they came, and the signature.
     pub async fn twilio(&self, name: &str, query: &str, signature: &[u8], body: &[u8]) -> Heard {
         let called = |target: &Name| target.as_str() == name;
-        let renamed = |desk: &&Arc<super::condition::Desk>| desk.today().destination.renamed_from.as_ref().is_some_and(called);
+        let renamed = |desk: &&Arc<super::desk::Desk>| desk.today().destination.renamed_from.as_ref().is_some_and(called);
         let roster = self.roster.now();
         let desk = roster.desks.iter().find(|desk| called(desk.name())).or_else(|| roster.desks.iter().find(renamed));
         let Some((desk, today)) = desk.map(|desk| (desk, desk.today())) else { return Heard::Nobody };
@@ -86,7 +86,7 @@ impl Deliver {
     }
 
     /// Hands the report to its lane; false: nobody waits for it.
-    async fn hear(&self, desk: &super::condition::Desk, id: DeliveryId, number: u32, fate: &Fate) -> Result<bool, Unheard> {
+    async fn hear(&self, desk: &super::desk::Desk, id: DeliveryId, number: u32, fate: &Fate) -> Result<bool, Unheard> {
         let Some(mut due) = recorded(&*desk.store, id, number).await? else { return Ok(false) };
         let attempts = desk.store.attempts(id.event).await?;
         let of_it = attempts.iter().find(|attempt| attempt.delivery == id && attempt.number == number);

@@ -18,7 +18,7 @@ use super::{
     Deliver, Destination, StartError, WaysOut,
     attempt::Tools,
     client::{Clients, Http},
-    condition::{Desk, Today},
+    desk::{Desk, Today},
     inbox::{Inbox, Known},
     lane::{self, Lane},
     policy::AddressPolicy,

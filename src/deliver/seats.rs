@@ -19,10 +19,10 @@ use super::{
     Deliver, Destination, TargetState, TargetStatus,
     attempt::{Site, Tools},
     client::Clients,
-    condition::{Desk, Today},
+    desk::{self, Desk, Today},
     inbox::HandOver,
     policy::AddressPolicy,
-    signs::{Broken, Signs},
+    signs::Signs,
 };
 use crate::{
     clock::Timestamp,
@@ -156,6 +156,19 @@ impl Seats {
         self.desks().iter().filter(|desk| !desk.inbox.state().asleep).for_each(|desk| desk.inbox.wake());
     }
 
+    /// What is in hand of `target` (`None`: of all whose lanes work) and not being sent may be over: it is read again.
+    pub(super) fn look_anew(&self, target: Option<&Name>) {
+        match target {
+            Some(target) => {
+                if let Some(desk) = self.get(target).and_then(|seat| seat.made()) {
+                    desk.inbox.look_anew();
+                }
+                self.rouse(target);
+            }
+            None => self.desks().iter().filter(|desk| !desk.inbox.state().asleep).for_each(|desk| desk.inbox.look_anew()),
+        }
+    }
+
     /// The deliveries an attempt of which is under way.
     pub(super) fn in_flight(&self) -> Vec<DeliveryId> {
         self.desks().iter().flat_map(|desk| desk.inbox.in_flight()).collect()
@@ -195,13 +208,12 @@ impl Deliver {
         *self.seats.outlets.write().unwrap_or_else(PoisonError::into_inner) = Some(outlets);
         *self.seats.clients() = Clients::new(AddressPolicy::new(allow));
         names.iter().for_each(|name| _ = self.new_seat(name));
-        for (key, json) in self.store.settings(&super::condition::key_of("wh_")).await? {
-            let name = key.strip_prefix(&super::condition::key_of("")).and_then(Name::parse);
+        self.follow_lanes().await?;
+        for (key, json) in self.store.settings(&desk::key_of("wh_")).await? {
+            let name = key.strip_prefix(&desk::key_of("")).and_then(Name::parse);
             let Some(desk) = name.and_then(|name| self.seats.get(&name)).and_then(|seat| self.desk_of(&seat)) else { continue };
             desk.restore(&json);
-            if let Some(open) = desk.inbox.state().condition.breaker.open() {
-                self.seats.signs.broke(desk.name(), Broken { since: open.since, by: None });
-            }
+            self.tell_of_breaker(&desk);
         }
         self.call_for(&self.store.backlog().await?);
         Ok(())
@@ -315,7 +327,7 @@ impl Deliver {
         self.desk_of(&seat)
     }
 
-    fn desk_of(&self, seat: &Seat) -> Option<Arc<Desk>> {
+    pub(super) fn desk_of(&self, seat: &Seat) -> Option<Arc<Desk>> {
         let mut held = seat.held();
         if let Some(desk) = &*held {
             return Some(desk.clone());
@@ -379,7 +391,7 @@ impl Deliver {
     pub(super) fn seat_statuses(&self, now: Timestamp) -> Vec<TargetStatus> {
         let outlets = self.seats.outlets();
         let status = |seat: Arc<Seat>| match seat.made() {
-            Some(desk) => Some(desk.status(now)),
+            Some(desk) => Some(desk.status(now, self.works_on(&seat.name))),
             None => Some(unseen(&seat.name, outlets.as_ref()?.outlet(&seat.name)?)),
         };
         self.seats.all().into_iter().filter_map(status).collect()
@@ -388,7 +400,7 @@ impl Deliver {
     /// How the lane of `name` stands, where that is a subscription's.
     pub fn seat_status(&self, name: &Name) -> Option<TargetStatus> {
         match self.seats.get(name)?.made() {
-            Some(desk) => Some(desk.status(self.clock.now())),
+            Some(desk) => Some(desk.status(self.clock.now(), self.works_on(name))),
             None => Some(unseen(name, self.seats.outlets()?.outlet(name)?)),
         }
     }
@@ -416,11 +428,6 @@ impl Deliver {
     }
 }
 
-/// Where the store keeps how the lane of `target` stands.
-pub(crate) fn key_of(target: &Name) -> String {
-    super::condition::key_of(target.as_str())
-}
-
 /// What metrics call all subscriptions together: strangers must not make series without end.
 pub(crate) const LABEL: &str = "wh_*";
 
@@ -442,8 +449,8 @@ fn unseen(name: &Name, outlet: Outlet) -> TargetStatus {
         paused_by: None,
         last_error: None,
         last_success_at: None,
-        attempts_last_minute: 0,
-        deliveries_last_minute: 0,
+        attempts_last_minute: Some(0),
+        deliveries_last_minute: Some(0),
         next_probe_at: None,
     }
 }

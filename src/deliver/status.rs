@@ -23,10 +23,10 @@ pub struct TargetStatus {
     pub last_error: Option<String>,
     /// When it last took something.
     pub last_success_at: Option<Timestamp>,
-    /// Attempts in the last minute.
-    pub attempts_last_minute: u32,
-    /// Deliveries it took in the last minute.
-    pub deliveries_last_minute: u32,
+    /// Attempts in the last minute; `None`: another replica makes them, and counts them.
+    pub attempts_last_minute: Option<u32>,
+    /// Deliveries it took in the last minute; likewise.
+    pub deliveries_last_minute: Option<u32>,
     /// When a broken one is probed next.
     pub next_probe_at: Option<Timestamp>,
 }

@@ -26,9 +26,9 @@ use crate::{
     contacts::{self, Contacts},
     envelope::{DeliveryId, Envelope, EventUid, Name, tests::sample},
     store::{
-        self, Accepted, Ask, Attempt, Backlog, Committed, Decision, Delivery, DeliveryRow, Due, EventRow, Filter, GaveUp,
-        GivenUp, NewDelivery, NewEvent, NewRejection, Next, OnCommit, Owned, OwnerId, Pruned, Rejection, Resolution, Retention,
-        Retried, State, Store,
+        self, Accepted, Ask, Attempt, Backlog, Change, Changed, Committed, Decision, Delivery, DeliveryRow, Due, EventRow,
+        Filter, GaveUp, GivenUp, NewDelivery, NewEvent, NewRejection, Next, OnCommit, Owned, OwnerId, Pruned, Record, RecordKind,
+        Rejection, Resolution, Retention, Retried, State, Store, Write,
     },
     telemetry::Metrics,
 };
@@ -269,7 +269,9 @@ pub(crate) struct MemoryStore {
     /// Reads of due deliveries.
     pub(crate) reads: AtomicUsize,
     pub(crate) kept: Mutex<BTreeMap<String, String>>,
-    /// Writes of [`Self::kept`].
+    /// Records of lanes, by target.
+    pub(crate) lanes: Mutex<BTreeMap<String, Record>>,
+    /// Writes of [`Self::kept`] and [`Self::lanes`].
     pub(crate) keeps: AtomicUsize,
     pub(crate) threads: Mutex<BTreeMap<[u8; 16], String>>,
     /// How long a lease lasts that is given now; `None`: as long as is asked for.
@@ -572,11 +574,26 @@ impl Store for MemoryStore {
     async fn remove_setting(&self, _: &str) -> store::Result<()> {
         Err(store::Error::Closed)
     }
-    async fn change(&self, _: crate::store::Change) -> store::Result<crate::store::Changed> {
-        Err(store::Error::Closed)
+    async fn change(&self, change: Change) -> store::Result<Changed> {
+        let mut lanes = self.lanes.lock().unwrap();
+        let revision = lanes.values().map(|record| record.revision).max().unwrap_or(0) + 1;
+        let fits = |write: &Write| {
+            let Write::Put { kind: RecordKind::Lane, id, expected, .. } = write else { return false };
+            lanes.get(id).map(|record| record.revision) == *expected
+        };
+        if !change.writes.iter().all(fits) {
+            return Ok(Changed::Conflict);
+        }
+        self.keeps.fetch_add(1, Ordering::SeqCst);
+        for write in change.writes {
+            let Write::Put { kind, id, owner, doc, sealed, .. } = write else { continue };
+            lanes.insert(id.clone(), Record { kind, id, owner, revision, doc: Some(doc), sealed });
+        }
+        Ok(Changed::Done { revision })
     }
-    async fn records(&self, _: crate::store::RecordKind, _: i64) -> store::Result<Vec<crate::store::Record>> {
-        Ok(Vec::new())
+    async fn records(&self, kind: RecordKind, after: i64) -> store::Result<Vec<Record>> {
+        let lanes = self.lanes.lock().unwrap();
+        Ok(lanes.values().filter(|record| record.kind == kind && after < record.revision).cloned().collect())
     }
     async fn audit(&self, _: crate::store::AuditFilter) -> store::Result<Vec<crate::store::AuditRow>> {
         Err(store::Error::Closed)

@@ -11,13 +11,8 @@ use crate::{
     store::{self, Cause, Filter, Targets},
 };
 
-/// What the keys of jobs begin with among the store's settings.
+/// What the keys of jobs begin with among the store's settings, where older versions kept them.
 pub(super) const PREFIX: &str = "job.";
-
-/// The key under which a job is kept; ids begin with `job_`.
-pub(super) fn key(id: &str) -> String {
-    format!("{PREFIX}{id}")
-}
 
 impl Serialize for Job {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

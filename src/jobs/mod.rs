@@ -1,21 +1,22 @@
 //! Work on many deliveries at once, asked for by a person: dead letters retried, deliveries cancelled, events replayed. A filter and a
 //! rate come in; the store is walked page by page, so that memory stays bounded, and lanes are woken. What a job has done is kept beside
-//! its place in the walk, so that it goes on after a restart and does nothing twice. Sends nothing itself.
+//! its place in the walk, so that it goes on after a restart and does nothing twice. Where several relays share the store, one of them does
+//! a job, and all know of it (`sharing.rs`). Sends nothing itself.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicI64},
 };
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::info;
 use utoipa::ToSchema;
 
 use crate::{
     clock::{Clock, Timestamp, to_ms},
-    deliver::Deliver,
+    deliver::{Deliver, Ownership},
     envelope::{DeliveryId, Name},
     live::Live,
     route::Router,
@@ -25,6 +26,7 @@ use crate::{
 mod kept;
 mod release;
 mod selection;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -133,6 +135,8 @@ pub struct Parts {
     pub clock: Clock,
     /// What they make work for, or take it from.
     pub lanes: Arc<dyn Lanes>,
+    /// Which of them are this relay's to do: a job goes by its id as a lane by its name.
+    pub ownership: Ownership,
     /// Cancelled when the relay stops: jobs end where they are, and go on after the next start.
     pub stop: CancellationToken,
 }
@@ -185,11 +189,18 @@ pub enum BeginError {
     Store(#[from] store::Error),
 }
 
-/// The jobs of one relay.
+/// How often an id is drawn anew that would make a job another relay's to do.
+const DRAWS: u32 = 64;
+
+/// All jobs, as one relay knows them.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Jobs {
     parts: Parts,
     known: Mutex<BTreeMap<String, Known>>,
+    /// One of this relay's writes a record at a time, or takes note of what others have written.
+    saving: tokio::sync::Mutex<()>,
+    /// The newest record that was read.
+    seen: AtomicI64,
     turns: Semaphore,
     bound_turns: Semaphore,
     tasks: TaskTracker,
@@ -197,33 +208,38 @@ pub struct Jobs {
 
 struct Known {
     job: Job,
-    /// Cancelled when a person stops the job.
+    /// The record that says so, or takes the place of which is being written.
+    revision: i64,
+    /// This relay does it.
+    here: bool,
+    /// Somebody else has ended it: what was done here until then is still to be noted.
+    unnoted: bool,
+    /// Cancelled when a person stops the job, or another relay does it.
     cancel: CancellationToken,
 }
 
+impl Known {
+    fn of(job: Job, revision: i64) -> Self {
+        Self { job, revision, here: false, unnoted: false, cancel: CancellationToken::new() }
+    }
+}
+
 impl Jobs {
-    /// Reads the jobs that the store knows, and goes on with those that are not finished. Must be called on a runtime.
+    /// Reads the jobs that the store knows, and goes on with those that are not finished and this relay's to do. Must be called on a
+    /// runtime.
     pub async fn start(parts: Parts) -> store::Result<Arc<Self>> {
-        let kept = parts.store.settings(kept::PREFIX).await?;
-        let jobs = kept.into_iter().filter_map(|(key, text)| {
-            let job = kept::read(&text);
-            if job.is_none() {
-                warn!(job.key = %key, "a job that the store holds cannot be read and is left alone");
-            }
-            job
-        });
-        let known = jobs.map(|job| (job.id.clone(), Known { job, cancel: CancellationToken::new() })).collect();
         let jobs = Arc::new(Self {
             parts,
-            known: Mutex::new(known),
+            known: Mutex::default(),
+            saving: tokio::sync::Mutex::new(()),
+            seen: AtomicI64::new(0),
             turns: Semaphore::new(WORKING_MAX),
             bound_turns: Semaphore::new(BOUND_WORKING_MAX),
             tasks: TaskTracker::new(),
         });
-        for job in jobs.list().into_iter().rev().filter(|job| job.state == State::Running) {
-            info!(job.id = %job.id, job.kind = job.kind.word(), done = job.done, total = job.total, "going on with a job");
-            jobs.spawn(job.id, true);
-        }
+        jobs.adopt_settings().await?;
+        jobs.refresh().await?;
+        tokio::spawn(sharing::watch(Arc::downgrade(&jobs), jobs.parts.ownership.clone(), jobs.parts.stop.clone()));
         Ok(jobs)
     }
 
@@ -271,7 +287,7 @@ impl Jobs {
         let total = self.count(&kind, &filter).await?;
         let started_at = self.parts.clock.now();
         let job = Job {
-            id: id(started_at)?,
+            id: self.draw(started_at)?,
             kind,
             filter,
             rate: rate.map(|rate| rate.max(1)),
@@ -287,11 +303,22 @@ impl Jobs {
             cursor: 0,
             end,
         };
-        self.save(&job).await?;
+        self.add(&job).await?;
         info!(job.id = %job.id, job.kind = job.kind.word(), job.by = by, total, "a job begins");
-        self.known().insert(job.id.clone(), Known { job: job.clone(), cancel: CancellationToken::new() });
-        self.spawn(job.id.clone(), false);
+        self.take_up(Some(&job.id));
         Ok(job)
+    }
+
+    /// An id that sorts by `at`; of a job that is this relay's to do, as far as it has any.
+    fn draw(&self, at: Timestamp) -> store::Result<String> {
+        let mut drawn = id(at)?;
+        for _ in 0..DRAWS {
+            if self.is_ours(&drawn) {
+                break;
+            }
+            drawn = id(at)?;
+        }
+        Ok(drawn)
     }
 
     /// The job of this id.
@@ -304,22 +331,14 @@ impl Jobs {
         self.known().values().rev().map(|known| known.job.clone()).collect()
     }
 
-    /// Stops a job; what it did stays done, and what is finished stays so. `None` when there is none of this id.
+    /// Stops a job, whichever relay does it; what it did stays done, and what is finished stays so. `None` when there is none of this id.
     pub async fn cancel(&self, id: &str) -> store::Result<Option<Job>> {
         let now = self.parts.clock.now();
-        let cancelled = {
-            let mut known = self.known();
-            let Some(known) = known.get_mut(id) else { return Ok(None) };
-            known.cancel.cancel();
-            if known.job.state != State::Running {
-                return Ok(Some(known.job.clone()));
-            }
-            known.job.finish(State::Cancelled, now);
-            known.job.clone()
-        };
-        self.save(&cancelled).await?;
-        info!(job.id = %id, done = cancelled.done, total = cancelled.total, "a job was cancelled");
-        Ok(Some(cancelled))
+        let ended = self.end_as(id, |job| job.finish(State::Cancelled, now)).await?;
+        if let Some(job) = ended.as_ref().filter(|job| job.state == State::Cancelled) {
+            info!(job.id = %id, done = job.done, total = job.total, "a job was cancelled");
+        }
+        Ok(ended)
     }
 
     /// Waits until no job works any more: after [`Parts::stop`], before the store is closed.
@@ -328,12 +347,15 @@ impl Jobs {
         self.tasks.wait().await;
     }
 
-    fn spawn(self: &Arc<Self>, id: String, resumed: bool) {
-        self.tasks.spawn(work::run(self.clone(), id, resumed));
-    }
-
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The job, while it runs and is this relay's to do.
+    fn doing(&self, id: &str) -> Option<Job> {
+        let known = self.known();
+        let known = known.get(id).filter(|known| known.here && known.job.state == State::Running)?;
+        self.is_ours(id).then(|| known.job.clone())
     }
 
     /// Changes a job that still runs, and answers it; `None` once it was cancelled.
@@ -356,33 +378,6 @@ impl Jobs {
     async fn end(&self) -> store::Result<i64> {
         let newest = self.parts.store.events(Filter { limit: 1, ..Filter::default() }).await?;
         Ok(newest.first().map_or(0, |row| DeliveryId { event: row.uid, n: N_MAX }.place()))
-    }
-
-    async fn save(&self, job: &Job) -> store::Result<()> {
-        self.parts.store.set_setting(&kept::key(&job.id), kept::write(job)).await
-    }
-
-    /// Keeps `job`; where it ended meanwhile, as it ended: a start must not go on with it.
-    async fn keep(&self, job: &Job) -> store::Result<()> {
-        let mut job = job.clone();
-        loop {
-            self.save(&job).await?;
-            match self.get(&job.id) {
-                Some(now) if now.state != job.state => job = now,
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    /// Forgets the oldest finished jobs beyond [`FINISHED_MAX`].
-    async fn forget_old(&self) -> store::Result<()> {
-        let finished: Vec<String> =
-            self.list().into_iter().filter(|job| job.state != State::Running).skip(FINISHED_MAX).map(|job| job.id).collect();
-        for id in finished {
-            self.parts.store.remove_setting(&kept::key(&id)).await?;
-            self.known().remove(&id);
-        }
-        Ok(())
     }
 }
 

@@ -42,19 +42,15 @@ impl Jobs {
     /// Ends the release `id` where it is, for this reason; nothing is cancelled.
     pub async fn end_release(&self, id: &str, why: &str) -> store::Result<()> {
         let now = self.parts.clock.now();
-        let ended = self.change(id, |job| {
+        let end = |job: &mut Job| {
             job.error = Some(why.to_owned());
             job.finish(State::Failed, now);
-        });
-        let Some(job) = ended else { return Ok(()) };
-        if let Some(known) = self.known().get(id) {
-            known.cancel.cancel();
-        }
-        self.keep(&job).await
+        };
+        self.end_as(id, end).await.map(|_| ())
     }
 }
 
-/// Counts until nothing is left that is yet to be tried, somebody ends it, or the relay stops.
+/// Counts until nothing is left that is yet to be tried, somebody ends it, it is another relay's to count, or this one stops.
 pub(super) async fn run(jobs: &Jobs, id: &str, mut stopped: Pin<&mut impl Future<Output = ()>>) {
     loop {
         let began = Instant::now();
@@ -64,7 +60,7 @@ pub(super) async fn run(jobs: &Jobs, id: &str, mut stopped: Pin<&mut impl Future
             }
             warn!(job.id = %id, "what a release has left cannot be counted: {error}");
         }
-        if jobs.get(id).is_none_or(|job| job.state != State::Running) {
+        if jobs.doing(id).is_none() {
             break;
         }
         tokio::select! {
@@ -77,13 +73,10 @@ pub(super) async fn run(jobs: &Jobs, id: &str, mut stopped: Pin<&mut impl Future
     if let Some(target) = job.and_then(|job| job.filter.target).as_deref().and_then(Name::parse) {
         jobs.parts.lanes.released(&target);
     }
-    if let Err(error) = jobs.forget_old().await {
-        warn!("old jobs could not be forgotten: {error}");
-    }
 }
 
 async fn count(jobs: &Jobs, id: &str) -> store::Result<()> {
-    let Some(job) = jobs.get(id).filter(|job| job.state == State::Running) else { return Ok(()) };
+    let Some(job) = jobs.doing(id) else { return Ok(()) };
     // What was tried since waits for a later time.
     let left = jobs.count(&job.kind, &Filter { due_before: job.filter.until, ..job.filter.clone() }).await?;
     let (done, now) = (job.total.saturating_sub(left), jobs.parts.clock.now());
@@ -100,5 +93,5 @@ async fn count(jobs: &Jobs, id: &str) -> store::Result<()> {
     if job.state == State::Done {
         info!(job.id = %id, done, "a release is done");
     }
-    jobs.keep(&job).await
+    jobs.keep(id).await
 }

@@ -14,8 +14,8 @@ use crate::{
     envelope::{Envelope, EventUid, tests::sample},
     route::OWN_SOURCE,
     store::{
-        Accepted, Attempt, Cause, DedupeKey, Endings, NewDelivery, NewEvent, Next, Page, Remember, Resolution, State as Stored,
-        sqlite,
+        Accepted, Attempt, Cause, DedupeKey, Endings, NewDelivery, NewEvent, Next, Page, RecordKind, Remember, Resolution,
+        State as Stored, sqlite,
     },
 };
 
@@ -154,12 +154,30 @@ impl Bench {
         }
     }
 
+    /// Keeps `job` as it was.
+    async fn notes(&self, job: &Job) {
+        if let Some(known) = self.jobs.known().get_mut(&job.id) {
+            known.job = job.clone();
+        }
+        self.jobs.keep(&job.id).await.unwrap();
+    }
+
     async fn finished(&self, job: &Job) -> Job {
         self.once(&job.id, Duration::ZERO, |job| job.state != State::Running).await
     }
 }
 
 async fn start(store: &Arc<dyn Store>, clock: &Clock, stop: &CancellationToken, told: &Arc<Told>) -> Arc<Jobs> {
+    start_with(store, clock, stop, told, Ownership::whole()).await
+}
+
+async fn start_with(
+    store: &Arc<dyn Store>,
+    clock: &Clock,
+    stop: &CancellationToken,
+    told: &Arc<Told>,
+    ownership: Ownership,
+) -> Arc<Jobs> {
     let file = config::File { path: "routes.yaml".into(), text: ROUTES.to_owned() };
     let loaded = config::parse(file, &|_: &str| None);
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.problems));
@@ -168,6 +186,7 @@ async fn start(store: &Arc<dyn Store>, clock: &Clock, stop: &CancellationToken, 
         router: Live::new(Arc::new(Router::new(config.rules, config.unmatched, Vec::new()))),
         clock: clock.clone(),
         lanes: told.clone(),
+        ownership,
         stop: stop.clone(),
     };
     Jobs::start(parts).await.unwrap()
@@ -320,7 +339,7 @@ async fn a_step_that_was_not_noted_is_not_done_twice() {
         }
         // As if nothing after the beginning had been noted.
         bench.jobs.drain().await;
-        bench.jobs.save(&before).await.unwrap();
+        bench.notes(&before).await;
         let bench = bench.restart().await;
         let again = bench.finished(&before).await;
         assert_eq!(again.state, State::Done);
@@ -356,7 +375,7 @@ async fn old_finished_jobs_are_forgotten() {
     bench.jobs.drain().await;
     let left: Vec<String> = bench.jobs.list().into_iter().map(|job| job.id).collect();
     assert_eq!(left, ids[5..].iter().rev().cloned().collect::<Vec<_>>());
-    assert_eq!(bench.store.settings("job.").await.unwrap().len(), 100);
+    assert_eq!(bench.store.records(RecordKind::Job, 0).await.unwrap().len(), 100);
 }
 
 #[tokio::test]
@@ -364,12 +383,81 @@ async fn a_job_that_is_cancelled_while_its_place_is_kept_stays_cancelled() {
     let bench = Bench::new().await;
     let shop = bench.events("shop", 3).await;
     bench.die(&shop, 1).await;
-    // As it was before it was cancelled: what a step keeps may come to the store behind that.
     let running = bench.begin(by_rules(), Filter::default(), Some(1)).await;
     bench.jobs.cancel(&running.id).await.unwrap();
-    bench.jobs.keep(&running).await.unwrap();
-    let kept = bench.store.setting(&kept::key(&running.id)).await.unwrap().unwrap();
-    assert_eq!(kept::read(&kept).unwrap().state, State::Cancelled, "the next start would go on with it");
+    bench.jobs.keep(&running.id).await.unwrap();
+    let kept = bench.store.record_of(RecordKind::Job, &running.id).await.unwrap().unwrap();
+    assert_eq!(kept::read(&kept.doc.unwrap()).unwrap().state, State::Cancelled, "the next start would go on with it");
+}
+
+#[tokio::test]
+async fn a_job_that_an_older_version_kept_goes_on() {
+    let bench = Bench::new().await;
+    bench.events("shop", 3).await;
+    let job = Job {
+        end: i64::MAX,
+        filter: Filter::default(),
+        ..Job::sample(by_rules(), "job_00000000000000000001", bench.clock.now())
+    };
+    bench.store.set_setting("job.job_00000000000000000001", kept::write(&job)).await.unwrap();
+    bench.store.set_setting("job.odd", "{}".into()).await.unwrap();
+    let bench = bench.restart().await;
+    assert_eq!(counts(&bench.finished(&job).await), (2, 3, 6, 0));
+    assert_eq!(bench.store.settings("job.").await.unwrap(), [("job.odd".to_owned(), "{}".to_owned())]);
+}
+
+/// Two relays of one store, of which the first owns everything and then nothing.
+#[tokio::test]
+async fn one_relay_does_a_job_all_know_of_it_and_another_goes_on_with_it() {
+    let bench = Bench::new().await;
+    bench.events("shop", 60).await;
+    let (first, second) = (Ownership::turns(true), Ownership::turns(false));
+    let (stop, told) = (CancellationToken::new(), Arc::<Told>::default());
+    let one = start_with(&bench.store, &bench.clock, &stop, &told, first.seen()).await;
+    let two = start_with(&bench.store, &bench.clock, &stop, &told, second.seen()).await;
+    let job = two.begin(by_rules(), Filter::default(), Some(10), "ana").await.unwrap();
+    bench.clock.advance(Duration::from_secs(10));
+    assert_eq!(two.get(&job.id).unwrap().done, 0, "it is not its own to do");
+    let once = async |jobs: &Arc<Jobs>, step, fits: &dyn Fn(&Job) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            one.refresh().await.unwrap();
+            two.refresh().await.unwrap();
+            let known = jobs.get(&job.id).filter(|job| fits(job));
+            if let Some(job) = known {
+                return job;
+            }
+            assert!(Instant::now() < deadline, "{:?}", jobs.get(&job.id));
+            bench.clock.advance(step);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let step = Duration::from_millis(50);
+    let seen = once(&two, step, &|job| 20 <= job.done).await;
+    assert_eq!((seen.state, seen.by.as_str()), (State::Running, "ana"));
+    // It changes hands; what the one had in mind of it counts no more.
+    first.owns(false);
+    let before = one.get(&job.id).unwrap();
+    second.owns(true);
+    let done = once(&one, step, &|job| job.state == State::Done).await;
+    assert_eq!(counts(&done), (60, 60, 120, 0), "{before:?}");
+    assert_eq!(two.get(&job.id).unwrap(), done);
+    assert_eq!(bench.in_state(Stored::Pending).await, 180, "nothing twice");
+    // Cancelled where it is not done.
+    let job = two.begin(by_rules(), Filter::default(), Some(10), "ana").await.unwrap();
+    let under_way = async |jobs: &Arc<Jobs>| {
+        one.refresh().await.unwrap();
+        jobs.get(&job.id)
+    };
+    assert_eq!(under_way(&one).await.unwrap().state, State::Running);
+    let cancelled = one.cancel(&job.id).await.unwrap().unwrap();
+    assert_eq!(cancelled.state, State::Cancelled);
+    two.refresh().await.unwrap();
+    stop.cancel();
+    two.drain().await;
+    assert_eq!(two.get(&job.id).unwrap().state, State::Cancelled);
+    let kept = bench.store.record_of(RecordKind::Job, &job.id).await.unwrap().unwrap();
+    assert_eq!(kept::read(&kept.doc.unwrap()), two.get(&job.id), "with what was done until then");
 }
 
 #[tokio::test]

@@ -34,34 +34,45 @@ struct Step {
     targets: BTreeSet<Name>,
 }
 
-/// Does the job `id` until it is finished, cancelled, or the relay stops. `resumed`: a former run may have done part of its next page.
+/// Does the job `id` until it is finished, cancelled, another's to do, or the relay stops. `resumed`: a former run may have done part of its
+/// next page.
 pub(super) async fn run(jobs: Arc<Jobs>, id: String, resumed: bool) {
-    let Some(cancel) = jobs.known().get(&id).map(|known| known.cancel.clone()) else { return };
+    match if resumed { jobs.claim(&id).await } else { Ok(true) } {
+        Ok(true) => do_it(&jobs, &id, resumed).await,
+        Ok(false) => {}
+        Err(error) => warn!(job.id = %id, "a job is not gone on with yet: {error}"),
+    }
+    if let Err(error) = jobs.put_down(&id).await {
+        warn!(job.id = %id, "what was done last of a job is not noted: {error}");
+    }
+    if let Err(error) = jobs.forget_old().await {
+        warn!("old jobs could not be forgotten: {error}");
+    }
+}
+
+async fn do_it(jobs: &Jobs, id: &str, resumed: bool) {
+    let Some(cancel) = jobs.known().get(id).map(|known| known.cancel.clone()) else { return };
     let stop = jobs.parts.stop.clone();
     // What a step has begun is finished; only waiting is cut short.
     let stopped = async {
         tokio::select! { () = cancel.cancelled() => {}, () = stop.cancelled() => {} }
     };
     tokio::pin!(stopped);
-    if jobs.get(&id).is_some_and(|job| job.kind == Kind::Release) {
-        return release::run(&jobs, &id, stopped).await;
+    if jobs.get(id).is_some_and(|job| job.kind == Kind::Release) {
+        return release::run(jobs, id, stopped).await;
     }
-    let turns = if jobs.get(&id).is_some_and(|job| job.is_bound()) { &jobs.bound_turns } else { &jobs.turns };
-    let turn = tokio::select! {
+    let turns = if jobs.get(id).is_some_and(|job| job.is_bound()) { &jobs.bound_turns } else { &jobs.turns };
+    let _turn = tokio::select! {
         turn = turns.acquire() => turn,
         () = &mut stopped => return,
     };
-    let mut walk = Walk { jobs: &jobs, id: &id, resumed, failures: 0 };
+    let mut walk = Walk { jobs, id, resumed, failures: 0 };
     while let Some(rest) = walk.step().await {
         tokio::select! {
             biased;
             () = &mut stopped => break,
             () = jobs.parts.clock.sleep_until(rest) => {}
         }
-    }
-    drop(turn);
-    if let Err(error) = jobs.forget_old().await {
-        warn!("old jobs could not be forgotten: {error}");
     }
 }
 
@@ -76,7 +87,8 @@ struct Walk<'j> {
 impl Walk<'_> {
     /// Takes one step; answers when the next one is to be taken. `None`: there is none.
     async fn step(&mut self) -> Option<Timestamp> {
-        let job = self.jobs.get(self.id).filter(|job| job.state == State::Running)?;
+        // Another may do it once the lease has ended.
+        let job = self.jobs.doing(self.id)?;
         let began = self.jobs.parts.clock.now();
         let limit = job.rate.map_or(PAGE, |rate| rate.div_ceil(STEPS).clamp(1, PAGE));
         let step = match self.take(&job, limit).await {
@@ -121,7 +133,7 @@ impl Walk<'_> {
         if job.state == State::Done {
             info!(job.id = %job.id, done = job.done, made = job.made, failed = job.failed, "a job is done");
         }
-        self.jobs.keep(&job).await.map(|()| job.state == State::Running)
+        self.jobs.keep(self.id).await.map(|()| job.state == State::Running)
     }
 
     /// Says what the store said; answers when to try again.
@@ -132,7 +144,7 @@ impl Walk<'_> {
         self.failures += u32::from(!matches!(error, Error::Full(_)));
         let (now, over) = (self.jobs.parts.clock.now(), FAILURES_MAX <= self.failures);
         warn!(job.id = %self.id, "a step of a job failed: {error}");
-        let job = self.jobs.change(self.id, |job| {
+        self.jobs.change(self.id, |job| {
             job.error = Some(error.to_string());
             if over {
                 job.finish(State::Failed, now);
@@ -140,7 +152,7 @@ impl Walk<'_> {
         })?;
         if over {
             // The store fails anyway: a job that cannot be kept as failed goes on after the next start.
-            let _ = self.jobs.keep(&job).await;
+            let _ = self.jobs.keep(self.id).await;
             return None;
         }
         Some(later(now, PATIENCE))

@@ -325,6 +325,8 @@ impl Subscriptions {
     /// Takes the cap off `name` once its release has ended; where a person has cancelled that, cancels what it still holds of it.
     async fn end_of_release(&self, running: &Running, name: &Name) -> Result<(), Refused> {
         let Some(release) = self.kept(name).and_then(|kept| kept.subscription.release.clone()) else { return Ok(()) };
+        // It may have begun, or ended, on another replica.
+        running.jobs.refresh().await?;
         let state = release.job.as_ref().and_then(|job| running.jobs.get(job)).map(|job| job.state);
         match (&release.job, state) {
             (Some(_), Some(JobState::Running)) => return Ok(()),
@@ -530,7 +532,9 @@ impl Subscriptions {
                 batch.note("subscription.removed", Some(&kept), None);
                 batch.remove(&kept);
                 self.write(batch).await?;
-                self.parts.store.remove_setting(&crate::deliver::seats::key_of(&name)).await?;
+                if let Some(running) = self.running.get() {
+                    running.deliver.forget_lane(&name).await?;
+                }
                 todo.settled.remove(&name);
             }
         }

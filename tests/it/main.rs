@@ -50,6 +50,7 @@ mod rehearsal;
 mod rekey;
 mod reload;
 mod replicas;
+mod replicas_steered;
 mod rest_hooks;
 mod schema;
 mod secrets;

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
-    net::SocketAddr,
     path::Path,
     process::Command,
     sync::{
@@ -13,13 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hookyard::clock::Clock;
+use hookyard::{clock::Clock, deliver::UNRECORDED_MAX};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::support::{
     Home, Receiver, Relay, Reply, Routes, SOON, TestApp,
     app::START,
+    fleet::{Delays, Fleet, HELD_WITHIN, send_until_taken},
     postgres, relay, routes, seconds,
     signed::{event, interactor},
     subscribed::open_routes,
@@ -31,23 +31,6 @@ async fn two(file: &Routes) -> [TestApp; 2] {
     let (home, clock) = (Home::in_postgres(), Clock::manual(START));
     let one = TestApp::start(home.clone(), clock.clone(), file.clone()).await;
     [one, TestApp::start(home, clock, file.clone()).await]
-}
-
-/// How long a change may take to hold everywhere.
-const HELD_WITHIN: Duration = Duration::from_secs(2);
-
-/// How soon changes hold elsewhere. On a machine that stands still now and then, the soonest of each kind counts.
-#[derive(Default)]
-struct Delays(BTreeMap<&'static str, Duration>);
-
-impl Delays {
-    async fn until<T>(&mut self, what: &'static str, probe: impl AsyncFnMut() -> Option<T>) -> T {
-        let began = Instant::now();
-        let found = until(what, SOON, probe).await;
-        let soonest = self.0.entry(what).or_insert(SOON);
-        *soonest = began.elapsed().min(*soonest);
-        found
-    }
 }
 
 #[tokio::test]
@@ -90,8 +73,7 @@ async fn what_people_change_on_one_replica_holds_on_all_within_two_seconds() {
         let gone = async || one.handles.subscriptions.list(&hookyard::access::Caller::bootstrap()).is_empty().then_some(());
         delays.until("a subscription to be gone", gone).await;
     }
-    let _ = writeln!(std::io::stderr(), "replicas: changes held elsewhere after {:?}", delays.0);
-    assert!(delays.0.values().all(|soonest| *soonest <= HELD_WITHIN), "{:?}", delays.0);
+    delays.are_within(HELD_WITHIN);
 }
 
 #[tokio::test]
@@ -119,66 +101,10 @@ const EVENTS: usize = 20_000;
 const KILLS: usize = 6;
 /// Requests under way at once.
 const SENDERS: usize = 16;
-/// Attempts that one lane may have under way, or sent and not yet recorded.
-const IN_FLIGHT: usize = 8 + 256;
+/// Attempts that one lane may have under way (its `concurrency`), or sent and not yet recorded.
+const IN_FLIGHT: usize = 8 + UNRECORDED_MAX;
 /// How long what was acknowledged may take to arrive: takeovers wait for leases to end.
 const LONG: Duration = Duration::from_secs(200);
-
-/// Three relays on one store, and who sends to them.
-struct Fleet {
-    home: Home,
-    file: Routes,
-    relays: Vec<Option<Relay>>,
-    /// Where each is, while it runs.
-    addrs: Arc<Mutex<Vec<Option<SocketAddr>>>>,
-}
-
-impl Fleet {
-    async fn start(home: Home, file: Routes, count: usize) -> Self {
-        let mut relays = Vec::new();
-        for _ in 0..count {
-            relays.push(Some(Relay::start_in(&home, &file).await));
-        }
-        let addrs = relays.iter().map(|relay| relay.as_ref().map(|it| it.public)).collect();
-        Self { home, file, relays, addrs: Arc::new(Mutex::new(addrs)) }
-    }
-
-    /// Takes one away, by SIGKILL or as a service manager does, and starts another in its place.
-    async fn replace(&mut self, n: usize, kill: bool) {
-        self.addrs.lock().unwrap()[n] = None;
-        let relay = self.relays[n].take().unwrap();
-        if kill {
-            relay.kill();
-        } else {
-            assert!(relay.stop().await.success());
-        }
-        let relay = Relay::start_in(&self.home, &self.file).await;
-        self.addrs.lock().unwrap()[n] = Some(relay.public);
-        self.relays[n] = Some(relay);
-    }
-
-    fn any(&self) -> &Relay {
-        self.relays.iter().flatten().next().unwrap()
-    }
-}
-
-/// Some relay that runs.
-fn one_of(addrs: &Mutex<Vec<Option<SocketAddr>>>) -> Option<SocketAddr> {
-    let all: Vec<SocketAddr> = addrs.lock().unwrap().iter().flatten().copied().collect();
-    (!all.is_empty()).then(|| all[fastrand::usize(..all.len())])
-}
-
-/// Sends `body` to one relay or another until it is acknowledged, as a platform behind a load balancer does.
-async fn send_until_taken(client: &reqwest::Client, addrs: &Mutex<Vec<Option<SocketAddr>>>, body: &str) {
-    loop {
-        let Some(addr) = one_of(addrs) else { continue };
-        let answer = relay::send(client, addr, &interactor(body)).await;
-        if answer.is_ok_and(|answer| answer.status == 200) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_any_of_three_replicas_acknowledged_is_delivered_though_they_are_killed() {
@@ -217,7 +143,11 @@ async fn what_any_of_three_replicas_acknowledged_is_delivered_though_they_are_ki
         repeated += receiver.count() - EVENTS;
     }
     let most = KILLS * 2 * IN_FLIGHT;
-    let _ = writeln!(std::io::stderr(), "replicas: {EVENTS} acknowledged and delivered to both, {repeated} twice, {KILLS} kills");
+    let _ = writeln!(
+        std::io::stderr(),
+        "replicas: {EVENTS} acknowledged and delivered to both, {repeated} sent twice; {KILLS} kills of two lanes with at most {IN_FLIGHT} \
+         in flight allow {most}"
+    );
     assert!(repeated <= most, "{repeated} of at most {most}");
     let any = fleet.any();
     until("the backlog to be gone", SOON, async || any.all("/api/v1/deliveries?state=pending").await.is_empty().then_some(()))

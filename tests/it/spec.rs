@@ -1,5 +1,5 @@
-//! delivery.md, line by line: every row of its tables and every sentence of its paragraphs, with the tests that show it or the
-//! issue that it waits for. `tests/fixtures/delivery.md` is the copy that was read; whoever changes the one sees the other fail.
+//! delivery.md, line by line: every row of its tables and every sentence of its paragraphs, with the tests that show it.
+//! `tests/fixtures/delivery.md` is the copy that was read; whoever changes the one sees the other fail.
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
@@ -9,26 +9,12 @@ struct Line {
     begins: &'static str,
     /// The tests that show it, as `cargo test` names them.
     tests: &'static [&'static str],
-    /// The issue that the rest of it waits for.
-    waits: Option<&'static str>,
 }
 
 /// Shown by these tests.
 const fn shown(begins: &'static str, tests: &'static [&'static str]) -> Line {
-    Line { begins, tests, waits: None }
+    Line { begins, tests }
 }
-
-/// Waits for an issue as a whole.
-const fn waits(begins: &'static str, issue: &'static str) -> Line {
-    Line { begins, tests: &[], waits: Some(issue) }
-}
-
-/// Shown by these tests as far as it can be; the rest waits for an issue.
-const fn partly(begins: &'static str, tests: &'static [&'static str], issue: &'static str) -> Line {
-    Line { begins, tests, waits: Some(issue) }
-}
-
-const REPLICAS: &str = "several replicas";
 
 const STATES: &[Line] = &[
     shown(
@@ -117,15 +103,18 @@ const LANES: &[Line] = &[
             "replicas::a_lane_goes_on_where_it_stood_when_its_owner_leaves",
         ],
     ),
-    partly(
+    shown(
         "Ownership spreads evenly",
         &[
             "replicas::a_lane_goes_on_where_it_stood_when_its_owner_leaves",
             "replicas::what_any_of_three_replicas_acknowledged_is_delivered_though_they_are_killed",
+            "replicas_steered::what_one_that_leaves_had_is_taken_at_once_and_so_is_what_a_killed_neighbour_had",
         ],
-        REPLICAS,
     ),
-    waits("An owner that cannot renew", REPLICAS),
+    shown(
+        "An owner that cannot renew",
+        &["replicas_steered::an_owner_that_cannot_renew_begins_nothing_in_the_last_five_seconds_and_breaks_off_at_the_end"],
+    ),
     shown(
         "A success reported by a former owner",
         &["spec_lanes::a_former_owners_success_settles_and_its_failure_changes_nothing"],
@@ -581,11 +570,11 @@ fn every_row_and_sentence_is_in_the_list_once() {
 }
 
 #[test]
-fn every_line_of_the_list_is_said_and_has_a_test_or_an_issue() {
+fn every_line_of_the_list_is_said_and_has_a_test() {
     let said = said(&copy());
-    for Line { begins, tests, waits } in lines() {
+    for Line { begins, tests } in lines() {
         assert_eq!(said.iter().filter(|said| said.starts_with(begins)).count(), 1, "delivery.md says once: {begins}");
-        assert!(!tests.is_empty() || waits.is_some(), "{begins}");
+        assert!(!tests.is_empty(), "{begins}");
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Lane;
-use crate::{deliver::condition::Today, rate::Bucket};
+use crate::{deliver::desk::Today, rate::Bucket};
 
 impl Lane {
     /// Goes by what the file says now.

@@ -11,7 +11,7 @@ use crate::{
     deliver::{
         attempt::Outcome,
         breaker::Change,
-        condition::Today,
+        desk::Today,
         signs::{Ailment, Broken, Tried},
     },
     store::{Attempt, Cause, DeliveryRow, Due, Next},

@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 pub(crate) mod app;
+pub(crate) mod fleet;
 pub(crate) mod honeyframe;
 pub(crate) mod http;
 pub(crate) mod postgres;
