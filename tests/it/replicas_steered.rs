@@ -143,6 +143,12 @@ async fn what_is_cancelled_elsewhere_while_it_waits_in_hand_is_not_sent() {
     throughout("nothing to be sent that was cancelled", 2 * WATCH, async || crm.count() == 1).await;
 }
 
+/// The job, as far as the relay knows of it.
+async fn job_at(relay: &Relay, path: &str) -> Value {
+    let answer = relay.get(path).await;
+    if answer.status == 200 { answer.json()["data"].take() } else { Value::Null }
+}
+
 /// Events that are replayed.
 const EVENTS: usize = 120;
 /// How many of them in a second.
@@ -163,10 +169,7 @@ async fn a_job_is_done_by_one_replica_shown_and_cancelled_by_all_and_outlives_th
     let wanted = json!({"target": "audit", "rate": format!("{RATE}/s")});
     let job = fleet.at(0).posts("/api/v1/replays", &wanted).await;
     let path = format!("/api/v1/jobs/{}", job["id"].as_str().unwrap());
-    let known = async |relay: &Relay| {
-        let answer = relay.get(&path).await;
-        if answer.status == 200 { answer.json()["data"].take() } else { Value::Null }
-    };
+    let known = async |relay: &Relay| job_at(relay, &path).await;
     let done = |job: &Value| job["done"].as_u64().unwrap_or(0);
     let mut delays = Delays::default();
     for (_, relay) in fleet.running() {
@@ -206,7 +209,7 @@ async fn a_job_is_done_by_one_replica_shown_and_cancelled_by_all_and_outlives_th
         until("it to be known", SOON, async || (fleet.at(n).get(&path).await.status == 200).then_some(())).await;
         fleet.at(n).posts(&format!("{path}/cancel"), &json!({})).await;
         for (_, relay) in fleet.running() {
-            let ended = async || (relay.data(&path).await["state"] == "cancelled").then_some(());
+            let ended = async || (job_at(relay, &path).await["state"] == "cancelled").then_some(());
             delays.until("a job to be cancelled", ended).await;
         }
         let rows = async || any.all("/api/v1/deliveries?target=audit").await.len();

@@ -6,7 +6,7 @@
 //! network namespace and name: what happens to a process of another one is not known here, and its lease is waited for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -36,9 +36,8 @@ impl Presence {
     /// The machine on which `owner`, who is in this process, can be seen to live; `None`: nobody sees it.
     pub(super) fn shows(&self, owner: u64) -> Option<&str> {
         let place = self.place.as_deref()?;
-        let mut held = self.held();
-        if !held.contains_key(&owner) {
-            held.insert(owner, held::take(&self.name(owner))?);
+        if let Entry::Vacant(free) = self.held().entry(owner) {
+            free.insert(held::take(&self.name(owner))?);
         }
         Some(place)
     }
