@@ -14,7 +14,6 @@ use axum::{
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     access::Tokens,
@@ -74,7 +73,10 @@ mod webhooks;
 use engine::Engine;
 use error::ApiError;
 pub(crate) use limits::Limits;
-use openapi::Document;
+use openapi::{
+    Document,
+    routed::{self, Routed, routes},
+};
 pub use places::Lasting;
 
 /// Answers on the admin listener: the whole API, metrics and health.
@@ -228,57 +230,13 @@ impl Api {
     }
 
     fn admin(self) -> Router {
-        let (router, said) = events()
-            .merge(webhooks::routes())
-            .routes(routes!(deliveries::list))
-            .routes(routes!(deliveries::one))
-            .routes(routes!(deliveries::retry))
-            .routes(routes!(deliveries::cancel))
-            .routes(routes!(dead_letters::list))
-            .routes(routes!(dead_letters::retry))
-            .routes(routes!(dead_letters::one))
-            .routes(routes!(dead_letters::retry_one))
-            .routes(routes!(dead_letters::resolve))
-            .routes(routes!(jobs::replays, jobs::make))
-            .routes(routes!(jobs::replay))
-            .routes(routes!(jobs::cancel_replay))
-            .routes(routes!(erasures::make))
-            .routes(routes!(jobs::list))
-            .routes(routes!(jobs::one))
-            .routes(routes!(jobs::cancel))
-            .routes(routes!(targets::list))
-            .routes(routes!(targets::one))
-            .routes(routes!(targets::pause))
-            .routes(routes!(targets::resume))
-            .routes(routes!(targets::close))
-            .routes(routes!(targets::test))
-            .routes(routes!(targets::cancel))
-            .routes(routes!(mutes::list, mutes::add))
-            .routes(routes!(mutes::one, mutes::remove))
-            .routes(routes!(sources::list))
-            .routes(routes!(sources::poll))
-            .routes(routes!(rejections::list))
-            .routes(routes!(rejections::retry))
-            .routes(routes!(tokens::list, tokens::create))
-            .routes(routes!(tokens::one, tokens::revoke))
-            .routes(routes!(audit::list))
-            .routes(routes!(secrets::rekey))
-            .routes(routes!(explain::explain))
-            .routes(routes!(config::show))
-            .routes(routes!(backtest::page))
-            .routes(routes!(config::check))
-            .routes(routes!(config::reload))
-            .routes(routes!(health::alive))
-            .routes(routes!(health::ready_in_detail))
-            .routes(routes!(metrics::export))
-            .routes(routes!(openapi::document))
-            .routes(routes!(openapi::docs))
-            .split_for_parts();
-        router
+        let routed: Vec<_> = both().into_iter().chain(operating()).collect();
+        let document = Document::new(routed::says(&routed));
+        routed::router(routed)
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
             .layer(middleware::from_fn_with_state(self.clone(), auth::require))
-            .layer(Extension(Document::new(said)))
+            .layer(Extension(document))
             .with_state(self)
     }
 
@@ -289,7 +247,7 @@ impl Api {
             let (shown, mut otherwise) = (shown.clone(), otherwise.clone());
             async move { if shown() { Ok(next.run(request).await) } else { otherwise.call(request).await } }
         });
-        let shown = Router::from(events().merge(webhooks::routes()));
+        let shown = routed::router(both());
         let shown = shown.method_not_allowed_fallback(method_not_allowed).layer(required.clone()).layer(where_shown);
         Router::new()
             .route("/healthz", get(health::alive))
@@ -302,12 +260,60 @@ impl Api {
     }
 }
 
-fn events() -> OpenApiRouter<Api> {
-    OpenApiRouter::default()
-        .routes(routes!(events::list))
-        .routes(routes!(events::one))
-        .routes(routes!(stream::open))
-        .routes(routes!(stream::pass))
+/// What both listeners answer.
+fn both() -> Vec<Routed> {
+    let mut routed = webhooks::routes();
+    routed.extend([routes!(events::list), routes!(events::one), routes!(stream::open), routes!(stream::pass)]);
+    routed
+}
+
+/// What the admin listener answers beside.
+fn operating() -> Vec<Routed> {
+    vec![
+        routes!(deliveries::list),
+        routes!(deliveries::one),
+        routes!(deliveries::retry),
+        routes!(deliveries::cancel),
+        routes!(dead_letters::list),
+        routes!(dead_letters::retry),
+        routes!(dead_letters::one),
+        routes!(dead_letters::retry_one),
+        routes!(dead_letters::resolve),
+        routes!(jobs::replays, jobs::make),
+        routes!(jobs::replay),
+        routes!(jobs::cancel_replay),
+        routes!(erasures::make),
+        routes!(jobs::list),
+        routes!(jobs::one),
+        routes!(jobs::cancel),
+        routes!(targets::list),
+        routes!(targets::one),
+        routes!(targets::pause),
+        routes!(targets::resume),
+        routes!(targets::close),
+        routes!(targets::test),
+        routes!(targets::cancel),
+        routes!(mutes::list, mutes::add),
+        routes!(mutes::one, mutes::remove),
+        routes!(sources::list),
+        routes!(sources::poll),
+        routes!(rejections::list),
+        routes!(rejections::retry),
+        routes!(tokens::list, tokens::create),
+        routes!(tokens::one, tokens::revoke),
+        routes!(audit::list),
+        routes!(secrets::rekey),
+        routes!(explain::explain),
+        routes!(config::show),
+        routes!(backtest::page),
+        routes!(config::check),
+        routes!(config::reload),
+        routes!(health::alive),
+        routes!(health::ready_in_detail),
+        routes!(metrics::export),
+        routes!(openapi::document),
+        routes!(openapi::docs),
+    ]
 }
 
 async fn not_found() -> ApiError {

@@ -6,7 +6,7 @@
 //!    `Listed<T>` and `One<T>` (in `list.rs`) are what is serialised; `ThingItem` derives `ToSchema` beside `Serialize`.
 //! 2. Its parameters are the list of names that it reads by: `params!(Asked = PARAMS);` makes `Asked`, for `params(Asked)` in a query
 //!    and for `request_body = inline(Asked)` in a body. What each name means stands once, in `openapi/params.rs`.
-//! 3. It is routed with `.routes(routes!(things::list, things::make))`, one call per path, never with `.route`.
+//! 3. It is routed with `routes!(things::list, things::make)`, once per path, never with `.route`.
 //! 4. Its doc comment is its description: the first sentence is the summary. Fields' doc comments likewise.
 //! 5. Added here by rule (`openapi/finish.rs`), never by hand: operation id, tag, the parameters in the path, the scope, and the answers
 //!    401, 403, 429, 503 (whatever needs a token), 400 (has parameters), 413 (has a body), 404 (has a name in its path). A further
@@ -21,18 +21,20 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use utoipa::openapi::OpenApi;
+
+use routed::Says;
 
 mod finish;
 mod page;
 pub(super) mod params;
+pub(super) mod routed;
 #[cfg(test)]
 mod tests;
 pub(super) mod words;
 
-/// The document. Finished when somebody asks for it: most relays are never asked.
+/// The document. Made when somebody asks for it: most relays are never asked.
 pub(super) struct Document {
-    said: OpenApi,
+    says: Vec<Says>,
     made: OnceLock<Made>,
 }
 
@@ -42,15 +44,15 @@ struct Made {
 }
 
 impl Document {
-    /// Of what the handlers said.
-    pub(super) fn new(said: OpenApi) -> Arc<Self> {
-        Arc::new(Self { said, made: OnceLock::new() })
+    /// Of what the handlers say.
+    pub(super) fn new(says: Vec<Says>) -> Arc<Self> {
+        Arc::new(Self { says, made: OnceLock::new() })
     }
 
     fn made(&self) -> &Made {
         self.made.get_or_init(|| {
             // What has no JSON would fail every test.
-            let finished = finish::finish(serde_json::to_value(&self.said).unwrap_or_default());
+            let finished = finish::finish(serde_json::to_value(routed::said(&self.says)).unwrap_or_default());
             Made { json: finished.to_string().into(), page: page::page(&finished).into() }
         })
     }

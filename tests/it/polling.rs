@@ -99,6 +99,7 @@ async fn a_clock_that_ran_ahead_hides_nothing_once_it_is_put_right() {
     let app = TestApp::start(home.clone(), Clock::manual("2027-01-20T12:00:00Z"), routes()).await;
     polled_at(&app, "2027-01-20T12:00:00.000Z").await;
     let app = app.restart_by(Clock::manual("2026-01-20T12:00:00Z"), routes()).await;
+    polled_at(&app, "2026-01-20T12:00:00.000Z").await;
     honeyframe.fails("2026-01-20T11:00:00Z");
     honeyframe.fails("2026-01-20T11:59:30Z");
     honeyframe.fails("2026-01-20T11:56:00Z");

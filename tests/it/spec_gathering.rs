@@ -230,13 +230,18 @@ pub(crate) async fn quiet_drops_or_gathers() {
     app.takes_many(2).await;
     come_to(&app, "target=crm", "2 suppressed quiet").await;
     assert_eq!(app.rows("target=crm").await[0]["reason"], "quiet hours `nights`");
-    until("both to gather", SOON, async || {
-        app.rows("target=ops").await.iter().all(|row| app.due_in(row) == 8.0 * 3600.0).then_some(())
-    })
-    .await;
+    let gather = async |app: &TestApp, count: usize| {
+        until(&format!("{count} to gather"), SOON, async || {
+            let rows = app.rows("target=ops").await;
+            (rows.len() == count && rows.iter().all(|row| app.due_in(row) == 8.0 * 3600.0)).then_some(())
+        })
+        .await;
+    };
+    gather(&app, 2).await;
     let app = app.restart(expired(file, "crm, ops", "stop: false")).await;
     app.takes("evt_3").await;
     come_to(&app, "target=crm", "3 suppressed quiet").await;
+    gather(&app, 3).await;
     app.clock.advance(hours(8));
     come_to(&app, "target=ops", "1 delivered, 2 digested").await;
     assert_eq!((crm.count(), ops.count()), (0, 1));

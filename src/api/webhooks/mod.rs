@@ -6,12 +6,11 @@
 
 use axum::body::Body;
 use serde_json::Value;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Api,
     body::{BODY_TIME, bytes},
     error::ApiError,
+    openapi::routed::{Routed, routes},
 };
 use crate::json;
 
@@ -27,20 +26,21 @@ mod shown;
 mod trial;
 
 /// The routes of both dialects.
-pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::default()
-        .routes(routes!(interactor::list, interactor::create))
-        .routes(routes!(interactor::event_types))
-        .routes(routes!(interactor::samples))
-        .routes(routes!(interactor::one, interactor::update, interactor::patch, interactor::delete))
-        .routes(routes!(interactor::toggle))
-        .routes(routes!(interactor::regenerate_secret))
-        .routes(routes!(interactor::events))
-        .routes(routes!(interactor::deliveries))
-        .routes(routes!(interactor::test))
-        .routes(routes!(honeyframe::list, honeyframe::create))
-        .routes(routes!(honeyframe::one, honeyframe::delete))
-        .routes(routes!(honeyframe::deliveries))
+pub(super) fn routes() -> Vec<Routed> {
+    vec![
+        routes!(interactor::list, interactor::create),
+        routes!(interactor::event_types),
+        routes!(interactor::samples),
+        routes!(interactor::one, interactor::update, interactor::patch, interactor::delete),
+        routes!(interactor::toggle),
+        routes!(interactor::regenerate_secret),
+        routes!(interactor::events),
+        routes!(interactor::deliveries),
+        routes!(interactor::test),
+        routes!(honeyframe::list, honeyframe::create),
+        routes!(honeyframe::one, honeyframe::delete),
+        routes!(honeyframe::deliveries),
+    ]
 }
 
 /// Longest body, in bytes: every member at its longest.
