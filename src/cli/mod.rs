@@ -3,7 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Exit status: 0 good, 1 the thing asked about is bad, 2 wrong usage,
 //! 3 the relay or the store cannot be reached.
 
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, pin::Pin, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -149,46 +149,49 @@ impl Failure {
 /// [`Failure`], whose [`Failure::report`] is the exit status.
 pub fn run(args: Args) -> Result<(), Failure> {
     match args.verb {
-        Verb::Serve(args) => relay(serve::run(args)),
+        Verb::Serve(args) => relay(Box::pin(serve::run(args))),
         Verb::Check(args) => {
             if check::run(&args) == 0 {
-                tool(check::against::run(&args))
+                tool(Box::pin(check::against::run(&args)))
             } else {
                 Err(Failure::BadAndSaid)
             }
         }
-        Verb::Test(args) => relay(test::run(args)),
-        Verb::Explain(args) => tool(explain::run(args)),
+        Verb::Test(args) => relay(Box::pin(test::run(args))),
+        Verb::Explain(args) => tool(Box::pin(explain::run(args))),
         Verb::Schema(args) => schema::run(&args),
         Verb::Sign(args) => sign::run(&args),
-        Verb::Send(args) => tool(send::run(args)),
-        Verb::Demo(args) => relay(demo::run(args)),
-        Verb::Events(args) => tool(events::run(args)),
-        Verb::Deliveries(args) => tool(deliveries::run(args)),
-        Verb::Rejections(args) => tool(rejections::run(args)),
-        Verb::Tail(args) => tool(tail::run(args)),
-        Verb::DeadLetters(args) => tool(dead_letters::run(args)),
-        Verb::Replay(args) => tool(replay::run(args)),
-        Verb::Erase(args) => tool(erase::run(args)),
-        Verb::Target(args) => tool(target::run(args)),
-        Verb::Sources(args) => tool(sources::run(args)),
-        Verb::Mute(args) => tool(mute::run(args)),
-        Verb::Jobs(args) => tool(jobs::run(args)),
-        Verb::Token(args) => tool(token::run(args)),
-        Verb::Secrets(args) => tool(secrets::run(args)),
-        Verb::Reload(args) => tool(reload::run(args)),
+        Verb::Send(args) => tool(Box::pin(send::run(args))),
+        Verb::Demo(args) => relay(Box::pin(demo::run(args))),
+        Verb::Events(args) => tool(Box::pin(events::run(args))),
+        Verb::Deliveries(args) => tool(Box::pin(deliveries::run(args))),
+        Verb::Rejections(args) => tool(Box::pin(rejections::run(args))),
+        Verb::Tail(args) => tool(Box::pin(tail::run(args))),
+        Verb::DeadLetters(args) => tool(Box::pin(dead_letters::run(args))),
+        Verb::Replay(args) => tool(Box::pin(replay::run(args))),
+        Verb::Erase(args) => tool(Box::pin(erase::run(args))),
+        Verb::Target(args) => tool(Box::pin(target::run(args))),
+        Verb::Sources(args) => tool(Box::pin(sources::run(args))),
+        Verb::Mute(args) => tool(Box::pin(mute::run(args))),
+        Verb::Jobs(args) => tool(Box::pin(jobs::run(args))),
+        Verb::Token(args) => tool(Box::pin(token::run(args))),
+        Verb::Secrets(args) => tool(Box::pin(secrets::run(args))),
+        Verb::Reload(args) => tool(Box::pin(reload::run(args))),
         Verb::Completions(args) => completions::run(&args),
     }
 }
 
+/// What a verb does. One type for all: a runtime is compiled once for each type of future that it blocks on.
+type Work<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
+
 /// Runs what contains a relay, on all processors.
-fn relay(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn relay(work: Work<'_>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| Failure::Bad(format!("the runtime does not start: {error}")))?.block_on(work)
 }
 
 /// Runs what asks one.
-fn tool(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn tool(work: Work<'_>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::Bad(format!("the runtime does not start: {error}")))?.block_on(work)
 }
