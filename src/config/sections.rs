@@ -174,7 +174,11 @@ const STORE: Keys = Keys::of(&[
         .example("20GiB"),
 ]);
 const RETENTION: Keys = Keys::of(&[
-    Field::of::<Duration>("events", "How long events are kept, with their deliveries and attempts.").default("30d"),
+    Field::of::<Duration>(
+        "events",
+        "How long events are kept, with deliveries and attempts; on PostgreSQL up to a sixth longer.",
+    )
+    .default("30d"),
     Field::of::<Duration>("dead_letters", "How long dead letters are kept.").default("90d"),
     Field::of::<Duration>("rejections", "How long requests are kept that were not accepted.").default("7d"),
     Field::of::<Duration>("audit", "How long it is kept who changed what.").default("365d"),

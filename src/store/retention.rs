@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How long things are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// Finished events, from their acceptance.
+    /// Finished events, from their acceptance; at least so long.
     pub events: Duration,
     /// Dead letters, from their death.
     pub dead_letters: Duration,

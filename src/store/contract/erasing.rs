@@ -10,12 +10,12 @@ fn made(text: &str) -> Option<Rendered> {
 }
 
 impl Bench {
-    async fn erased(&self, events: &[EventUid]) -> Erased {
+    pub(crate) async fn erased(&self, events: &[EventUid]) -> Erased {
         self.store.erase(events.to_vec(), self.clock.now()).await.unwrap()
     }
 
     /// Records that a first attempt failed that sent `body`; the next one is due now.
-    async fn failed_with(&self, id: DeliveryId, body: &str) {
+    pub(crate) async fn failed_with(&self, id: DeliveryId, body: &str) {
         let retry = Next::Retry(self.clock.now());
         self.store.record(vec![Attempt { rendered: made(body), ..self.attempt(id, 1, retry) }]).await.unwrap();
     }
@@ -27,7 +27,7 @@ impl Bench {
     }
 
     /// Three events in one digest, which is on its way: its carrier first.
-    async fn digest(&self) -> [DeliveryId; 3] {
+    pub(crate) async fn digest(&self) -> [DeliveryId; 3] {
         let mut ids = Vec::new();
         for n in 1..=3 {
             let id = self.handled(&format!("evt_{n}"), digested(KEY)).await;

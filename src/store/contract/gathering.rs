@@ -65,7 +65,7 @@ impl Bench {
     }
 
     /// The numbers of the events that go out inside `carrier`.
-    pub(super) async fn inside(&self, carrier: DeliveryId) -> Vec<String> {
+    pub(crate) async fn inside(&self, carrier: DeliveryId) -> Vec<String> {
         self.store.carried(carrier, 100).await.unwrap().iter().map(|(_, event)| event.id.clone()).collect()
     }
 }

@@ -243,7 +243,7 @@ pub(crate) struct Bench {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Clock,
     open: Open,
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Bench {
@@ -273,7 +273,7 @@ impl Bench {
     }
 
     /// Takes in `event`, which is new.
-    async fn accept(&self, event: NewEvent) -> EventUid {
+    pub(crate) async fn accept(&self, event: NewEvent) -> EventUid {
         match self.store.accept(event).await.unwrap() {
             Accepted::New { uid, .. } => uid,
             repeat => panic!("{repeat:?}"),
@@ -281,12 +281,12 @@ impl Bench {
     }
 
     /// Takes in an event for `target`; gives its delivery.
-    async fn planned(&self, id: &str, target: &str) -> DeliveryId {
+    pub(crate) async fn planned(&self, id: &str, target: &str) -> DeliveryId {
         DeliveryId { event: self.accept(self.event(id).to(&[target])).await, n: 1 }
     }
 
     /// An event named `id` of which the body is a few bytes, for nobody.
-    fn event(&self, id: &str) -> NewEvent {
+    pub(crate) fn event(&self, id: &str) -> NewEvent {
         let body = Bytes::from(format!(r#"{{"id":"{id}","data":{{"n":1}}}}"#));
         let start = body.len() - r#"{"n":1}}"#.len();
         let data = Some(start..body.len() - 1);
@@ -302,7 +302,7 @@ impl Bench {
     }
 
     /// An attempt of `delivery` that began now and came to `next`.
-    fn attempt(&self, delivery: DeliveryId, number: u32, next: Next) -> Attempt {
+    pub(crate) fn attempt(&self, delivery: DeliveryId, number: u32, next: Next) -> Attempt {
         let delivered = next == Next::Delivered;
         Attempt {
             delivery,
@@ -321,30 +321,30 @@ impl Bench {
         }
     }
 
-    async fn recorded(&self, delivery: DeliveryId, number: u32, next: Next) {
+    pub(crate) async fn recorded(&self, delivery: DeliveryId, number: u32, next: Next) {
         self.store.record(vec![self.attempt(delivery, number, next)]).await.unwrap();
     }
 
     /// Ids of what is due now for `target`.
-    async fn due(&self, target: &str) -> Vec<DeliveryId> {
+    pub(crate) async fn due(&self, target: &str) -> Vec<DeliveryId> {
         let due = self.store.due(&target.into(), self.clock.now(), 100, Vec::new()).await.unwrap();
         due.into_iter().map(|due| due.delivery.id).collect()
     }
 
     /// The delivery `id` as lists show it.
-    async fn delivery(&self, id: DeliveryId) -> Option<Delivery> {
+    pub(crate) async fn delivery(&self, id: DeliveryId) -> Option<Delivery> {
         let rows = self.store.deliveries(Filter { event: Some(id.event), ..Filter::default() }).await.unwrap();
         rows.into_iter().map(|row| row.delivery).find(|delivery| delivery.id == id)
     }
 
-    async fn holds(&self, uid: EventUid) -> bool {
+    pub(crate) async fn holds(&self, uid: EventUid) -> bool {
         self.store.event(uid).await.unwrap().is_some()
     }
 }
 
 impl NewEvent {
     /// The same event with a delivery to each of `targets`.
-    fn to(self, targets: &[&str]) -> Self {
+    pub(crate) fn to(self, targets: &[&str]) -> Self {
         let delivery = |target: &&str| NewDelivery { rule: Some("all".into()), ..NewDelivery::to((*target).into()) };
         Self { deliveries: targets.iter().map(delivery).collect(), rules: vec!["all".into()], ..self }
     }

@@ -13,7 +13,7 @@ impl Bench {
         Resolution { at: self.clock.now(), note: "the customer is gone".into() }
     }
 
-    async fn replay(&self, event: EventUid, targets: &[&str], tag: &str) -> Vec<DeliveryId> {
+    pub(crate) async fn replay(&self, event: EventUid, targets: &[&str], tag: &str) -> Vec<DeliveryId> {
         let deliveries = targets.iter().map(|target| NewDelivery::to((*target).into())).collect();
         self.store.replay(event, deliveries, tag, self.clock.now()).await.unwrap()
     }

@@ -37,7 +37,8 @@ pub(super) const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '10
 /// What those are set to besides that ask the same questions all the time: each is planned once, and always by an index, whether or not
 /// the server has counted yet how large the tables are.
 pub(super) const BY_INDEX: &str =
-    "; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off";
+    "; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;
+    SET max_parallel_workers_per_gather = 0";
 
 /// What is asked of the server.
 pub(super) type Pg<T> = std::result::Result<T, tokio_postgres::Error>;
@@ -274,6 +275,11 @@ impl Db {
     pub(super) async fn rows_once(&self, sql: &str, params: Params<'_>) -> Pg<Vec<Row>> {
         let statement = self.client.prepare(sql).await?;
         self.client.query(&statement, params).await
+    }
+
+    /// Runs several statements without values.
+    pub(super) async fn script(&self, sql: &str) -> Pg<()> {
+        self.client.batch_execute(sql).await
     }
 
     /// Begins a transaction. What follows may be sent without waiting for this.

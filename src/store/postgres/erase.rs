@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Those of some events that there are.
-const THERE: &str = "SELECT seq FROM events WHERE seq = ANY($1) ORDER BY seq";
+const THERE: &str = "SELECT DISTINCT e.seq FROM unnest($1::bigint[]) AS u (at) JOIN events e ON e.seq = u.at ORDER BY e.seq";
 /// What is pending of some events.
 pub(super) const WAITING: &str = "SELECT d.place, t.name FROM unnest($1::bigint[]) AS s (seq)
     JOIN deliveries d ON d.place BETWEEN s.seq << 16 AND (s.seq << 16) + 65535 JOIN targets t ON t.id = d.target_id WHERE d.state = 0";

@@ -30,8 +30,8 @@ pub(super) const END: &str = "UPDATE deliveries SET state = $2::bigint, cause = 
 pub(super) const ENDED: &str = concat!(
     "SELECT ",
     rows::delivery_columns!(),
-    ", e.id, e.source, e.type FROM deliveries d JOIN targets t ON t.id = d.target_id JOIN events e ON e.seq = d.place >> 16
-    WHERE d.place = ANY($1)"
+    ", e.id, e.source, e.type FROM unnest($1::bigint[]) AS u (at) JOIN deliveries d ON d.place = u.at
+        JOIN targets t ON t.id = d.target_id JOIN events e ON e.seq = d.place >> 16"
 );
 
 /// Gives up what has reached its time; see [`crate::store::Store::give_up`].

@@ -105,12 +105,13 @@ const SLICE: i64 = 4000;
 /// already.
 pub(super) const MOVE_WAITING: &str =
     "UPDATE deliveries d SET target_id = $2, turn = CASE WHEN d.order_key IS NULL OR d.turn = 4 THEN d.turn ELSE 2 END
-    FROM (SELECT place FROM deliveries WHERE state = 0 AND target_id = $1 ORDER BY turn, due_at, created_at, place LIMIT $3) AS old
-    WHERE d.place = old.place RETURNING d.order_key";
+    FROM unnest(ARRAY(SELECT place FROM deliveries WHERE state = 0 AND target_id = $1
+        ORDER BY turn, due_at, created_at, place LIMIT $3)) AS old (at)
+    WHERE d.place = old.at RETURNING d.order_key";
 /// A target's dead letters that nobody has settled.
 pub(super) const MOVE_DEAD: &str = "UPDATE deliveries d SET target_id = $2
-    FROM (SELECT place FROM deliveries WHERE state = 2 AND resolved_at IS NULL AND target_id = $1 LIMIT $3) AS old
-    WHERE d.place = old.place";
+    FROM unnest(ARRAY(SELECT place FROM deliveries WHERE state = 2 AND resolved_at IS NULL AND target_id = $1 LIMIT $3)) AS old (at)
+    WHERE d.place = old.at";
 
 /// Gives a slice of what waits for `old`, or of its dead letters, to `new`; see [`crate::store::Store::adopt`].
 pub(super) async fn adopt(session: &Session<'_>, old: &Name, new: &Name) -> Answer<u64> {

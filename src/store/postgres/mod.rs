@@ -53,6 +53,7 @@ mod insert;
 mod lanes;
 mod news;
 mod owners;
+mod partitions;
 mod people;
 mod person;
 mod presence;
@@ -268,7 +269,9 @@ impl Store for Postgres {
     }
 
     async fn prune(&self, now: Timestamp, retention: Retention, held: Vec<(Name, Timestamp)>) -> Result<Pruned> {
-        locked!(self, held.iter().map(|(name, _)| name), |session| prune::prune(session, now, &retention, &held))
+        let tidied = read!(self.work, |db| partitions::tidy(db, &self.shared, now, retention.events))?;
+        let pruned = locked!(self, held.iter().map(|(name, _)| name), |session| prune::prune(session, now, &retention, &held))?;
+        Ok(Pruned { events: pruned.events + tidied.events, more: pruned.more || tidied.more, ..pruned })
     }
 
     async fn setting(&self, key: &str) -> Result<Option<String>> {

@@ -11,7 +11,9 @@ use std::{
 use super::{
     ahead,
     connect::{Answer, Pg},
-    digest, ending, lanes, people,
+    digest, ending, lanes,
+    partitions::{self, Cutoffs, Layout, Pace},
+    people,
     rows::Cells,
     session::Session,
     throttle,
@@ -43,6 +45,7 @@ pub(super) struct Room {
     exhausted: bool,
     sweep: Sweep,
     walk: Walk,
+    pub(super) pace: Pace,
 }
 
 /// A walk over all events, oldest first, a slice at a time.
@@ -79,7 +82,10 @@ pub(super) async fn prune(
     let steps = replays(session, before(retention.events)).await?;
     let entries = people::forget(session, before(retention.audit), before(retention.events)).await?;
     let windows = ending::prune(session, before(retention.events), to_ms(now)).await?;
-    let swept = sweep(session, before(retention.events), retention.max_bytes.map(goal)).await?;
+    let layout = Layout::read(session.db, session.shared, now).await?;
+    let sizes = room(session).pace.sizes;
+    let cutoffs = layout.cutoffs(before(retention.events), retention.events, sizes);
+    let swept = sweep(session, &cutoffs, retention.max_bytes.map(goal)).await?;
     let full = |removed: u64| SLICE.cast_unsigned() <= removed;
     Ok(Ok(Pruned {
         events: freed + swept.events,
@@ -126,7 +132,7 @@ pub(super) async fn make_room(session: &Session<'_>) -> Answer<()> {
 
 async fn look_for_room(session: &Session<'_>, limit: u64) -> Pg<bool> {
     if limit <= used(session) {
-        sweep(session, i64::MIN, Some(goal(limit))).await?;
+        sweep(session, &Cutoffs::none(), Some(goal(limit))).await?;
     }
     let mut room = room(session);
     if used(session) < limit {
@@ -194,7 +200,7 @@ async fn free(session: &Session<'_>, dead: &[i64], cutoff: i64) -> Pg<u64> {
     if seqs.is_empty() {
         return Ok(0);
     }
-    let rows = session.db.rows(&format!("{CANDIDATES} WHERE e.seq = ANY($1)"), &[&seqs]).await?;
+    let rows = session.db.rows(&format!("{CANDIDATES} {OF_DEAD}"), &[&seqs]).await?;
     let candidates = rows.iter().map(Candidate::read).collect::<Pg<Vec<_>>>()?;
     let gone: Vec<i64> = candidates.iter().filter(|it| it.finished && it.received_at < cutoff).map(|it| it.seq).collect();
     remove_events(session, &gone).await?;
@@ -206,6 +212,8 @@ pub(super) const CANDIDATES: &str = "SELECT e.seq, e.received_at, e.size, NOT EX
     WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) + 65535
         AND (d.state = 0 OR d.state = 2 AND d.resolved_at IS NULL OR d.state = 5 AND EXISTS (SELECT 1 FROM deliveries c
             WHERE c.place = d.carrier AND (c.state = 0 OR c.state = 2 AND c.resolved_at IS NULL)))) FROM events e";
+/// These of them.
+pub(super) const OF_DEAD: &str = "JOIN unnest($1::bigint[]) AS u (at) ON u.at = e.seq";
 /// A slice of them.
 pub(super) const SWEEP: &str = "WHERE e.seq > $1 ORDER BY e.seq LIMIT $2";
 
@@ -230,9 +238,9 @@ struct Swept {
     ended: bool,
 }
 
-/// Walks on over the events by one slice: removes finished ones from before `cutoff`, and while more than `goal` bytes are
+/// Walks on over the events by one slice: removes finished ones from before their of `cutoffs`, and while more than `goal` bytes are
 /// in use, younger ones too.
-async fn sweep(session: &Session<'_>, cutoff: i64, goal: Option<u64>) -> Pg<Swept> {
+async fn sweep(session: &Session<'_>, cutoffs: &Cutoffs, goal: Option<u64>) -> Pg<Swept> {
     let mut walk = room(session).sweep;
     let rows = session.db.rows(&format!("{CANDIDATES} {SWEEP}"), &[&walk.at, &SLICE]).await?;
     let slice = rows.iter().map(Candidate::read).collect::<Pg<Vec<_>>>()?;
@@ -243,8 +251,9 @@ async fn sweep(session: &Session<'_>, cutoff: i64, goal: Option<u64>) -> Pg<Swep
     let (now, mut gone, mut old) = (session.now, Vec::new(), false);
     for it in &slice {
         walk.at = it.seq;
-        old |= it.received_at < cutoff || now < it.received_at;
-        if it.finished && (over(left) || it.received_at < cutoff) {
+        let is_old = it.received_at < cutoffs.of(it.seq);
+        old |= is_old || now < it.received_at;
+        if it.finished && (over(left) || is_old) {
             gone.push(it.seq);
             left -= it.size;
         }
@@ -288,10 +297,7 @@ pub(super) async fn remove_events(session: &Session<'_>, seqs: &[i64]) -> Pg<()>
     let first: Vec<i64> = seqs.iter().map(|seq| seq << 16).collect();
     let last: Vec<i64> = first.iter().map(|first| first + 65535).collect();
     remove(session, &first, &last).await?;
-    let sql = "WITH gone AS (DELETE FROM events WHERE seq = ANY($1) RETURNING size),
-            less AS (UPDATE identity SET used = used - (SELECT coalesce(sum(size), 0)::bigint FROM gone))
-        SELECT coalesce(sum(size), 0)::bigint FROM gone";
-    let freed: i64 = session.db.first(sql, &[&seqs]).await?.map_or(Ok(0), |row| row.try_get(0))?;
+    let freed = partitions::remove_rows(session.db, seqs).await?;
     session.used.fetch_sub(freed, Ordering::Relaxed);
     Ok(())
 }

@@ -26,44 +26,46 @@ use crate::{
 /// Bytes of bodies after which one answer of [`due`] ends.
 const DUE_BYTES: i64 = 16 * 1024 * 1024;
 
-/// One of the two queues of a lane, in the order of its index: the critical ones (0), or the rest (1), with the sizes of their bodies.
-pub(super) const QUEUE: &str =
-    "SELECT d.place, octet_length(e.body) + coalesce((SELECT octet_length(b.body) FROM bodies b WHERE b.place = d.place), 0)
-    FROM (SELECT place, due_at, created_at FROM deliveries WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1)
-            AND turn = $2::bigint AND due_at <= $3 ORDER BY due_at, created_at, place LIMIT $4) AS d
-        JOIN events e ON e.seq = d.place >> 16 ORDER BY d.due_at, d.created_at, d.place";
-/// When the first ones of a queue are due.
-pub(super) const NEXT_DUE: &str =
-    "SELECT place, due_at FROM deliveries WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1)
-        AND turn = $2::bigint ORDER BY due_at, created_at, place LIMIT $3";
+/// Both queues of a lane in the order in which they go, the critical ones (0) and the rest (1), each in the order of its index and so many
+/// of it, with the sizes of their bodies.
+pub(super) const QUEUES: &str =
+    "SELECT d.place, e.size + coalesce((SELECT octet_length(b.body) FROM bodies b WHERE b.place = d.place), 0)
+    FROM (VALUES (0), (1)) AS q (turn)
+        CROSS JOIN LATERAL (SELECT place, due_at, created_at FROM deliveries
+            WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1) AND turn = q.turn AND due_at <= $2
+            ORDER BY due_at, created_at, place LIMIT $3) AS d
+        CROSS JOIN LATERAL (SELECT octet_length(body) AS size FROM events WHERE seq = d.place >> 16 OFFSET 0) AS e
+    ORDER BY q.turn, d.due_at, d.created_at, d.place";
+/// When the first ones of each queue are due.
+pub(super) const NEXT_DUE: &str = "SELECT d.place, d.due_at FROM (VALUES (0), (1)) AS q (turn)
+        CROSS JOIN LATERAL (SELECT place, due_at FROM deliveries
+            WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1) AND turn = q.turn
+            ORDER BY due_at, created_at, place LIMIT $2) AS d";
 /// What has waited longest of both queues. An order key's earliest stands in them alone, so its followers come after it.
 pub(super) const OLDEST: &str =
     "SELECT place FROM deliveries WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1) AND turn IN (0, 1)
         AND due_at <= $2 ORDER BY created_at, place LIMIT $3";
-/// Both queues, in the order in which they go.
-const QUEUES: [i64; 2] = [0, 1];
-
 /// Deliveries that wait, with the bodies made for them.
 pub(super) const DUE: &str = concat!(
     "SELECT b.content_type, b.body, b.progress, b.reached, ",
     rows::delivery_columns!(),
-    " FROM deliveries d JOIN targets t ON t.id = d.target_id LEFT JOIN bodies b ON b.place = d.place
-    WHERE d.place = ANY($1) AND d.state = 0"
+    " FROM unnest($1::bigint[]) AS u (at) JOIN deliveries d ON d.place = u.at JOIN targets t ON t.id = d.target_id
+        LEFT JOIN bodies b ON b.place = d.place WHERE d.state = 0"
 );
 /// Events, with their bodies.
-pub(super) const DUE_EVENTS: &str =
-    concat!("SELECT e.seq, e.body, ", rows::event_columns!(), " FROM events e WHERE e.seq = ANY($1)");
+pub(super) const DUE_EVENTS: &str = concat!(
+    "SELECT e.seq, e.body, ",
+    rows::event_columns!(),
+    " FROM unnest($1::bigint[]) AS u (at) JOIN events e ON e.seq = u.at"
+);
 
 /// What is due; see [`crate::store::Store::due`].
 pub(super) async fn due(db: &Db, reading: &Reading, target: &Name, now: i64, limit: u32, except: &[DeliveryId]) -> Pg<Vec<Due>> {
     let name = Text::of(target.as_str());
     // As many more as are left out: those may come first.
     let asked = i64::from(limit).saturating_add(i64::try_from(except.len()).unwrap_or(i64::MAX));
-    let queue = db.statement(QUEUE).await?;
-    let of = async |turn: i64| db.rows_of(&queue, &[&name, &turn, &now, &asked]).await;
-    let (first, rest) = tokio::join!(biased; of(QUEUES[0]), of(QUEUES[1]));
     let (mut places, mut bytes) = (Vec::new(), 0);
-    for row in first?.iter().chain(&rest?) {
+    for row in &db.rows(QUEUES, &[&name, &now, &asked]).await? {
         let mut cells = Cells::of(row);
         let place = cells.int()?;
         if places.len() < limit as usize
@@ -148,18 +150,12 @@ async fn events_at(db: &Db, reading: &Reading, places: &[i64]) -> Pg<HashMap<i64
 pub(super) async fn next_due(db: &Db, reading: &Reading, target: &Name, except: &[DeliveryId]) -> Pg<Option<Timestamp>> {
     let name = Text::of(target.as_str());
     let asked = i64::try_from(except.len()).unwrap_or(i64::MAX).saturating_add(1);
-    let next = db.statement(NEXT_DUE).await?;
-    let of = async |turn: i64| db.rows_of(&next, &[&name, &turn, &asked]).await;
-    let (first, rest) = tokio::join!(biased; of(QUEUES[0]), of(QUEUES[1]));
     let mut earliest: Option<i64> = None;
-    for rows in [first?, rest?] {
-        for row in &rows {
-            let place: i64 = row.try_get(0)?;
-            if except.binary_search(&DeliveryId::at(reading.salt, place)).is_err() {
-                let due_at: i64 = row.try_get(1)?;
-                earliest = Some(earliest.map_or(due_at, |earlier| earlier.min(due_at)));
-                break;
-            }
+    for row in &db.rows(NEXT_DUE, &[&name, &asked]).await? {
+        let place: i64 = row.try_get(0)?;
+        if except.binary_search(&DeliveryId::at(reading.salt, place)).is_err() {
+            let due_at: i64 = row.try_get(1)?;
+            earliest = Some(earliest.map_or(due_at, |earlier| earlier.min(due_at)));
         }
     }
     Ok(earliest.map(from_ms))

@@ -3,7 +3,7 @@
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio_postgres::{Client, error::SqlState};
 
-use super::connect::fault;
+use super::{connect::fault, partitions};
 use crate::store::{Error, Result};
 
 /// What brings a store from one version to the next, oldest first. Never edited once released, only added to; within a major version
@@ -73,6 +73,7 @@ async fn migrate(tx: &tokio_postgres::Transaction<'_>, from: i32) -> Result<()> 
         tx.batch_execute(step).await.map_err(theirs)?;
     }
     if from == 0 {
+        tx.batch_execute(&partitions::first()).await.map_err(theirs)?;
         tx.execute("INSERT INTO identity (salt) VALUES ($1)", &[&random_salt()?]).await.map_err(theirs)?;
     }
     let known = "UPDATE hookyard SET version = $1, works_since = greatest(works_since, $2)";

@@ -28,7 +28,7 @@ pub(super) const LAST_AFTER: &str =
 pub(super) const LAST_BEFORE: &str =
     "SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE seq < $1 ORDER BY seq DESC LIMIT $2) AS looked_at";
 /// The bodies of events.
-pub(super) const BODIES: &str = "SELECT seq, body FROM events WHERE seq = ANY($1)";
+pub(super) const BODIES: &str = "SELECT e.seq, e.body FROM unnest($1::bigint[]) AS u (at) JOIN events e ON e.seq = u.at";
 
 /// What `walk` finds, looking at `rows` rows at most.
 pub(super) async fn walk(db: &Db, reading: &Reading, walk: &Walk, rows: i64) -> Pg<Walked> {

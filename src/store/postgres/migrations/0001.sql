@@ -5,7 +5,7 @@
 CREATE TABLE identity (
     one       BOOLEAN PRIMARY KEY DEFAULT true CHECK (one),
     salt      BIGINT NOT NULL,             -- first half of every id, drawn at random here
-    last_seq  BIGINT NOT NULL DEFAULT 0,   -- the last `seq` given out: it outlives the event, so that none is given twice
+    last_seq  BIGINT NOT NULL DEFAULT 0,   -- the last `seq` given out or passed over: it outlives the event, so that none is given twice
     epoch     BIGINT NOT NULL DEFAULT 0,   -- the last that was given to owners of shards
     used      BIGINT NOT NULL DEFAULT 0,   -- bytes of the events that are held, as they were counted when they came
     probed_at BIGINT                       -- when the store last proved that it can write
@@ -37,6 +37,16 @@ INSERT INTO shards (shard) SELECT n FROM generate_series(0, 255) AS n;
 -- Who shares the shards, and the machine on which it can be seen to live.
 CREATE TABLE owners (owner BIGINT PRIMARY KEY, until BIGINT NOT NULL, place TEXT);
 
+-- Events, and what belongs to them, lie in partitions by `seq`, which are made, filled and dropped one after the other
+-- (`postgres/partitions.rs`): number n holds what comes from n << 30 on, and -1 whatever no other does.
+CREATE TABLE partitions (
+    number   BIGINT PRIMARY KEY,
+    begun_at BIGINT,                       -- since when new events come into it
+    ended_at BIGINT,                       -- since when they do not
+    bytes    BIGINT NOT NULL DEFAULT 0,    -- of `identity.used`, what its events are; counted once it has ended
+    sliced   BOOLEAN NOT NULL DEFAULT false -- what is old in it goes row by row: too much of it has to stay
+);
+
 CREATE TABLE events (
     seq               BIGINT PRIMARY KEY,
     id                TEXT NOT NULL,
@@ -60,7 +70,7 @@ CREATE TABLE events (
     last_duplicate_at BIGINT,
     size              BIGINT NOT NULL,     -- what it adds to `identity.used`
     body              BYTEA NOT NULL
-);
+) PARTITION BY RANGE (seq);
 -- Compressing costs more than it saves where every byte is written once.
 ALTER TABLE events ALTER COLUMN body SET STORAGE EXTERNAL;
 
@@ -93,7 +103,7 @@ CREATE TABLE deliveries (
     error            TEXT,
     note             TEXT,                 -- what a person settled a death with, or why it was not sent
     recipient        TEXT                  -- whom it is for, once one that was for several was split
-);
+) PARTITION BY RANGE (place);
 -- The queues of each lane.
 CREATE INDEX deliveries_pending ON deliveries (target_id, turn, due_at, created_at, place) WHERE state = 0;
 -- Who waits for whom.
@@ -119,7 +129,7 @@ CREATE TABLE bodies (
     body         BYTEA NOT NULL,
     progress     BYTEA,
     reached      BOOLEAN NOT NULL DEFAULT false
-);
+) PARTITION BY RANGE (place);
 ALTER TABLE bodies ALTER COLUMN body SET STORAGE EXTERNAL;
 
 CREATE TABLE attempts (
@@ -137,7 +147,7 @@ CREATE TABLE attempts (
     counts      BOOLEAN NOT NULL DEFAULT true,
     epoch       BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (place, number)
-);
+) PARTITION BY RANGE (place);
 
 -- How events are known again. Rows outlive their events.
 CREATE TABLE dedupe (
@@ -151,9 +161,9 @@ CREATE TABLE dedupe (
 );
 
 -- What the rules want of a delivery, as JSON; no row where they want nothing. `cancels`: keys of `cancel_on` that no event has named yet.
-CREATE TABLE handling (place BIGINT PRIMARY KEY, plan TEXT NOT NULL, cancels INTEGER NOT NULL);
+CREATE TABLE handling (place BIGINT PRIMARY KEY, plan TEXT NOT NULL, cancels INTEGER NOT NULL) PARTITION BY RANGE (place);
 -- Which deliveries a later event of that key may cancel.
-CREATE TABLE awaited (key BYTEA NOT NULL, place BIGINT NOT NULL, PRIMARY KEY (key, place));
+CREATE TABLE awaited (key BYTEA NOT NULL, place BIGINT NOT NULL, PRIMARY KEY (key, place)) PARTITION BY RANGE (place);
 CREATE INDEX awaited_place ON awaited (place);
 -- The last event that ended the window of a throttle's key.
 CREATE TABLE resets (key BYTEA PRIMARY KEY, seq BIGINT NOT NULL, at BIGINT NOT NULL);

@@ -2,13 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::{super::*, client, url_of};
+use super::{
+    super::{partitions::SHIFT, *},
+    client, url_of,
+};
 use crate::clock::from_ms;
 
 /// Deliveries of a large store and of a small one; a fifth goes to each of [`TARGETS`], and of each half waits.
 const MANY: i64 = 1_000_000;
 const FEW: i64 = 1_000;
 const TARGETS: i64 = 5;
+/// Partitions over which a large store is spread, the last of which is the rest.
+const PARTITIONS: i64 = 9;
 /// When the first of them were planned, in ms.
 const AT: i64 = 1_768_910_400_000;
 /// How often lanes ask in the comparison, of each store in turn.
@@ -16,18 +21,22 @@ const ROUNDS: usize = 60;
 /// How many they ask for.
 const ASKED: u32 = 64;
 
-/// Fills a store with `deliveries`, as a day's traffic would.
-async fn fill(client: &tokio_postgres::Client, deliveries: i64) {
+/// Fills a store with `deliveries`, as a day's traffic would, evenly over so many partitions.
+async fn fill(client: &tokio_postgres::Client, deliveries: i64, spread: i64) {
     let events = deliveries / TARGETS;
+    let seq = format!("(((n - 1) * {spread} / {events} << {SHIFT}) + n)");
+    for number in 1..spread - 1 {
+        client.batch_execute(&partitions::make(number)).await.unwrap();
+    }
     let load = format!(
         "INSERT INTO targets (name, shard) SELECT 't' || k, k FROM generate_series(1::bigint, {TARGETS}::bigint) AS k ORDER BY k;
         INSERT INTO events (seq, id, source, kind, type, namespace, time, timestamp, received_at, replayed, data_start, data_len, rules,
                 deliveries, size, body)
-            SELECT n, 'evt_' || n, 'interactor', 'interactor', 'credential.expired', 'user_' || n % 1000, '2026-01-20T12:00:00Z',
+            SELECT {seq}, 'evt_' || n, 'interactor', 'interactor', 'credential.expired', 'user_' || n % 1000, '2026-01-20T12:00:00Z',
                 '2026-01-20T12:00:00Z', {AT} + n, false, 0, 2, '[\"all\"]', {TARGETS}, 1000,
                 convert_to('{{\"n\":' || n || ',\"p\":\"' || repeat('x', 200) || '\"}}', 'UTF8') FROM generate_series(1::bigint, {events}::bigint) AS n;
         INSERT INTO deliveries (place, target_id, created_at, due_at, settled_at, first_attempt_at, attempts, state, turn, order_key, rule)
-            SELECT (n << 16) + k, k, {AT} + n, CASE WHEN n % 2 = 0 THEN {AT} + n END, CASE WHEN n % 2 = 1 THEN {AT} + n + 1 END,
+            SELECT ({seq} << 16) + k, k, {AT} + n, CASE WHEN n % 2 = 0 THEN {AT} + n END, CASE WHEN n % 2 = 1 THEN {AT} + n + 1 END,
                 CASE WHEN n % 3 = 0 THEN {AT} + n END, CASE WHEN n % 2 = 1 THEN 1 ELSE 0 END,
                 CASE WHEN n % 2 = 0 THEN 0 WHEN n % 101 = 0 THEN 2 WHEN n % 11 = 0 THEN 4 ELSE 1 END,
                 CASE WHEN k = {TARGETS} AND n > 1000 THEN 2 WHEN k = 4 AND n % 50 = 0 THEN 4 ELSE 1 END,
@@ -36,7 +45,7 @@ async fn fill(client: &tokio_postgres::Client, deliveries: i64) {
         INSERT INTO attempts (place, number, started_at, duration_us, status, outcome, response)
             SELECT place, 1, created_at, 1000, 200, 1, '' FROM deliveries WHERE state = 1;
         INSERT INTO dedupe (key, body, seq, seen_at, hashed, forget_at)
-            SELECT decode(md5(n::text), 'hex'), decode(md5(n::text), 'hex'), n, {AT} + n, false, {AT} + 604800000
+            SELECT decode(md5(n::text), 'hex'), decode(md5(n::text), 'hex'), {seq}, {AT} + n, false, {AT} + 604800000
             FROM generate_series(1::bigint, {events}::bigint) AS n;
         UPDATE deliveries SET cause = 3 WHERE state = 4;
         INSERT INTO handling (place, plan, cancels) SELECT place, '{{}}', 0 FROM deliveries WHERE state IN (0, 4) AND place % 3 = 0;
@@ -48,7 +57,7 @@ async fn fill(client: &tokio_postgres::Client, deliveries: i64) {
             FROM deliveries WHERE state IN (1, 4) AND place % 5 = 0;
         INSERT INTO digests (target_id, key, carrier, ends_at, gathered)
             SELECT 1, decode(md5(place::text), 'hex'), place, created_at, 1 FROM deliveries WHERE state = 0 AND target_id = 1 AND place % 9 = 0;
-        UPDATE identity SET last_seq = {events};
+        UPDATE identity SET last_seq = (SELECT max(seq) FROM events);
         ANALYZE"
     );
     client.batch_execute(&load).await.unwrap();
@@ -66,8 +75,8 @@ async fn plan(client: &tokio_postgres::Client, sql: &str) -> String {
 
 /// What `plan` does that takes longer the more is stored: a walk over a table or over a whole index.
 fn walks(plan: &str) -> Vec<String> {
-    // As many rows as there are shards, targets or connections at most.
-    const BOUNDED: [&str; 5] = ["identity", "usage", "shards", "owners", "targets"];
+    // As many rows as there are shards, targets, partitions or connections at most.
+    const BOUNDED: [&str; 6] = ["identity", "usage", "partitions", "shards", "owners", "targets"];
     let lines: Vec<&str> = plan.lines().map(str::trim).collect();
     let bounded = |line: &str| {
         let table = line.split(" on ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
@@ -104,7 +113,7 @@ fn hot() -> Vec<(&'static str, String)> {
         ("ending::NAMED", ending::NAMED),
         ("ending::OLD", ending::OLD),
         ("ending::ROUSE", ending::ROUSE),
-        ("query::QUEUE", query::QUEUE),
+        ("query::QUEUES", query::QUEUES),
         ("query::NEXT_DUE", query::NEXT_DUE),
         ("query::OLDEST", query::OLDEST),
         ("query::DUE", query::DUE),
@@ -144,6 +153,8 @@ fn hot() -> Vec<(&'static str, String)> {
         ("walk::BODIES", walk::BODIES),
     ];
     let mut all: Vec<(&str, String)> = named.iter().map(|(name, sql)| (*name, (*sql).to_owned())).collect();
+    all.push(("partitions::remove_rows", partitions::remove_rows_sql()));
+    all.push(("prune::OF_DEAD", format!("{} {}", prune::CANDIDATES, prune::OF_DEAD)));
     all.push(("prune::SWEEP", format!("{} {}", prune::CANDIDATES, prune::SWEEP)));
     all.push(("query::attempts_of", query::attempts_of_sql()));
     all
@@ -160,9 +171,9 @@ async fn with_a_million_deliveries_nothing_hot_walks_and_claiming_takes_as_long_
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let clock = Clock::manual("2026-01-21T12:00:00Z");
     let mut stores = Vec::new();
-    for (folder, deliveries) in folders.iter().zip([FEW, MANY]) {
+    for (folder, (deliveries, spread)) in folders.iter().zip([(FEW, 1), (MANY, PARTITIONS)]) {
         let store = open(&url_of(folder.path()).await, clock.clone()).await.unwrap();
-        fill(&client(folder.path()).await, deliveries).await;
+        fill(&client(folder.path()).await, deliveries, spread).await;
         stores.push(store);
     }
 
