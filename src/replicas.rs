@@ -30,5 +30,6 @@ async fn round(handles: &Handles) -> store::Result<()> {
     handles.subscriptions.refresh().await?;
     handles.deliver.mutes().refresh().await?;
     handles.deliver.follow_lanes().await?;
-    handles.jobs.refresh().await
+    handles.jobs.refresh().await?;
+    handles.pollers.follow().await
 }

@@ -30,7 +30,7 @@ pub(super) trait Engine: Send + Sync {
     fn sources(&self) -> Vec<SourceStatistics>;
 
     /// Has a source asked now, and waits for that a while; false when there is none of this name that is asked.
-    async fn poll(&self, source: &Name) -> bool;
+    async fn poll(&self, source: &Name) -> store::Result<bool>;
 
     /// The headers of the request that `attempt` made, as far as they can be known, secrets as `***`.
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)>;
@@ -121,8 +121,8 @@ impl Engine for Handles {
         sources
     }
 
-    async fn poll(&self, source: &Name) -> bool {
-        self.pollers.now(source).await.is_some()
+    async fn poll(&self, source: &Name) -> store::Result<bool> {
+        self.pollers.now(source).await.map(|status| status.is_some())
     }
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {

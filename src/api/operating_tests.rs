@@ -88,8 +88,8 @@ impl Engine for Fake {
         }]
     }
 
-    async fn poll(&self, _: &Name) -> bool {
-        false
+    async fn poll(&self, _: &Name) -> store::Result<bool> {
+        Ok(false)
     }
 
     fn request_headers(&self, event: &Envelope, delivery: &Delivery, attempt: &Attempt) -> Vec<(String, String)> {

@@ -43,7 +43,7 @@ pub(super) async fn poll(
     let known = |name: Name| api.engine.sources().into_iter().find(|source| source.name == name);
     let name = name.ok().and_then(|Path(name)| Name::parse(&name)).ok_or(ApiError::NotFound("source"))?;
     known(name.clone()).ok_or(ApiError::NotFound("source"))?;
-    if !api.engine.poll(&name).await {
+    if !api.engine.poll(&name).await? {
         return Err(ApiError::Conflict(format!("source `{name}` is not polled: its sender comes by itself")));
     }
     tracing::info!(source.name = %name, by = %caller.id, "a person has a source polled");

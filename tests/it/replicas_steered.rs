@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::Write,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use crate::support::{
     Home, Receiver, Relay, Reply, SOON,
     app::MINUTELY,
     fleet::{Delays, Fleet, HELD_WITHIN, lane, send_until_taken, sends_to, tells},
+    honeyframe::{Honeyframe, polled},
     relay, routes,
     signed::{event, interactor},
     store::asks,
@@ -255,6 +257,70 @@ async fn what_one_that_leaves_had_is_taken_at_once_and_so_is_what_a_killed_neigh
     let took = goes_on(&fleet, &mut delays, "what the last had, by the next").await;
     let _ = writeln!(std::io::stderr(), "replicas: one that was killed went on {took:?} after it was started again");
     delays.are_within(Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_is_asked_now_whichever_replica_is_told_to() {
+    let ((_honeyframe, api), crm) = (Honeyframe::start().await, Receiver::ok().await);
+    let source = polled(&api, "every: 6h, cursor: {query: since, path: $.finished_at}");
+    let fleet = Fleet::start(Home::in_postgres(), routes().source("honeyframe", &source).webhook("crm", &crm), 3).await;
+    api.wait_for(1).await;
+    let asks = async |relay: &Relay| !relay.data("/api/v1/sources").await[0]["poll"]["next_poll_at"].is_null();
+    let mut delays = Delays::default();
+    for _ in 0..ROUNDS {
+        for (_, relay) in fleet.running() {
+            let before = api.count();
+            relay.posts("/api/v1/sources/honeyframe/poll", &json!({})).await;
+            delays.until("a source to be asked", async || (before < api.count()).then_some(())).await;
+        }
+    }
+    let mut asking = 0;
+    for (_, relay) in fleet.running() {
+        asking += usize::from(asks(relay).await);
+    }
+    assert_eq!(asking, 1, "the others say that another does");
+    delays.are_within(HELD_WITHIN);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_stood_still_past_its_lease_sends_nothing_of_it_afterwards() {
+    let crm = Receiver::ok().await;
+    let file = routes().interactor().webhook_with("crm", &crm, &format!("order_by: $.data.key, {MINUTELY}"));
+    let fleet = Fleet::start(Home::in_postgres(), file, 2).await;
+    let still = fleet.owner("crm").await;
+    let (still, other) = (fleet.at(still), fleet.at(1 - still));
+    let signal = async |name: &str| {
+        let mut kill = Command::new("kill");
+        kill.args([name, &still.process().to_string()]);
+        assert!(relay::finish(kill).await.status.success());
+    };
+    let mut sent = 0;
+    let mut sends = async |fits: &dyn Fn(bool, Duration) -> bool| {
+        let began = Instant::now();
+        loop {
+            let body = json!({"id": format!("evt_{sent}"), "type": "x.y", "data": {"key": "k", "n": sent}});
+            other.accepts(&interactor(body.to_string())).await;
+            sent += 1;
+            if fits(sends_to(&lane(other, "crm").await), began.elapsed()) {
+                return sent;
+            }
+            assert!(began.elapsed() < SOON, "nobody took the lane");
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+    };
+    sends(&|_, long| WATCH < long).await;
+    signal("-STOP").await;
+    sends(&|owns, _| owns).await;
+    signal("-CONT").await;
+    let sent = sends(&|_, long| 3 * WATCH < long).await;
+    until("all of them to arrive", SOON, async || (crm.distinct("webhook-id").len() == sent).then_some(())).await;
+    let given_up = async || (!sends_to(&lane(still, "crm").await)).then_some(());
+    until("it to know that the lane is another's", SOON, given_up).await;
+    let numbers: Vec<i64> = crm.seen().iter().map(|request| request.json()["data"]["n"].as_i64().unwrap()).collect();
+    // What was under way when it began to stand still is sent again, and everything goes on from there.
+    let repeated = numbers.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    assert!(numbers.windows(2).all(|pair| pair[0] == pair[1] || pair[0] + 1 == pair[1]), "{numbers:?}");
+    assert!(repeated <= 1, "{repeated} sent twice");
 }
 
 /// What an owner begins nothing new in, at the end of its lease.

@@ -97,11 +97,16 @@ impl Prepared {
     }
 }
 
+/// Where the store keeps which source is to be asked now, by its name: another value with every wish.
+const WISHES: &str = "poll-now.";
+
 /// The tasks that ask, by the names of their sources.
 #[expect(missing_debug_implementations, reason = "handles")]
 pub struct Pollers {
     parts: Parts,
     tasks: Mutex<BTreeMap<Name, Running>>,
+    /// What people have wished that was last read; `None`: nothing was read yet.
+    wishes: Mutex<Option<BTreeMap<Name, String>>>,
     tracker: TaskTracker,
     stop: CancellationToken,
     /// Cancelled when what is under way must end, too.
@@ -136,8 +141,14 @@ pub(crate) async fn was_asked(store: &dyn Store, source: &Name) -> store::Result
 impl Pollers {
     /// Asks what `prepared` says until `stop`. Must be called on a runtime.
     pub fn start(parts: Parts, prepared: Prepared, stop: CancellationToken) -> Arc<Self> {
-        let pollers =
-            Self { parts, tasks: Mutex::default(), tracker: TaskTracker::new(), stop, break_off: CancellationToken::new() };
+        let pollers = Self {
+            parts,
+            tasks: Mutex::default(),
+            wishes: Mutex::default(),
+            tracker: TaskTracker::new(),
+            stop,
+            break_off: CancellationToken::new(),
+        };
         pollers.switch(prepared);
         Arc::new(pollers)
     }
@@ -189,16 +200,43 @@ impl Pollers {
         self.tasks().get(name).filter(|running| running.is_asked()).map(|running| running.desk.status())
     }
 
-    /// Has the source of this name asked now, and answers how it stands then, or when that takes too long; `None`: it is not asked.
-    pub async fn now(&self, name: &Name) -> Option<PollStatus> {
-        let (desk, round) = self
-            .tasks()
-            .get(name)
-            .filter(|running| running.is_asked())
-            .map(|running| (running.desk.clone(), running.desk.call()))?;
+    /// Has the source of this name asked now, and answers how it stands then, or when that takes too long; `None`: it is not asked. Where
+    /// another relay asks it, that one is told ([`Pollers::follow`]), and nothing is waited for.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn now(&self, name: &Name) -> store::Result<Option<PollStatus>> {
+        let asked = self.tasks().get(name).filter(|running| running.is_asked()).map(|running| running.desk.clone());
+        let Some(desk) = asked else { return Ok(None) };
+        if self.parts.store.is_shared() && !self.parts.ownership.owns(name) {
+            let wish = format!("{:016x}", fastrand::u64(..));
+            self.parts.store.set_setting(&format!("{WISHES}{name}"), wish).await?;
+            return Ok(Some(desk.status()));
+        }
+        let round = desk.call();
         // It goes on, whether or not it is waited for.
         let _ = timeout(NOW_MAX, desk.ended(round)).await;
-        Some(desk.status())
+        Ok(Some(desk.status()))
+    }
+
+    /// Has those sources asked now that are this relay's, and that people asked another relay for since this was last called.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn follow(&self) -> store::Result<()> {
+        let kept = self.parts.store.settings(WISHES).await?;
+        let kept = kept.into_iter().filter_map(|(key, wish)| Some((Name::parse(key.strip_prefix(WISHES)?)?, wish)));
+        let kept: BTreeMap<Name, String> = kept.collect();
+        let known = self.wishes.lock().unwrap_or_else(PoisonError::into_inner).replace(kept.clone());
+        // What was wished before the start was done by whoever asked then.
+        let Some(known) = known else { return Ok(()) };
+        let tasks = self.tasks();
+        for (name, _) in kept.iter().filter(|(name, wish)| known.get(*name) != Some(wish) && self.parts.ownership.owns(name)) {
+            if let Some(running) = tasks.get(name).filter(|running| running.is_asked()) {
+                running.desk.call();
+            }
+        }
+        Ok(())
     }
 
     /// Waits until what is under way is on disk, at most `grace`: after `stop`.
