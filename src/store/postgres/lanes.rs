@@ -58,10 +58,20 @@ impl FromIterator<Head> for Keys {
     }
 }
 
+/// Whether a delivery of the lane `u.target` with the order key `u.key` is in the queues, or taken and not yet reported on: two looks into
+/// the index (OFFSET 0 keeps PostgreSQL from making a join of it, which would walk over all that stand behind).
+macro_rules! led {
+    () => {
+        "(EXISTS (SELECT 1 FROM deliveries h WHERE h.state = 0 AND h.order_key IS NOT NULL AND h.target_id = u.target
+            AND h.order_key = u.key AND h.turn < 2 OFFSET 0)
+        OR EXISTS (SELECT 1 FROM deliveries h WHERE h.state = 0 AND h.order_key IS NOT NULL AND h.target_id = u.target
+            AND h.order_key = u.key AND h.turn = 4 OFFSET 0))"
+    };
+}
+
 /// Those of the keys of which one is in the queues of its lane.
-pub(super) const HEADS: &str = "SELECT u.target, u.key FROM unnest($1::bigint[], $2::bytea[]) AS u (target, key) WHERE EXISTS (
-    SELECT 1 FROM deliveries d WHERE d.state = 0 AND d.order_key IS NOT NULL AND d.target_id = u.target AND d.order_key = u.key
-        AND d.turn IN (0, 1, 4))";
+pub(super) const HEADS: &str =
+    concat!("SELECT u.target, u.key FROM unnest($1::bigint[], $2::bytea[]) AS u (target, key) WHERE ", led!());
 
 /// What [`HEADS`] found.
 pub(super) fn heads(rows: &[Row]) -> Pg<HashSet<Head>> {
@@ -82,12 +92,14 @@ pub(super) fn turn(heads: &mut HashSet<Head>, target: i64, planned: &NewDelivery
 }
 
 /// Lets the earliest of those that stand behind move up, for each key of which none is in the queues.
-pub(super) const MOVE_UP: &str = "UPDATE deliveries d SET turn = CASE WHEN d.severity = 2 THEN 0 ELSE 1 END
+pub(super) const MOVE_UP: &str = concat!(
+    "UPDATE deliveries d SET turn = CASE WHEN d.severity = 2 THEN 0 ELSE 1 END
     FROM unnest($1::bigint[], $2::bytea[]) AS u (target, key)
         CROSS JOIN LATERAL (SELECT b.place FROM deliveries b WHERE b.state = 0 AND b.order_key IS NOT NULL AND b.target_id = u.target
             AND b.order_key = u.key AND b.turn = 2 ORDER BY b.place LIMIT 1) AS next
-    WHERE d.place = next.place AND NOT EXISTS (SELECT 1 FROM deliveries h WHERE h.state = 0 AND h.order_key IS NOT NULL
-        AND h.target_id = u.target AND h.order_key = u.key AND h.turn IN (0, 1, 4))";
+    WHERE d.place = next.place AND NOT ",
+    led!()
+);
 
 /// Lets the next one of each of `keys` move up, unless one is in the queues still.
 pub(super) async fn move_up(session: &Session<'_>, keys: impl IntoIterator<Item = Head>) -> Pg<()> {

@@ -30,6 +30,8 @@ use crate::{
 };
 
 mod going;
+#[cfg(test)]
+mod tests;
 
 /// Binary digits of a `seq` behind the number of its partition: one has room for 2^30 events, and there are numbers for 2^17.
 pub(super) const SHIFT: u32 = 30;
@@ -93,15 +95,24 @@ pub(super) fn first() -> String {
     rest.concat() + &make(0) + &rows
 }
 
-/// Makes the partition with this number. Its tables are whole before anybody has to wait.
+/// Makes the partition with this number.
 pub(super) fn make(number: i64) -> String {
-    let made = TABLES.map(|(table, _)| format!("CREATE TABLE {table}_p{number} (LIKE {table} INCLUDING ALL);"));
+    tables(number) + &attach(number)
+}
+
+/// Makes its tables, which nobody sees yet.
+fn tables(number: i64) -> String {
+    TABLES.map(|(table, _)| format!("CREATE TABLE {table}_p{number} (LIKE {table} INCLUDING ALL);")).concat()
+}
+
+/// Shows them.
+fn attach(number: i64) -> String {
     let shown = TABLES.map(|(table, digits)| {
         let from = number << (SHIFT + digits);
         let to = from.checked_add(1 << (SHIFT + digits)).map_or("MAXVALUE".to_owned(), |to| to.to_string());
         format!("ALTER TABLE {table} ATTACH PARTITION {table}_p{number} FOR VALUES FROM ({from}) TO ({to});")
     });
-    made.concat() + &shown.concat()
+    shown.concat()
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -243,7 +254,7 @@ pub(super) async fn tidy(db: &Db, shared: &Shared, now: Timestamp, kept: Duratio
         Err(error) => {
             let pause = later(shared);
             match error.code() {
-                Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED) => {
+                Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::QUERY_CANCELED | &SqlState::T_R_DEADLOCK_DETECTED) => {
                     tracing::debug!("partitions are in use: they are tidied in {}s", pause.as_secs());
                 }
                 _ => tracing::warn!(%error, "partitions of the store cannot be tidied; trying again in {}s", pause.as_secs()),
@@ -306,8 +317,11 @@ async fn is_alone(db: &Db) -> Pg<bool> {
     db.first(ALONE, &[]).await?.map_or(Ok(false), |row| row.try_get(0))
 }
 
-fn waits() -> String {
-    format!("SET LOCAL lock_timeout = {WAIT_MS}")
+/// Has `tables` for this transaction alone, or fails: for as long as it waits for those who use them, everybody else waits too.
+async fn alone_with(db: &Db, tables: &str) -> Pg<()> {
+    db.script(&format!("SET LOCAL lock_timeout = {WAIT_MS}; SET LOCAL statement_timeout = {WAIT_MS}")).await?;
+    db.script(&format!("LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")).await?;
+    db.script("SET LOCAL statement_timeout = 0").await
 }
 
 /// Takes the lock of the store until the commit; gives what is in use.
@@ -321,8 +335,10 @@ async fn begin(db: &Db, shared: &Shared, layout: &Layout, next: i64, now: Timest
             return Ok(false);
         }
         if db.run("INSERT INTO partitions (number) VALUES ($1) ON CONFLICT DO NOTHING", &[&next]).await? != 0 {
-            db.script(&waits()).await?;
-            db.script(&make(next)).await?;
+            db.script(&tables(next)).await?;
+            // PostgreSQL looks whether the rest holds what belongs into it.
+            alone_with(db, &TABLES.map(|(table, _)| format!("{table}_rest")).join(", ")).await?;
+            db.script(&attach(next)).await?;
         }
         Ok(true)
     });

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Instant};
 
 use super::{
     super::connect::{Db, Pg},
-    IDENTITY, Partition, REST, Sizes, TABLES, is_alone, waits, within,
+    IDENTITY, Partition, REST, Sizes, TABLES, alone_with, is_alone, within,
 };
 
 /// Rows that are moved at once,
@@ -40,10 +40,8 @@ pub(super) async fn drop_one(db: &Db, it: &Partition, left: bool, sizes: Sizes) 
         };
         let goes = if left { Goes::nothing_of(&stays) } else { Goes::of(db, number, &stays).await? };
         let began = Instant::now();
-        db.script(&waits()).await?;
         db.first(IDENTITY, &[]).await?;
-        db.script(&format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", TABLES.map(|(table, _)| table).join(", ONLY ")))
-            .await?;
+        alone_with(db, &TABLES.map(|(table, _)| format!("ONLY {table}")).join(", ")).await?;
         if !is_as_it_was(db, it, &stays).await? {
             return Ok(Came::NotNow);
         }
