@@ -50,16 +50,20 @@ pub struct Opened {
 /// # Errors
 /// The store's.
 pub async fn opened(store: &dyn Store, sealer: &Sealer) -> store::Result<Opened> {
-    let records = store.records(RecordKind::Subscription, 0).await?;
+    Ok(opens(&store.records(RecordKind::Subscription, 0).await?, sealer))
+}
+
+/// The same of records that were read.
+pub fn opens(records: &[Record], sealer: &Sealer) -> Opened {
     let mut count = Opened::default();
-    for record in &records {
+    for record in records {
         let Some(sealed) = &record.sealed else { continue };
         match sealer.open(sealed, place(record).as_bytes()) {
             Ok(_) => count.opened += 1,
             Err(_) => count.closed += 1,
         }
     }
-    Ok(count)
+    count
 }
 
 /// Seals anew the secrets of all subscriptions that a former key sealed.

@@ -108,6 +108,16 @@ impl Answer {
 }
 
 impl Relay {
+    /// `GET /readyz`, whatever it answers.
+    pub(super) async fn ready(&self) -> Result<(u16, Answer), Failure> {
+        self.exchange(Method::GET, self.at("/readyz", &[])?, None).await
+    }
+
+    /// Whether it is asked with a token.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// `GET path?query`.
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
         self.ask(Method::GET, self.at(path, query)?).await

@@ -40,7 +40,7 @@ const GROUPS: [(&str, &[(&str, Examples)]); 4] = [
                     "hookyard sign --scheme standard --secret-env CRM_SECRET --body event.json --curl https://crm.example.com/hooks",
                 ],
             ),
-            ("doctor", &[]),
+            ("doctor", &["hookyard doctor", "hookyard doctor --json --strict"]),
         ],
     ),
     (
@@ -91,7 +91,13 @@ const GROUPS: [(&str, &[(&str, Examples)]); 4] = [
                 &["hookyard token create --name zapier --scopes webhooks,events:read --namespace user_123 --expires-in 90d"],
             ),
             ("secrets", &["hookyard secrets rekey"]),
-            ("store", &[]),
+            (
+                "store",
+                &[
+                    "hookyard store copy --to 'postgres://hookyard:${PGPASSWORD}@db.example.com/hookyard?sslmode=verify-full'",
+                    "hookyard store copy --from postgres://hookyard@localhost/hookyard --to sqlite://hookyard.db",
+                ],
+            ),
             (
                 "completions",
                 &["hookyard completions bash > /etc/bash_completion.d/hookyard", "hookyard completions fish | source"],

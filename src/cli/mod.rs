@@ -16,6 +16,7 @@ mod completions;
 mod dead_letters;
 mod deliveries;
 mod demo;
+mod doctor;
 mod erase;
 mod events;
 mod explain;
@@ -34,6 +35,7 @@ mod sender;
 mod serve;
 mod sign;
 mod sources;
+mod store;
 mod tail;
 mod target;
 mod test;
@@ -92,6 +94,10 @@ enum Verb {
     Token(token::Args),
     /// Seals anew what is sealed under former encryption keys.
     Secrets(secrets::Args),
+    /// Looks at the store, the key and the relay: what is in force, what ails, what to do about it.
+    Doctor(doctor::Args),
+    /// Copies the store into another: from SQLite to PostgreSQL, or back.
+    Store(store::Args),
     /// Makes the running relay go by its file as it is now.
     Reload(reload::Args),
     Completions(completions::Args),
@@ -176,6 +182,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Verb::Jobs(args) => tool(Box::pin(jobs::run(args))),
         Verb::Token(args) => tool(Box::pin(token::run(args))),
         Verb::Secrets(args) => tool(Box::pin(secrets::run(args))),
+        Verb::Doctor(args) => tool(Box::pin(doctor::run(args))),
+        Verb::Store(args) => tool(Box::pin(store::run(args))),
         Verb::Reload(args) => tool(Box::pin(reload::run(args))),
         Verb::Completions(args) => completions::run(&args),
     }
@@ -224,6 +232,8 @@ mod tests {
             "jobs",
             "token",
             "secrets",
+            "doctor",
+            "store",
             "reload",
             "completions",
         ];

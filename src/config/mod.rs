@@ -436,6 +436,26 @@ pub fn store_url(files: &Files, env: &dyn Environment) -> Option<Secret> {
     }
 }
 
+/// Reads `text` as `store.url` of a file is read, its references resolved.
+///
+/// # Errors
+/// What is wrong with it, without what it says: it may hold a password.
+pub fn store_url_of(text: &str, env: &dyn Environment) -> Result<Secret, String> {
+    let mut cx = Context::default();
+    // A text in JSON is one in YAML.
+    let text = format!("store: {{url: {}}}", serde_json::Value::from(text));
+    let files = Files::new(File { path: PathBuf::new(), text });
+    let url = match lone(&files, ["store", "url"], env, &mut cx) {
+        Lone::Said(url) => sections::store_url(&url, &mut cx),
+        Lone::Absent | Lone::Unclear => None,
+    };
+    url.ok_or_else(|| match cx.problems.first() {
+        Some(Problem { message, help: Some(help), .. }) => format!("{message} ({help})"),
+        Some(problem) => problem.message.clone(),
+        None => "expected the URL of a store".to_owned(),
+    })
+}
+
 /// `server.admin_listen` of a file that may be bad otherwise; `None` where it does not say.
 pub fn admin_listen(files: &Files, env: &dyn Environment) -> Option<String> {
     let mut cx = Context::default();

@@ -23,7 +23,9 @@ mod change;
 mod codes;
 #[cfg(test)]
 pub(crate) mod contract;
+pub mod copy;
 mod delivery;
+pub mod doctor;
 mod event;
 mod handling;
 mod held;
@@ -76,6 +78,14 @@ pub fn file(url: &Secret, folder: &Path) -> Option<PathBuf> {
     url.reveal().strip_prefix("sqlite://").map(|path| folder.join(path))
 }
 
+/// `url` as it may be shown: a server's without password and options.
+pub fn shown(url: &Secret) -> String {
+    match url.reveal().strip_prefix("sqlite://") {
+        Some(path) => format!("sqlite://{path}"),
+        None => postgres::shown(url),
+    }
+}
+
 /// Where the encryption key of the store at `url` is kept when `routes.yaml` names none: beside it, with `.key` behind its name.
 /// `None`: nothing lies beside it.
 pub fn key_file(url: &Secret, folder: &Path) -> Option<PathBuf> {
@@ -97,6 +107,12 @@ pub enum Error {
     /// The schema is newer than this binary, or the file is not a store.
     #[error("the store cannot be read by this version: {0}")]
     Unreadable(String),
+    /// It is a copy that was begun and not finished.
+    #[error(
+        "the store is an unfinished copy ({0}): run `hookyard store copy` again with the same --from and --to, which goes on where it \
+         stopped; or name another store"
+    )]
+    Unfinished(String),
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,

@@ -127,7 +127,12 @@ fn size(event: &NewEvent) -> i64 {
     let it = &event.envelope;
     let texts = [Some(&it.id), Some(&it.r#type), it.subject.as_ref(), it.namespace.as_ref(), it.content_type.as_ref()];
     let bytes = it.body.len() + texts.into_iter().flatten().map(String::len).sum::<usize>();
-    i64::from(small(bytes)) + EVENT_BYTES + DELIVERY_BYTES * i64::from(small(event.deliveries.len()))
+    size_of(bytes, i64::from(small(event.deliveries.len())))
+}
+
+/// The same of an event with so many bytes of text and body, and so many deliveries.
+pub(in crate::store) fn size_of(bytes: usize, deliveries: i64) -> i64 {
+    i64::from(small(bytes)) + EVENT_BYTES + DELIVERY_BYTES * deliveries
 }
 
 /// A size as the tables hold it: bodies and their parts are far below what fits.

@@ -23,13 +23,14 @@ use self::{
     record::{Record, Recorder},
     rows::Reading,
     session::{Shared, locked, read},
+    text::Text,
     tls::Tls,
 };
 use super::{
     Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Committed, Decision, DeliveryRow, Due, Erased,
     Error, EventRow, Filter, Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection,
     OnCommit, Owned, OwnerId, Pruned, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported,
-    Walk, Walked,
+    Walk, Walked, copy as copied,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -42,8 +43,10 @@ mod ahead;
 mod batch;
 mod clauses;
 mod connect;
+pub(super) mod copy;
 mod decide;
 mod digest;
+pub(super) mod doctor;
 mod ending;
 mod erase;
 mod foresee;
@@ -67,7 +70,7 @@ mod rows;
 mod schema;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod text;
 mod throttle;
 mod tls;
@@ -78,6 +81,13 @@ mod walk;
 pub fn check(url: &Secret) -> std::result::Result<(), String> {
     url::parse(url.reveal()).map(|_| ())
 }
+
+/// `url` without its password and options.
+pub(super) fn shown(url: &Secret) -> String {
+    url::parse(url.reveal()).map_or_else(|_| "postgres://***".to_owned(), |place| place.shown())
+}
+
+pub(in crate::store) use insert::size_of as size_of_event;
 
 /// Connections of the two tasks that commit batches.
 const BATCHES: usize = 2;
@@ -114,6 +124,9 @@ pub async fn open(url: &Secret, clock: Clock) -> Result<Arc<Postgres>> {
     let salt = schema::prepare(&mut client).await?;
     let row = client.query_one("SELECT last_seq FROM identity", &[]).await.map_err(|error| fault(&error))?;
     let newest: i64 = row.try_get(0).map_err(|error| fault(&error))?;
+    let mark = client.query_opt("SELECT value FROM settings WHERE key = $1", &[&copied::KEY]).await;
+    let mark: Option<Text<'static>> = mark.map_err(|error| fault(&error))?.map(|row| row.get(0));
+    copied::unfinished(mark.map(Text::into_string).as_deref())?;
     drop(client);
     driver.abort();
     let reading = Reading { salt, words: super::held::Words::default(), recent: super::held::Recent::default() };

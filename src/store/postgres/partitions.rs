@@ -115,6 +115,21 @@ fn attach(number: i64) -> String {
     shown.concat()
 }
 
+/// Makes the partition that events behind `last_seq` come into, where a store that has come so far is copied into a new one.
+pub(super) fn reaching(last_seq: i64) -> Option<String> {
+    let number = last_seq.max(0) >> SHIFT;
+    let rows = format!(
+        "UPDATE partitions SET ended_at = {NOW} WHERE number = 0; INSERT INTO partitions (number, begun_at) VALUES ({number}, {NOW});"
+    );
+    (number != 0).then(|| make(number) + &rows)
+}
+
+/// Counts what a copy has brought into what has ended: there it is counted once.
+pub(super) const COUNT_ENDED: &str = "UPDATE partitions p SET bytes = e.bytes FROM (
+        SELECT CASE WHEN tableoid = 'events_rest'::regclass THEN -1 ELSE seq >> 30 END AS number, sum(size)::bigint AS bytes
+        FROM events GROUP BY 1) AS e
+    WHERE p.number = e.number AND p.ended_at IS NOT NULL";
+
 #[derive(Debug, Clone, Copy)]
 struct Partition {
     number: i64,

@@ -17,6 +17,11 @@ const WORKS_SINCE: i32 = 1;
 
 /// First half of the key of the lock that whoever migrates holds: `HkYd`. The other half is the schema's own number.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1214994788, to_regnamespace(quote_ident(current_schema()))::oid::int)";
+/// Held alone by whoever copies a store or makes a copy in it, and for a moment beside others by whoever opens one.
+const NOT_COPIED: &str =
+    "SELECT pg_try_advisory_xact_lock_shared(1214994789, to_regnamespace(quote_ident(current_schema()))::oid::int)";
+/// Takes it for as long as the connection lives; whether nobody has it.
+pub(super) const COPY: &str = "SELECT pg_try_advisory_lock(1214994789, to_regnamespace(quote_ident(current_schema()))::oid::int)";
 /// What tells a store from another program's tables.
 const HEAD: &str = "CREATE TABLE hookyard (version INTEGER NOT NULL, works_since INTEGER NOT NULL)";
 
@@ -29,6 +34,9 @@ pub(super) async fn prepare(client: &mut Client) -> Result<u64> {
     let tx = client.transaction().await.map_err(|error| fault(&error))?;
     let done = async {
         tx.query_one(LOCK, &[]).await.map_err(no_schema)?;
+        if !tx.query_one(NOT_COPIED, &[]).await.map_err(|error| fault(&error))?.get::<_, bool>(0) {
+            return Err(Error::Locked("`hookyard store copy` works on it".to_owned()));
+        }
         let there = "SELECT to_regclass(quote_ident(current_schema()) || '.hookyard') IS NOT NULL";
         let there: bool = tx.query_one(there, &[]).await.map_err(|error| fault(&error))?.get(0);
         let version = if there { version(&tx).await? } else { 0 };
@@ -43,7 +51,7 @@ pub(super) async fn prepare(client: &mut Client) -> Result<u64> {
     Ok(salt)
 }
 
-fn no_schema(error: tokio_postgres::Error) -> Error {
+pub(super) fn no_schema(error: tokio_postgres::Error) -> Error {
     match error.code() {
         Some(&SqlState::INVALID_SCHEMA_NAME | &SqlState::NULL_VALUE_NOT_ALLOWED) => Error::Unreadable(
             "there is no schema to work in: the `search_path` of the connection names none that is there".into(),

@@ -20,7 +20,7 @@ fn opened(path: PathBuf, clock: Clock) -> Opening {
     Box::pin(async move { Ok(open(&url_of(&path).await, clock).await? as Arc<dyn Store>) })
 }
 
-async fn url_of(path: &std::path::Path) -> Secret {
+pub(in crate::store) async fn url_of(path: &std::path::Path) -> Secret {
     let schema = format!("s_{}", &hex(&sha256(&[path.to_string_lossy().as_bytes()]))[..16]);
     let port = tokio::task::spawn_blocking(server::port).await.unwrap();
     let url = format!("postgres://hookyard@127.0.0.1:{port}/postgres");
@@ -32,7 +32,7 @@ async fn url_of(path: &std::path::Path) -> Secret {
 }
 
 /// A connection to the schema that stands for `path`.
-async fn client(path: &std::path::Path) -> tokio_postgres::Client {
+pub(in crate::store) async fn client(path: &std::path::Path) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url_of(path).await.reveal(), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client

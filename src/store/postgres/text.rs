@@ -72,6 +72,11 @@ fn written(text: &str) -> Cow<'_, str> {
     Cow::Owned(written)
 }
 
+/// `text` as it was before it was kept, of which the tables say this.
+pub(super) fn unwritten(text: &str) -> String {
+    read(text)
+}
+
 fn read(text: &str) -> String {
     if !text.contains(SUB) {
         return text.to_owned();

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use tokio_postgres::{
     Config,
-    config::{SslMode, TargetSessionAttrs},
+    config::{Host, SslMode, TargetSessionAttrs},
 };
 
 /// How long one server may take to answer a new connection.
@@ -32,6 +32,22 @@ pub(super) struct Place {
     pub(super) verify: Verify,
     /// The file of the authorities that are trusted (`sslrootcert`); else those of the system.
     pub(super) authorities: Option<PathBuf>,
+}
+
+impl Place {
+    /// It without password and options.
+    pub(super) fn shown(&self) -> String {
+        let ports = self.config.get_ports();
+        let port = |at: usize| ports.get(at).or(ports.first()).copied().unwrap_or(5432);
+        let host = |(at, host): (usize, &Host)| match host {
+            Host::Tcp(name) => format!("{name}:{}", port(at)),
+            #[cfg(unix)]
+            Host::Unix(path) => path.display().to_string(),
+        };
+        let hosts: Vec<String> = self.config.get_hosts().iter().enumerate().map(host).collect();
+        let user = self.config.get_user().map(|user| format!("{user}@")).unwrap_or_default();
+        format!("postgres://{user}{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
+    }
 }
 
 /// Reads `url`. The reason why it cannot be used tells nothing of it: it may hold a password.
@@ -110,6 +126,13 @@ mod tests {
             assert_eq!(place.config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
             assert!(place.authorities.as_deref().is_none_or(|path| path == Path::new("/ca.pem")));
         }
+    }
+
+    #[test]
+    fn what_is_shown_has_no_password() {
+        let place = parse("postgres://me:hush@one:1,two/db?sslmode=require&options=-chush%3Dhush").unwrap();
+        assert_eq!(place.shown(), "postgres://me@one:1,two:5432/db");
+        assert_eq!(parse("postgres://host/db").unwrap().shown(), "postgres://host:5432/db");
     }
 
     #[test]

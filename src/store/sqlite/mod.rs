@@ -40,8 +40,10 @@ mod ahead;
 mod change;
 mod checkpoint;
 mod connect;
+pub(super) mod copy;
 mod decide;
 mod digest;
+pub(super) mod doctor;
 mod ending;
 mod erase;
 mod foresee;
@@ -101,6 +103,7 @@ impl Sqlite {
     fn open(path: PathBuf, clock: Clock) -> Result<Self> {
         let lock = Lock::take(&path)?;
         let conn = connect::writer(&path)?;
+        copy::unfinished(&conn)?;
         let disk = Disk::open(&path)?;
         let session = Session::new(conn, &path, disk.clone(), lock, clock)?;
         let reading = Reading { salt: session.salt, words: Arc::default(), recent: Arc::default() };

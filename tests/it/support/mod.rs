@@ -11,6 +11,7 @@ pub(crate) mod referee;
 pub(crate) mod relay;
 pub(crate) mod routes;
 pub(crate) mod seeds;
+pub(crate) mod servers;
 pub(crate) mod signed;
 pub(crate) mod smtp;
 pub(crate) mod store;

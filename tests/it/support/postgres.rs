@@ -65,6 +65,11 @@ pub(crate) fn start(folder: &Path, port: u16) {
     make(folder);
     configure(folder, port);
     serve(folder);
+    watch(folder);
+}
+
+/// Ends the server in `folder`, and removes it, once whoever runs the tests is gone.
+pub(crate) fn watch(folder: &Path) {
     let watch = format!(
         "(while kill -0 {} 2>/dev/null; do sleep 1; done; kill -QUIT $(head -1 {data}/postmaster.pid); sleep 1; rm -rf {folder} {lock}) &",
         runner(),

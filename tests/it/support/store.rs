@@ -72,8 +72,17 @@ fn schema(folder: &Path) -> String {
 
 /// Lets the server at `url` run `sql`; yields what that says.
 pub(crate) fn asks(url: &str, sql: &str) -> String {
+    answered(url, sql).unwrap_or_else(|said| panic!("{sql}: {said}"))
+}
+
+/// The same, where it may fail.
+pub(crate) fn tries(url: &str, sql: &str) -> Option<String> {
+    answered(url, sql).ok()
+}
+
+fn answered(url: &str, sql: &str) -> Result<String, String> {
     let mut psql = Command::new(postgres::program("psql"));
     let done = psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql, url]).output().unwrap();
-    assert!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8_lossy(&done.stdout).trim().to_owned()
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
 }
