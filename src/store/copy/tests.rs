@@ -155,7 +155,7 @@ async fn there_and_back_everything_is_what_it_was_and_a_second_run_says_so() {
 async fn a_store_that_has_come_far_lies_in_partitions_of_its_own_and_goes_on_there() {
     let folder = tempfile::tempdir().unwrap();
     let (from, to) = (filled(folder.path(), "from.db", 3), server::url_of(folder.path()).await);
-    let far = 5 << 30;
+    let far = 5_i64 << 30;
     let change = format!(
         "UPDATE events SET seq = {far} WHERE seq = 3; UPDATE payloads SET seq = {far} WHERE seq = 3;
         UPDATE identity SET last_seq = {far}"
