@@ -2,9 +2,9 @@
 //!
 //! Starts the real release binary and a bare axum handler in turn under one load generator and a counting receiver, all on 127.0.0.1
 //! and nothing pinned, so that they share the machine; rounds are interleaved, figures are medians of all rounds, and rates are held
-//! against the bare handler's (R0) of the same round. Every event has a random id and about 600 bytes; the store is filled first. Prints
-//! a table with what issue 3 promises beside what was measured, and the same as JSON. It judges and never fails for a slow figure: only a
-//! relay that does not work ends it, with status 1.
+//! against the bare handler's (R0) of the same round. Every event has a random id and about 600 bytes; the store is filled first. A column
+//! is measured on SQLite, and one on a PostgreSQL of the bench's own, in turn. Prints a table with what issues 3 and 7 promise beside what
+//! was measured, and the same as JSON. It judges and never fails for a slow figure: only a relay that does not work ends it, with status 1.
 
 use std::{error::Error, fs, io, io::Write, process::ExitCode, thread};
 
@@ -21,6 +21,7 @@ mod bare;
 mod histogram;
 mod load;
 mod options;
+mod postgres;
 mod process;
 mod receiver;
 mod relay;
@@ -81,7 +82,8 @@ fn print(options: &Options, results: &Results) -> Outcome {
         "seconds": options.seconds,
         "connections": options.connections,
         "prefill": options.prefill,
-        "store": relay::shown(options.store_url.as_ref()),
+        "stores": options.engines().iter().map(|engine| engine.as_str()).collect::<Vec<_>>(),
+        "given": options.store_url.is_some(),
     });
     match &options.json {
         Some(path) => fs::write(path, format!("{json:#}\n"))?,

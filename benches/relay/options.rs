@@ -24,8 +24,11 @@ pub(crate) struct Options {
     /// Events that wait for a target that is down
     #[arg(long, default_value_t = 100_000)]
     pub(crate) backlog: u64,
-    /// A store to use for everything, filled first; default: a new SQLite file, copied for each measurement
-    #[arg(long, value_parser = secret)]
+    /// Measure only on this store (may be repeated); default: both, PostgreSQL where its programs are installed
+    #[arg(long)]
+    pub(crate) store: Vec<Engine>,
+    /// A store to use for everything, filled first; default: a new one of the bench's own, copied for each measurement
+    #[arg(long, value_parser = secret, conflicts_with = "store")]
     pub(crate) store_url: Option<Secret>,
     /// Measure only this (may be repeated); default: everything but the soak
     #[arg(long)]
@@ -47,6 +50,36 @@ pub(crate) struct Options {
     pub(crate) role: Option<Role>,
 }
 
+/// What keeps the events: a column of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Engine {
+    /// A file of each relay's own
+    Sqlite,
+    /// A server beside the relay
+    Postgres,
+}
+
+impl Engine {
+    /// All of them, in the order of the columns.
+    pub(crate) const ALL: [Self; 2] = [Self::Sqlite, Self::Postgres];
+
+    /// As the command line writes it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+}
+
 /// Something that is measured.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scenario {
@@ -64,6 +97,8 @@ pub(crate) enum Scenario {
     Footprint,
     /// Memory while many events wait for a target that is down
     Backlog,
+    /// A backlog over eight targets, drained by one relay and by two that share it; PostgreSQL only
+    Drain,
     /// Loading ten thousand rules, and planning an event that one of them matches
     Rules,
     /// Planning for ten thousand subscriptions, and changing one of them
@@ -92,6 +127,39 @@ impl Role {
 }
 
 impl Options {
+    /// The stores that are to be measured on.
+    pub(crate) fn engines(&self) -> Vec<Engine> {
+        if let Some(url) = &self.store_url {
+            let postgres = url.reveal().starts_with("postgres");
+            return vec![if postgres { Engine::Postgres } else { Engine::Sqlite }];
+        }
+        Engine::ALL.into_iter().filter(|engine| self.store.is_empty() || self.store.contains(engine)).collect()
+    }
+
+    /// Whether `scenario` is to be measured on `engine`: on PostgreSQL, what a store changes much; all of it on a store that was given.
+    pub(crate) fn wants_on(&self, scenario: Scenario, engine: Engine) -> bool {
+        let own = match engine {
+            Engine::Sqlite => scenario != Scenario::Drain,
+            Engine::Postgres => {
+                matches!(scenario, Scenario::Ingest | Scenario::Delivery | Scenario::Latency | Scenario::Drain)
+            }
+        };
+        let given = self.store_url.is_some() && scenario != Scenario::Drain;
+        self.wants(scenario) && (own || given)
+    }
+
+    /// Whether anything is to be measured on `engine`.
+    pub(crate) fn wants_engine(&self, engine: Engine) -> bool {
+        self.engines().contains(&engine) && Scenario::value_variants().iter().any(|scenario| self.wants_on(*scenario, engine))
+    }
+
+    /// Whether anything is to be measured on a filled `engine`.
+    pub(crate) fn wants_filled_on(&self, engine: Engine) -> bool {
+        let without = [Scenario::Soak, Scenario::Rules, Scenario::Subscriptions, Scenario::Drain];
+        let filled = |scenario: &&Scenario| !without.contains(scenario);
+        Scenario::value_variants().iter().filter(filled).any(|scenario| self.wants_on(*scenario, engine))
+    }
+
     /// Whether `scenario` is to be measured.
     pub(crate) fn wants(&self, scenario: Scenario) -> bool {
         match self.only.is_empty() {
@@ -105,10 +173,10 @@ impl Options {
         self.wants(Scenario::Ingest) || self.wants(Scenario::Delivery)
     }
 
-    /// Whether anything is to be measured on a filled store, which the soak, the rules and the subscriptions are not.
+    /// Whether anything is to be measured in rounds, which the soak, the rules and the subscriptions are not.
     pub(crate) fn wants_rounds(&self) -> bool {
-        let without = |only: &Scenario| matches!(only, Scenario::Soak | Scenario::Rules | Scenario::Subscriptions);
-        self.only.is_empty() || !self.only.iter().all(without)
+        let once = |only: &Scenario| matches!(only, Scenario::Soak | Scenario::Rules | Scenario::Subscriptions);
+        self.only.is_empty() || !self.only.iter().all(once)
     }
 
     /// How long each measurement counts.

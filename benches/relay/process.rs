@@ -74,9 +74,31 @@ pub(crate) fn memory_mb(pid: u32) -> Outcome<f64> {
 
 /// Processor time of process `pid` so far, user and system, in microseconds.
 pub(crate) fn cpu_us(pid: u32) -> Outcome<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, may hold anything; the fields after it are plain. utime and stime are the 14th and 15th of all.
-    let (_, fields) = stat.rsplit_once(')').ok_or("no name in stat")?;
-    let ticks: Result<Vec<f64>, _> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect();
+    ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?, 2)
+}
+
+/// The same of `pid` and its children, those that have ended among them.
+pub(crate) fn cpu_us_of_all(pid: u32) -> Outcome<f64> {
+    let mut all = ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?, 4)?;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        // Most are other processes; one may end meanwhile.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let parent = fields(&stat).and_then(|mut fields| fields.nth(1)).and_then(|parent| parent.parse().ok());
+        if parent == Some(pid) {
+            all += ticks(&stat, 2)?;
+        }
+    }
+    Ok(all)
+}
+
+/// The name, in parentheses, may hold anything; the fields after it are plain.
+fn fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
+    stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace())
+}
+
+/// utime and stime are the 14th and 15th of all, those of children that have ended the next two: the sum of the first `count`, in
+/// microseconds.
+fn ticks(stat: &str, count: usize) -> Outcome<f64> {
+    let ticks: Result<Vec<f64>, _> = fields(stat).ok_or("no name in stat")?.skip(11).take(count).map(str::parse).collect();
     Ok(ticks?.iter().sum::<f64>() / TICKS_PER_SECOND * 1e6)
 }

@@ -1,6 +1,7 @@
 //! The target of all deliveries: a process that counts what comes, notes how late it is, and answers as the path asks.
 
 use std::{
+    collections::HashSet,
     io,
     sync::{Arc, Mutex},
     time::Duration,
@@ -23,8 +24,10 @@ use crate::{
 };
 
 const TAKE: &[u8] = b"POST /take HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
+const FORGET: &[u8] = b"POST /forget HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
 const POLL: Duration = Duration::from_millis(100);
 const STALL_MAX: Duration = Duration::from_secs(30); // without a delivery, before waiting for more is given up
+const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const DRIP_EVERY: Duration = Duration::from_secs(1);
 const DRIP_COUNT: usize = 1000; // bytes
 
@@ -33,6 +36,8 @@ const DRIP_COUNT: usize = 1000; // bytes
 pub(crate) enum Manner {
     /// 200 at once; its deliveries are counted and timed.
     Ok,
+    /// The same, and each delivery is counted once: others under its id are [`Taken::repeated`].
+    Once,
     /// 500 at once.
     Error,
     /// Never.
@@ -45,6 +50,7 @@ impl Manner {
     fn path(self) -> &'static str {
         match self {
             Self::Ok => "/ok",
+            Self::Once => "/once",
             Self::Error => "/error",
             Self::Never => "/never",
             Self::Drip => "/drip",
@@ -59,6 +65,8 @@ pub(crate) struct Taken {
     pub(crate) delivered: u64,
     /// Attempts answered otherwise, or not at all.
     pub(crate) other: u64,
+    /// Deliveries that had come before, of those that are counted once.
+    pub(crate) repeated: u64,
     /// From the instant the event was due at the relay until its delivery was read whole here, of those delivered.
     pub(crate) lag_p50_ms: f64,
     /// The same.
@@ -89,11 +97,18 @@ impl Receiver {
         Ok(serde_json::from_slice(self.wire.ask(TAKE).await?.body)?)
     }
 
-    /// Waits until `count` deliveries came since the last [`Receiver::take`].
-    pub(crate) async fn wait_for(&mut self, count: u64) -> Outcome {
-        let (mut seen, mut progress) = (0, Instant::now());
+    /// Forgets which deliveries have come.
+    pub(crate) async fn forget(&mut self) -> Outcome {
+        self.wire.ask(FORGET).await?;
+        Ok(())
+    }
+
+    /// Waits until `count` deliveries came since the last [`Receiver::take`]; answers how many came again meanwhile.
+    pub(crate) async fn wait_for(&mut self, count: u64) -> Outcome<u64> {
+        let (mut seen, mut repeated, mut progress) = (0, 0, Instant::now());
         while seen < count {
             let taken = self.take().await?;
+            repeated += taken.repeated;
             if taken.delivered != 0 {
                 progress = Instant::now();
             }
@@ -103,24 +118,28 @@ impl Receiver {
             }
             sleep(POLL).await;
         }
-        Ok(())
+        Ok(repeated)
     }
 }
 
 struct Tally {
     delivered: u64,
+    repeated: u64,
     other: u64,
     lag: Histogram,
+    /// Which deliveries have come, of those that are counted once.
+    come: HashSet<Vec<u8>>,
 }
 
 impl Tally {
     fn new() -> Self {
-        Self { delivered: 0, other: 0, lag: Histogram::new() }
+        Self { delivered: 0, repeated: 0, other: 0, lag: Histogram::new(), come: HashSet::new() }
     }
 
     fn taken(&self) -> Taken {
         let at = |share| self.lag.percentile_ms(share);
-        Taken { delivered: self.delivered, other: self.other, lag_p50_ms: at(0.5), lag_p99_ms: at(0.99) }
+        let Self { delivered, repeated, other, .. } = *self;
+        Taken { delivered, repeated, other, lag_p50_ms: at(0.5), lag_p99_ms: at(0.99) }
     }
 }
 
@@ -147,9 +166,18 @@ async fn answer(mut wire: Wire, tally: &Shared) -> io::Result<()> {
                 let taken = take(tally);
                 wire.send(&taken).await?;
             }
+            b"/forget" => {
+                with(tally, |tally| tally.come.clear());
+                wire.send(TAKEN).await?;
+            }
+            b"/once" => {
+                let id = request.header(b"idempotency-key:").to_vec();
+                count_once(tally, id);
+                wire.send(TAKEN).await?;
+            }
             b"/ok" => {
                 count(tally, requests::due_at(request.body), clock.now().as_nanosecond());
-                wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+                wire.send(TAKEN).await?;
             }
             path => {
                 let path = path.to_vec();
@@ -169,9 +197,20 @@ fn count(tally: &Shared, due_at: Option<i64>, now: i128) {
     });
 }
 
+fn count_once(tally: &Shared, id: Vec<u8>) {
+    with(tally, |tally| {
+        let first = tally.come.insert(id);
+        *(if first { &mut tally.delivered } else { &mut tally.repeated }) += 1;
+    });
+}
+
 fn take(tally: &Shared) -> Vec<u8> {
-    let taken = with(tally, |tally| std::mem::replace(tally, Tally::new()).taken()).unwrap_or_default();
-    // Five numbers: this cannot fail.
+    let taken = with(tally, |tally| {
+        let come = std::mem::take(&mut tally.come);
+        std::mem::replace(tally, Tally { come, ..Tally::new() }).taken()
+    });
+    let taken = taken.unwrap_or_default();
+    // Six numbers: this cannot fail.
     let body = serde_json::to_string(&taken).unwrap_or_default();
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }

@@ -13,7 +13,6 @@ use std::{
 };
 
 use data_encoding::BASE64;
-use hookyard::secret::Secret;
 use serde_json::Value;
 use tokio::{
     sync::oneshot,
@@ -112,6 +111,12 @@ impl Relay {
     /// Pauses `target`; false when this relay cannot.
     pub(crate) async fn pause(&self, target: &str) -> Outcome<bool> {
         let status = wire::call(self.admin, "POST", &format!("/api/v1/targets/{target}/pause"), TOKEN).await?;
+        Ok((200..300).contains(&status))
+    }
+
+    /// Lets `target` go on; false when this relay cannot.
+    pub(crate) async fn resume(&self, target: &str) -> Outcome<bool> {
+        let status = wire::call(self.admin, "POST", &format!("/api/v1/targets/{target}/resume"), TOKEN).await?;
         Ok((200..300).contains(&status))
     }
 
@@ -223,9 +228,4 @@ fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     (fields.get("message")? == "listening").then_some(())?;
     let address = |name: &str| fields.get(name)?.as_str()?.parse().ok();
     Some((address("public.addr")?, address("admin.addr")?))
-}
-
-/// The text of a store URL that may be shown: its scheme.
-pub(crate) fn shown(url: Option<&Secret>) -> &str {
-    url.map_or("sqlite", |url| url.reveal().split("://").next().unwrap_or("?"))
 }

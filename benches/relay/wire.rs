@@ -96,6 +96,11 @@ impl Message<'_> {
         digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| malformed("no status"))
     }
 
+    /// The value of header `name`, which ends in a colon; empty where there is none.
+    pub(crate) fn header(&self, name: &[u8]) -> &[u8] {
+        self.head.split(|byte| *byte == b'\n').find_map(|line| value(line, name)).unwrap_or_default().trim_ascii()
+    }
+
     /// The path of a request.
     pub(crate) fn path(&self) -> &[u8] {
         self.head.split(|byte| *byte == b' ').nth(1).unwrap_or_default()

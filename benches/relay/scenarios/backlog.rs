@@ -26,9 +26,9 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
     relay.stop().await?;
     bench.note_refused(&report);
     let attempts = bench.receiver.take().await?.other;
-    bench.results.record("backlog_mb", peak);
-    bench.results.record("backlog_accepted", report.accepted as f64);
-    bench.results.record("backlog_attempts", attempts as f64);
+    bench.record("backlog_mb", peak);
+    bench.record("backlog_accepted", report.accepted as f64);
+    bench.record("backlog_attempts", attempts as f64);
     Ok(())
 }
 

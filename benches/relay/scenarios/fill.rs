@@ -14,7 +14,7 @@ const BATCH: u64 = 50_000; // requests signed at a time
 const BATCH_MAX: Duration = Duration::from_secs(120); // to send one
 
 pub(super) async fn run(bench: &mut Bench) -> Outcome {
-    let place = bench.stores.empty()?;
+    let place = bench.stores.empty(bench.engine).await?;
     let target = Target { concurrency: Some(IN_FLIGHT), ..bench.target("fill", Manner::Ok) };
     let relay = Relay::start(&place, &Routes::to(vec![target])).await?;
     let mut left = bench.options.prefill;
@@ -24,8 +24,7 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
         left -= count;
     }
     relay.stop().await?;
-    bench.stores.fill_with(place);
-    Ok(())
+    bench.stores.fill_with(bench.engine, place).await
 }
 
 /// Waits for the deliveries of each batch, so that none of the others' time goes into them later.
@@ -36,5 +35,5 @@ async fn send(bench: &mut Bench, relay: &Relay, count: u64) -> Outcome {
     if report.accepted != count {
         return Err(format!("the relay took {} of {count} events while the store was filled", report.accepted).into());
     }
-    bench.receiver.wait_for(count).await
+    bench.receiver.wait_for(count).await.map(|_| ())
 }

@@ -15,7 +15,7 @@ use crate::{
 const REST: Duration = Duration::from_secs(3); // until it is taken to be idle
 
 pub(super) async fn run(bench: &mut Bench) -> Outcome {
-    let (empty, filled) = (bench.stores.empty()?, bench.stores.filled()?);
+    let (empty, filled) = (bench.stores.empty(bench.engine).await?, bench.stores.filled(bench.engine).await?);
     measure(bench, &empty, "idle_mb", "start_ms").await?;
     measure(bench, &filled, "idle_filled_mb", "start_filled_ms").await
 }
@@ -23,7 +23,7 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
 async fn measure(bench: &mut Bench, place: &Place, memory: &'static str, start: &'static str) -> Outcome {
     let relay = Relay::start(place, &Routes::to(vec![bench.target("idle", Manner::Ok)])).await?;
     sleep(REST).await;
-    bench.results.record(start, relay.first_answer.as_secs_f64() * 1e3);
-    bench.results.record(memory, process::memory_mb(relay.pid())?);
+    bench.record(start, relay.first_answer.as_secs_f64() * 1e3);
+    bench.record(memory, process::memory_mb(relay.pid())?);
     relay.stop().await
 }

@@ -14,11 +14,12 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
     pause(bench, &relay, &name).await?;
     let (report, metered) = bench.saturate(&relay).await?;
     relay.stop().await?;
-    bench.results.record("ingest_rate", report.rate());
-    bench.results.record("ingest_p50_ms", report.latency.percentile_ms(0.5));
-    bench.results.record("ingest_p99_ms", report.latency.percentile_ms(0.99));
-    bench.results.record("ingest_p999_ms", report.latency.percentile_ms(0.999));
-    bench.results.record("ingest_cpu_us", metered.cpu_us / at_least_one(report.accepted));
+    bench.record("ingest_rate", report.rate());
+    bench.record("ingest_p50_ms", report.latency.percentile_ms(0.5));
+    bench.record("ingest_p99_ms", report.latency.percentile_ms(0.99));
+    bench.record("ingest_p999_ms", report.latency.percentile_ms(0.999));
+    bench.record("ingest_cpu_us", metered.cpu_us / at_least_one(report.accepted));
+    bench.record_some("ingest_server_cpu_us", metered.server_cpu_us.map(|us| us / at_least_one(report.accepted)));
     Ok(())
 }
 

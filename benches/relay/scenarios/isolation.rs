@@ -17,9 +17,9 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
             (measure(bench, false).await?, with)
         }
     };
-    bench.results.record("isolation_without_p99_ms", without);
-    bench.results.record("isolation_with_p99_ms", with);
-    bench.results.record("isolation_share", with / (without * SHARE_MAX).max(without + MORE_MAX_MS));
+    bench.record("isolation_without_p99_ms", without);
+    bench.record("isolation_with_p99_ms", with);
+    bench.record("isolation_share", with / (without * SHARE_MAX).max(without + MORE_MAX_MS));
     Ok(())
 }
 
@@ -27,7 +27,7 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
 async fn measure(bench: &mut Bench, with_bad: bool) -> Outcome<f64> {
     let (_place, relay) = bench.relay(targets(bench, with_bad)).await?;
     let load = bench.load(relay.public);
-    let (report, metered) = tokio::join!(load.open(&bench.signer, RATE), meter(relay.pid(), &mut bench.receiver, load));
+    let (report, metered) = tokio::join!(load.open(&bench.signer, RATE), meter(relay.pid(), None, &mut bench.receiver, load));
     bench.note_refused(&report?);
     let taken = metered?.taken;
     relay.stop().await?;

@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueEnum;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::sleep;
 
 use crate::{
     Outcome,
     load::{Load, Report},
-    options::{Options, Scenario},
+    options::{Engine, Options, Scenario},
+    postgres::Server,
     process,
     receiver::{Manner, Receiver, Taken},
     relay::{Relay, Routes, Target},
@@ -24,6 +26,7 @@ use crate::{
 mod backlog;
 mod bare;
 mod delivery;
+mod drain;
 mod fill;
 mod footprint;
 mod ingest;
@@ -35,6 +38,17 @@ mod rules;
 mod soak;
 mod subscriptions;
 
+/// What a round measures, in this order.
+const ROUND: [Scenario; 8] = [
+    Scenario::Ingest,
+    Scenario::Delivery,
+    Scenario::Latency,
+    Scenario::Isolation,
+    Scenario::Reload,
+    Scenario::Footprint,
+    Scenario::Backlog,
+    Scenario::Drain,
+];
 const WARM_UP: Duration = Duration::from_secs(1);
 const RATE_MAX: u64 = 60_000; // requests per second that are signed in advance
 /// Attempts under way at once, all targets together, where throughput of delivery is measured.
@@ -47,6 +61,9 @@ pub(crate) struct Bench {
     /// What was found.
     pub(crate) results: Results,
     signer: Signer,
+    /// On which it is measured now: relays that are started get such a store, and figures go into its column.
+    engine: Engine,
+    engines: Vec<Engine>,
     stores: Stores,
     receiver: Receiver,
     run: String,
@@ -56,6 +73,8 @@ pub(crate) struct Bench {
 /// What a process did while a load was counted.
 struct Metered {
     cpu_us: f64,
+    /// All processes of the store's server, where it is one of the bench's own.
+    server_cpu_us: Option<f64>,
     taken: Taken,
 }
 
@@ -64,10 +83,23 @@ impl Bench {
     pub(crate) async fn new(options: Options) -> Outcome<Self> {
         let mut run = [0; 4];
         SystemRandom::new().fill(&mut run).map_err(|_| "the system gives no random bytes")?;
+        let (mut engines, mut results, mut server) = (options.engines(), Results::default(), None);
+        if options.store_url.is_none() && options.wants_engine(Engine::Postgres) {
+            server = Server::start().await?;
+            match &server {
+                Some(server) => results.note(server.described().await?),
+                None => {
+                    engines.retain(|engine| *engine != Engine::Postgres);
+                    results.note("PostgreSQL is not installed here (apt-get install postgresql): its column is missing");
+                }
+            }
+        }
         Ok(Self {
-            stores: Stores::new(options.store_url.clone()),
+            stores: Stores::new(options.store_url.clone(), server),
             receiver: Receiver::start().await?,
-            results: Results::default(),
+            results,
+            engine: engines.first().copied().unwrap_or(Engine::Sqlite),
+            engines,
             signer: Signer::new(),
             run: hookyard::sign::hex(&run),
             round: 0,
@@ -88,15 +120,21 @@ impl Bench {
             say("ten thousand subscriptions");
             subscriptions::run(self)?;
         }
+        for engine in self.engines.clone() {
+            self.engine = engine;
+            if self.options.wants_filled_on(engine) {
+                say(format!("filling the store ({}) with {} events", engine.name(), self.options.prefill));
+                fill::run(self).await?;
+            }
+        }
         if self.options.wants_rounds() {
-            say(format!("filling the store with {} events", self.options.prefill));
-            fill::run(self).await?;
             for round in 1..=self.options.rounds {
                 self.round = round;
                 self.one_round().await?;
             }
         }
-        if self.options.wants(Scenario::Soak) {
+        self.engine = self.engines.first().copied().unwrap_or(Engine::Sqlite);
+        if self.options.wants_on(Scenario::Soak, self.engine) {
             soak::run(self).await?;
         }
         Ok(())
@@ -107,44 +145,54 @@ impl Bench {
             self.begins("bare handler");
             bare::run(self).await?;
         }
-        if self.options.wants(Scenario::Ingest) {
-            self.begins("ingest");
-            ingest::run(self).await?;
-        }
-        if self.options.wants(Scenario::Delivery) {
-            self.begins("delivery");
-            delivery::run(self).await?;
-        }
-        if self.options.wants(Scenario::Latency) {
-            self.begins("latency");
-            latency::run(self).await?;
-        }
-        if self.options.wants(Scenario::Isolation) {
-            self.begins("isolation");
-            isolation::run(self).await?;
-        }
-        if self.options.wants(Scenario::Reload) {
-            self.begins("reload");
-            reload::run(self).await?;
-        }
-        if self.options.wants(Scenario::Footprint) {
-            self.begins("footprint");
-            footprint::run(self).await?;
-        }
-        if self.options.wants(Scenario::Backlog) {
-            self.begins("backlog");
-            backlog::run(self).await?;
+        for scenario in ROUND {
+            for engine in self.engines.clone() {
+                self.engine = engine;
+                if self.options.wants_on(scenario, engine) {
+                    self.one_scenario(scenario).await?;
+                }
+            }
         }
         Ok(())
     }
 
-    fn begins(&self, what: &str) {
+    async fn one_scenario(&mut self, scenario: Scenario) -> Outcome {
+        self.begins(
+            scenario.to_possible_value().map_or_else(String::new, |it| format!("{}, {}", it.get_name(), self.engine.name())),
+        );
+        match scenario {
+            Scenario::Ingest => ingest::run(self).await,
+            Scenario::Delivery => delivery::run(self).await,
+            Scenario::Latency => latency::run(self).await,
+            Scenario::Isolation => isolation::run(self).await,
+            Scenario::Reload => reload::run(self).await,
+            Scenario::Footprint => footprint::run(self).await,
+            Scenario::Backlog => backlog::run(self).await,
+            Scenario::Drain => drain::run(self).await,
+            // Once, not in every round.
+            Scenario::Rules | Scenario::Subscriptions | Scenario::Soak => Ok(()),
+        }
+    }
+
+    fn begins(&self, what: impl std::fmt::Display) {
         say(format!("round {} of {}: {what}", self.round, self.options.rounds));
     }
 
+    /// Adds the figure `key` of this round, of the store it is measured on now.
+    fn record(&mut self, key: &'static str, value: f64) {
+        self.results.record(Some(self.engine), key, value);
+    }
+
+    /// The same, where there is one.
+    fn record_some(&mut self, key: &'static str, value: Option<f64>) {
+        if let Some(value) = value {
+            self.record(key, value);
+        }
+    }
+
     /// A relay on a copy of the filled store. The place comes first so that it outlives its relay.
-    async fn relay(&self, targets: Vec<Target>) -> Outcome<(Place, Relay)> {
-        let place = self.stores.filled()?;
+    async fn relay(&mut self, targets: Vec<Target>) -> Outcome<(Place, Relay)> {
+        let place = self.stores.filled(self.engine).await?;
         let relay = Relay::start(&place, &Routes::to(targets)).await?;
         Ok((place, relay))
     }
@@ -170,7 +218,8 @@ impl Bench {
     /// Puts a closed load on `relay` as fast as it goes.
     async fn saturate(&mut self, relay: &Relay) -> Outcome<(Report, Metered)> {
         let (load, batch) = (self.load(relay.public), self.requests()?);
-        let (report, metered) = tokio::join!(load.closed(&batch), meter(relay.pid(), &mut self.receiver, load));
+        let server = self.stores.server().filter(|_| self.engine == Engine::Postgres).map(Server::pid);
+        let (report, metered) = tokio::join!(load.closed(&batch), meter(relay.pid(), server, &mut self.receiver, load));
         let (report, metered) = (report?, metered?);
         if report.took < load.length.mul_f64(0.9) {
             self.results.note("a relay took requests faster than they were signed in advance");
@@ -186,14 +235,16 @@ impl Bench {
     }
 }
 
-/// What process `pid` spends and what reaches the receiver while `load` is counted.
-async fn meter(pid: u32, receiver: &mut Receiver, load: Load) -> Outcome<Metered> {
+/// What process `pid` and the store's `server` spend and what reaches the receiver while `load` is counted.
+async fn meter(pid: u32, server: Option<u32>, receiver: &mut Receiver, load: Load) -> Outcome<Metered> {
     sleep(load.warm_up).await;
-    let before = process::cpu_us(pid)?;
+    let spent = || Outcome::Ok((process::cpu_us(pid)?, server.map(process::cpu_us_of_all).transpose()?));
+    let before = spent()?;
     receiver.take().await?;
     sleep(load.length).await;
     let taken = receiver.take().await?;
-    Ok(Metered { cpu_us: process::cpu_us(pid)? - before, taken })
+    let after = spent()?;
+    Ok(Metered { cpu_us: after.0 - before.0, server_cpu_us: after.1.zip(before.1).map(|(after, before)| after - before), taken })
 }
 
 /// Tells the person who waits.

@@ -36,16 +36,16 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
             (measure(bench, false).await?, with)
         }
     };
-    bench.results.record("reload_without_p99_ms", without);
-    bench.results.record("reload_with_p99_ms", with);
-    bench.results.record("reload_ratio", with / without);
-    bench.results.record("reload_share", with / (without * SHARE_MAX).max(LEAST_MAX_MS));
+    bench.record("reload_without_p99_ms", without);
+    bench.record("reload_with_p99_ms", with);
+    bench.record("reload_ratio", with / without);
+    bench.record("reload_share", with / (without * SHARE_MAX).max(LEAST_MAX_MS));
     Ok(())
 }
 
 /// The p99 of intake.
 async fn measure(bench: &mut Bench, reloading: bool) -> Outcome<f64> {
-    let place = bench.stores.filled()?;
+    let place = bench.stores.filled(bench.engine).await?;
     let targets = GENERATIONS.map(|generation| bench.target(&format!("of-{generation}"), Manner::Ok));
     let names = targets.each_ref().map(|target| target.name.clone());
     let routes = |generation| Routes { generation: Some(generation), ..Routes::to(targets.to_vec()) };
@@ -55,17 +55,17 @@ async fn measure(bench: &mut Bench, reloading: bool) -> Outcome<f64> {
     let file = place.path().join("routes.yaml");
     let reloads = async { if reloading { reload(&relay, &file, &files, load).await } else { Ok(Vec::new()) } };
     let (report, metered, took) =
-        tokio::join!(load.open(&bench.signer, RATE), meter(relay.pid(), &mut bench.receiver, load), reloads);
+        tokio::join!(load.open(&bench.signer, RATE), meter(relay.pid(), None, &mut bench.receiver, load), reloads);
     let (report, took) = (report?, took?);
     metered?;
     bench.note_refused(&report);
     if reloading {
         let expected = u64::from(RATE) * (load.warm_up + load.length).as_secs();
         let seen = Seen::of(&relay, &names, expected).await?;
-        bench.results.record("reload_ms", median(&took).unwrap_or_default());
-        bench.results.record("reload_failed", report.refused as f64);
-        bench.results.record("reload_lost", expected.saturating_sub(seen.own + seen.mixed) as f64);
-        bench.results.record("reload_mixed", seen.mixed as f64);
+        bench.record("reload_ms", median(&took).unwrap_or_default());
+        bench.record("reload_failed", report.refused as f64);
+        bench.record("reload_lost", expected.saturating_sub(seen.own + seen.mixed) as f64);
+        bench.record("reload_mixed", seen.mixed as f64);
     }
     relay.stop().await?;
     Ok(report.latency.percentile_ms(0.99))

@@ -28,10 +28,10 @@ const SHAPES: [(&str, &str); 7] = [
 pub(super) fn run(bench: &mut Bench) -> Outcome {
     let begun = Instant::now();
     let config = parse(&file(0..MANY, |n| SHAPES.get(n % SHAPES.len()).map_or("", |(_, rule)| rule)))?;
-    bench.results.record("rules_load_ms", begun.elapsed().as_secs_f64() * 1000.0);
+    bench.results.record(None, "rules_load_ms", begun.elapsed().as_secs_f64() * 1000.0);
     let begun = Instant::now();
     drop(black_box(router(config)));
-    bench.results.record("rules_index_ms", begun.elapsed().as_secs_f64() * 1000.0);
+    bench.results.record(None, "rules_index_ms", begun.elapsed().as_secs_f64() * 1000.0);
     let mut worst: f64 = 0.0;
     for (shape, rule) in SHAPES {
         let many = router(parse(&file(0..MANY, |_| rule))?);
@@ -42,7 +42,7 @@ pub(super) fn run(bench: &mut Bench) -> Outcome {
         };
         worst = worst.max(compare(shape, &alone, &many, &event(r#type, format!("team-{CHOSEN}-eu")))?);
     }
-    bench.results.record("rules_share", worst);
+    bench.results.record(None, "rules_share", worst);
     Ok(())
 }
 

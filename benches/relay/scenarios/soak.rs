@@ -33,7 +33,7 @@ struct Minute {
 }
 
 pub(super) async fn run(bench: &mut Bench) -> Outcome {
-    let place = bench.stores.empty()?;
+    let place = bench.stores.empty(bench.engine).await?;
     let routes = Routes { retention: Some(RETENTION), ..Routes::to(vec![bench.target("soak", Manner::Ok)]) };
     let relay = Relay::start(&place, &routes).await?;
     let mut minutes = Vec::new();
@@ -52,7 +52,7 @@ pub(super) async fn run(bench: &mut Bench) -> Outcome {
 async fn one_minute(bench: &mut Bench, relay: &Relay, place: &Place) -> Outcome<Minute> {
     let load = Load { warm_up: Duration::ZERO, length: MINUTE, ..bench.load(relay.public) };
     let rate = bench.options.rate;
-    let (report, metered) = tokio::join!(load.open(&bench.signer, rate), meter(relay.pid(), &mut bench.receiver, load));
+    let (report, metered) = tokio::join!(load.open(&bench.signer, rate), meter(relay.pid(), None, &mut bench.receiver, load));
     let (report, taken) = (report?, metered?.taken);
     bench.note_refused(&report);
     let (store_mb, log_mb) = place.sizes_mb();
@@ -93,7 +93,7 @@ fn conclude(bench: &mut Bench, minutes: &[Minute], keys_mb: Outcome<f64>) {
         Err(error) => format!("soak: the size of the dedupe keys is not known ({error}), so they count as growth"),
     });
     let key_mb = keys_mb.unwrap_or(0.0) / accepted.max(1) as f64;
-    bench.results.record("soak_rate", accepted as f64 / (minutes.len() as f64 * MINUTE.as_secs_f64()));
+    bench.record("soak_rate", accepted as f64 / (minutes.len() as f64 * MINUTE.as_secs_f64()));
     let figures: [(&'static str, Vec<f64>); 4] = [
         ("soak_memory_growth", minutes.iter().map(|minute| minute.memory_mb).collect()),
         ("soak_store_growth", without_keys(minutes, key_mb)),
@@ -105,7 +105,7 @@ fn conclude(bench: &mut Bench, minutes: &[Minute], keys_mb: Outcome<f64>) {
     }
     for (key, values) in figures {
         if let Some(growth) = growth(&values) {
-            bench.results.record(key, growth);
+            bench.record(key, growth);
         }
     }
 }

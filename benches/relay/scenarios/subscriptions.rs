@@ -56,7 +56,7 @@ pub(super) fn run(bench: &mut Bench) -> Outcome {
     let chosen = filtering.subscriber(CHOSEN)?;
     let mixed = mixed.into_iter().filter(|it| it.target != chosen.target).chain([chosen.clone()]).collect();
     worst = worst.max(compare("all of them", mixed, chosen, &Envelope { namespace: None, ..event("only the filter") })?);
-    bench.results.record("subscriptions_share", worst);
+    bench.results.record(None, "subscriptions_share", worst);
     Ok(())
 }
 
@@ -70,7 +70,7 @@ fn changes(bench: &mut Bench) -> Outcome {
     let (subscribers, all) = (Subscribers::default(), mixed()?);
     let begun = Instant::now();
     subscribers.load(all.clone());
-    bench.results.record("subscriptions_load_ms", milliseconds(begun.elapsed()));
+    bench.results.record(None, "subscriptions_load_ms", milliseconds(begun.elapsed()));
     let (mut total, mut longest) = (Duration::ZERO, Duration::ZERO);
     for (n, subscriber) in all.into_iter().take(CHANGES).enumerate() {
         let target = subscriber.target.clone();
@@ -83,8 +83,8 @@ fn changes(bench: &mut Bench) -> Outcome {
         let took = begun.elapsed();
         (total, longest) = (total + took, longest.max(took));
     }
-    bench.results.record("subscriptions_change_us", milliseconds(total) * 1e3 / CHANGES as f64);
-    bench.results.record("subscriptions_change_max_us", milliseconds(longest) * 1e3);
+    bench.results.record(None, "subscriptions_change_us", milliseconds(total) * 1e3 / CHANGES as f64);
+    bench.results.record(None, "subscriptions_change_max_us", milliseconds(longest) * 1e3);
     Ok(())
 }
 

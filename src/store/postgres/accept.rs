@@ -1,5 +1,5 @@
-//! Taking in events: which of them are repeats, and the rows of the others, as sets. A batch costs two ways to the server: one that
-//! takes the lock and looks for what is known, one that writes and commits.
+//! Taking in events: which of them are repeats, and the rows of the others, as sets. A batch of ordinary ones goes in one statement
+//! ([`at_once`]). Any other costs two ways to the server: one that takes the lock and looks for what is known, one that writes and commits.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,8 +10,9 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    batch::{Job, Work},
-    connect::{Answer, Db, Pg, Pool},
+    at_once,
+    batch::{Job, Kept, Sent, Work},
+    connect::{Answer, Db, Pg},
     ending,
     insert::{Deliveries, Events, Keys, Seen, Waiting},
     lanes, prune,
@@ -32,16 +33,16 @@ const HASH_KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// The job of one [`crate::store::Store::accept`].
 pub(super) struct Accept {
     pub(super) event: NewEvent,
-    done: Option<Result<Done>>,
+    pub(super) done: Option<Result<Done>>,
     /// Deliveries of earlier events that it cancelled.
-    cancelled: Vec<(Name, DeliveryId)>,
-    salt: u64,
+    pub(super) cancelled: Vec<(Name, DeliveryId)>,
+    pub(super) salt: u64,
     reply: oneshot::Sender<Result<Accepted>>,
 }
 
 /// What the event came to.
 #[derive(Clone, Copy)]
-enum Done {
+pub(super) enum Done {
     /// On disk as `seq`, its deliveries due at `at`.
     New { seq: i64, suffix: Option<i64>, at: i64 },
     /// Held already, under its id with `suffix`.
@@ -96,15 +97,36 @@ pub(super) fn with_suffix(id: &str, suffix: Option<i64>) -> String {
 
 /// Takes in batches of events.
 pub(super) struct Ingest {
-    pub(super) pool: Arc<Pool>,
+    pub(super) connection: Kept,
     pub(super) shared: Arc<Shared>,
 }
 
+impl Ingest {
+    /// A connection on which the numbers of all targets of `batch` are known, and the statements.
+    async fn ready(&mut self, batch: &[Accept]) -> Option<Arc<Db>> {
+        let db = self.connection.get().await.ok()?;
+        let targets = batch.iter().flat_map(|job| &job.event.deliveries).map(|planned| &planned.target);
+        self.shared.ensure(&db, targets).await.ok()?;
+        at_once::prepare(&db).await.ok()?;
+        Some(db)
+    }
+}
+
 impl Work<Accept> for Ingest {
+    async fn send(&mut self, batch: Vec<Accept>) -> std::result::Result<Sent<Accept>, Vec<Accept>> {
+        if !at_once::is_ordinary(&batch) {
+            return Err(batch);
+        }
+        // Why there is none, the longer way says.
+        let Some(db) = self.ready(&batch).await else { return Err(batch) };
+        let limit = prune::limit(&self.shared);
+        Ok(Box::pin(at_once::take_in(db, self.shared.clone(), batch, limit)))
+    }
+
     async fn commit(&mut self, batch: &mut [Accept]) -> Result<()> {
         let mut left = session::AGAIN;
         loop {
-            let db = self.pool.get().await?;
+            let db = self.connection.get().await?;
             let done = self.write(&db, batch).await;
             match done {
                 Ok(()) => return Ok(()),
@@ -318,7 +340,8 @@ async fn write(session: &Session<'_>, rows: &Run<'_>, advanced: bool, last: bool
     let said = super::news::Said::New(&rows.targets).by(session.shared.voice);
     let repeats = async { if seqs.is_empty() { Ok(0) } else { db.run_of(&count, &[&seqs, &all, &others, &session.now]).await } };
     let kept = async { if names.is_empty() { Ok(0) } else { db.run_of(&settings, &[&names, &values]).await } };
-    let told = async { if rows.targets.is_empty() { Ok(0) } else { db.run_of(&notify, &[&channel, &said]).await } };
+    let alone = rows.targets.is_empty() || !session.shared.has_company();
+    let told = async { if alone { Ok(0) } else { db.run_of(&notify, &[&channel, &said]).await } };
     let forward = async { if advanced { db.run_of(&advance, &[&session.last_seq, &size]).await } else { Ok(0) } };
     let commit = async { if last { db.commit().await } else { Ok(()) } };
     let (events, deliveries, plans, awaited, keys, repeats, kept, forward, told, committed) = tokio::join!(biased;
@@ -364,7 +387,7 @@ fn next_suffix(remember: Remember, now: i64, last: Option<i64>) -> Option<i64> {
     }
 }
 
-fn remembered(event: &NewEvent, seq: i64, suffix: Option<i64>, now: i64) -> Seen {
+pub(super) fn remembered(event: &NewEvent, seq: i64, suffix: Option<i64>, now: i64) -> Seen {
     let (hashed, kept) = match event.dedupe.remember {
         Remember::Id(window) => (false, ms(window)),
         Remember::Hash(window) => (true, ms(window).max(HASH_KEPT_MS)),

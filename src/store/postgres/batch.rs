@@ -1,8 +1,11 @@
 //! Tasks that commit together what is queued (group commit): nobody waits for a timer, and the busier it gets, the more share a commit.
 
 use std::{
+    collections::VecDeque,
     future::Future,
-    sync::{Mutex, PoisonError},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Instant,
 };
 
@@ -11,6 +14,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::connect::{Db, Pool};
 use crate::store::{Error, Result};
 
 /// Jobs that wait; who comes after waits outside, which is what slows ingest down to what the database can do.
@@ -20,6 +24,16 @@ const BATCH_MAX: usize = 512;
 /// Bytes of bodies after which a commit takes no more jobs.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
+/// Batches that are under way at once: while the server writes one, the next is made and sent behind it.
+const UNDER_WAY: usize = 2;
+/// Jobs that make it worth while to send a batch behind one that is under way; fewer wait for others. A batch costs the server about as
+/// much as ten events, whatever is in it.
+const WORTH_WHILE: usize = 16;
+
+/// After a batch that needed care though it did not look so, the next tries again without; while more of them do, so many at most go with
+/// care for each that tries.
+const CARE_MAX: u32 = 16;
+
 /// One call's part of a commit.
 pub(super) trait Job: Send + 'static {
     /// How many bytes it writes, roughly.
@@ -28,12 +42,52 @@ pub(super) trait Job: Send + 'static {
     fn answer(self, outcome: Result<()>);
 }
 
+/// A batch that was sent, and what it came to.
+pub(super) type Sent<J> = Pin<Box<dyn Future<Output = (Vec<J>, Came)> + Send>>;
+
+/// What a batch came to that was sent in one exchange.
+pub(super) enum Came {
+    /// It is on disk.
+    Done,
+    /// Nothing of it was written: it is no ordinary one, and needs [`Work::commit`].
+    NeedsCare,
+    /// Nothing can be written.
+    Failed(Error),
+}
+
 /// Writes jobs.
 pub(super) trait Work<J>: Send + 'static {
+    /// Sends `batch`, all of it or nothing, in one exchange: with its first poll it is behind all that were sent before. Gives it back
+    /// where it cannot go so.
+    fn send(&mut self, batch: Vec<J>) -> impl Future<Output = std::result::Result<Sent<J>, Vec<J>>> + Send;
     /// Commits `batch`, all of it or nothing, and keeps with each job what it came to.
     fn commit(&mut self, batch: &mut [J]) -> impl Future<Output = Result<()>> + Send;
     /// It is on disk.
     fn committed(&mut self, batch: &mut [J], began: Instant);
+}
+
+/// The connection of one task, kept from batch to batch: on it they follow one another.
+pub(super) struct Kept {
+    pool: Arc<Pool>,
+    db: Option<Arc<Db>>,
+}
+
+impl Kept {
+    /// One of `pool`, once it is needed.
+    pub(super) fn of(pool: Arc<Pool>) -> Self {
+        Self { pool, db: None }
+    }
+
+    /// The one that is kept, or another where that cannot be used any more.
+    pub(super) async fn get(&mut self) -> Result<Arc<Db>> {
+        if let Some(db) = self.db.as_ref().filter(|db| db.is_usable()) {
+            return Ok(db.clone());
+        }
+        self.db = None;
+        let db = Arc::new(self.pool.get().await?);
+        self.db = Some(db.clone());
+        Ok(db)
+    }
 }
 
 /// Hands jobs to the task.
@@ -75,63 +129,193 @@ impl<J: Job> Writer<J> {
     }
 }
 
-async fn run<J: Job>(mut work: impl Work<J>, mut queue: mpsc::Receiver<Message<J>>) {
-    // The log gets one line when commits begin to fail and one when that ends.
-    let mut failing = false;
-    while let Some(first) = queue.recv().await {
-        let mut batch = gather(first, &mut queue);
-        if batch.is_empty() {
+async fn run<J: Job>(work: impl Work<J>, mut queue: mpsc::Receiver<Message<J>>) {
+    let mut task =
+        Task { work, gathered: Gathered::default(), under_way: VecDeque::new(), care: Care::default(), failing: false };
+    loop {
+        if task.gathered.may_go(task.under_way.len()) {
+            task.send().await;
             continue;
         }
-        let began = Instant::now();
-        match work.commit(&mut batch).await {
-            Ok(()) => done(&mut work, batch, began, &mut failing),
-            // When the database takes nothing, it takes nothing of anybody. Any other error is one job's: each then goes alone.
-            Err(error) if matches!(error, Error::Full(_) | Error::Closed) || batch.len() == 1 => {
-                refuse(batch, &error, &mut failing);
+        let (front, room) = (!task.under_way.is_empty(), task.gathered.has_room());
+        tokio::select! {
+            biased;
+            ended = next(&mut task.under_way), if front => task.ended(ended).await,
+            message = queue.recv(), if room => match message {
+                Some(message) => task.gathered.take_in(message, &mut queue),
+                // All that was queued is on its way.
+                None if !front => return,
+                None => {
+                    let ended = next(&mut task.under_way).await;
+                    task.ended(ended).await;
+                }
+            },
+        }
+    }
+}
+
+/// Jobs that gather for the next batch.
+struct Gathered<J> {
+    jobs: Vec<J>,
+    bytes: usize,
+}
+
+impl<J> Default for Gathered<J> {
+    fn default() -> Self {
+        Self { jobs: Vec::new(), bytes: 0 }
+    }
+}
+
+impl<J: Job> Gathered<J> {
+    fn has_room(&self) -> bool {
+        self.jobs.len() < BATCH_MAX && self.bytes < BATCH_BYTES
+    }
+
+    fn may_go(&self, under_way: usize) -> bool {
+        let many = WORTH_WHILE <= self.jobs.len() || !self.has_room();
+        !self.jobs.is_empty() && (under_way == 0 || under_way < UNDER_WAY && many)
+    }
+
+    /// `first` and what is queued behind it, within the bounds of a batch. Nothing more is taken in after a stop.
+    fn take_in(&mut self, first: Message<J>, queue: &mut mpsc::Receiver<Message<J>>) {
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Job(job) => {
+                    self.bytes += job.bytes();
+                    self.jobs.push(job);
+                }
+                Message::Stop => queue.close(),
             }
+            next = if self.has_room() { queue.try_recv().ok() } else { None };
+        }
+    }
+}
+
+/// A batch that is under way.
+struct UnderWay<J> {
+    began: Instant,
+    sent: Sent<J>,
+    /// It came to this already.
+    came: Option<(Vec<J>, Came)>,
+}
+
+/// What a batch came to, and when it began.
+type Ended<J> = Option<(Instant, Vec<J>, Came)>;
+
+/// What the batch comes to that is longest under way.
+async fn next<J>(under_way: &mut VecDeque<UnderWay<J>>) -> Ended<J> {
+    let first = under_way.front_mut()?;
+    let (jobs, came) = match first.came.take() {
+        Some(known) => known,
+        None => first.sent.as_mut().await,
+    };
+    let began = first.began;
+    under_way.pop_front();
+    Some((began, jobs, came))
+}
+
+/// How many of the next batches go with care, without trying.
+#[derive(Default)]
+struct Care {
+    left: u32,
+    last: u32,
+}
+
+impl Care {
+    fn is_due(&mut self) -> bool {
+        let due = self.left != 0;
+        self.left = self.left.saturating_sub(1);
+        due
+    }
+
+    fn was_needed(&mut self) {
+        self.left = self.last;
+        self.last = (2 * self.last).clamp(1, CARE_MAX);
+    }
+
+    fn was_not_needed(&mut self) {
+        self.last = 0;
+    }
+}
+
+struct Task<J, W> {
+    work: W,
+    gathered: Gathered<J>,
+    under_way: VecDeque<UnderWay<J>>,
+    care: Care,
+    /// The log gets one line when commits begin to fail and one when that ends.
+    failing: bool,
+}
+
+impl<J: Job, W: Work<J>> Task<J, W> {
+    /// Sends what has gathered.
+    async fn send(&mut self) {
+        let (jobs, began) = (std::mem::take(&mut self.gathered).jobs, Instant::now());
+        let sent = if self.care.is_due() { Err(jobs) } else { self.work.send(jobs).await };
+        match sent {
+            Ok(mut sent) => {
+                // The first poll sends it.
+                let came = std::future::poll_fn(|cx| match sent.as_mut().poll(cx) {
+                    Poll::Ready(came) => Poll::Ready(Some(came)),
+                    Poll::Pending => Poll::Ready(None),
+                });
+                let came = came.await;
+                self.under_way.push_back(UnderWay { began, sent, came });
+            }
+            Err(jobs) => {
+                while let ended @ Some(_) = next(&mut self.under_way).await {
+                    self.ended(ended).await;
+                }
+                self.with_care(jobs, began).await;
+            }
+        }
+    }
+
+    async fn ended(&mut self, ended: Ended<J>) {
+        match ended {
+            Some((began, jobs, Came::Done)) => {
+                self.care.was_not_needed();
+                self.done(jobs, began);
+            }
+            Some((began, jobs, Came::NeedsCare)) => {
+                self.care.was_needed();
+                self.with_care(jobs, began).await;
+            }
+            Some((_, jobs, Came::Failed(error))) => self.refuse(jobs, &error),
+            None => {}
+        }
+    }
+
+    async fn with_care(&mut self, mut jobs: Vec<J>, began: Instant) {
+        match self.work.commit(&mut jobs).await {
+            Ok(()) => self.done(jobs, began),
+            // When the database takes nothing, it takes nothing of anybody. Any other error is one job's: each then goes alone.
+            Err(error) if matches!(error, Error::Full(_) | Error::Closed) || jobs.len() == 1 => self.refuse(jobs, &error),
             Err(_) => {
-                for job in batch {
+                for job in jobs {
                     let (mut one, began) = (vec![job], Instant::now());
-                    match work.commit(&mut one).await {
-                        Ok(()) => done(&mut work, one, began, &mut failing),
-                        Err(error) => refuse(one, &error, &mut failing),
+                    match self.work.commit(&mut one).await {
+                        Ok(()) => self.done(one, began),
+                        Err(error) => self.refuse(one, &error),
                     }
                 }
             }
         }
     }
-}
 
-fn done<J: Job>(work: &mut impl Work<J>, mut batch: Vec<J>, began: Instant, failing: &mut bool) {
-    if std::mem::take(failing) {
-        tracing::info!("the store takes writes again");
-    }
-    work.committed(&mut batch, began);
-    batch.into_iter().for_each(|job| job.answer(Ok(())));
-}
-
-fn refuse<J: Job>(batch: Vec<J>, error: &Error, failing: &mut bool) {
-    if !std::mem::replace(failing, true) {
-        tracing::error!("nothing of this was written, whoever asked was told: {error}");
-    }
-    batch.into_iter().for_each(|job| job.answer(Err(error.clone())));
-}
-
-/// `first` and what is queued behind it, within the bounds of a batch. Nothing more is taken in after a stop.
-fn gather<J: Job>(first: Message<J>, queue: &mut mpsc::Receiver<Message<J>>) -> Vec<J> {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    let mut next = Some(first);
-    while let Some(message) = next {
-        match message {
-            Message::Job(job) => {
-                bytes += job.bytes();
-                batch.push(job);
-            }
-            Message::Stop => queue.close(),
+    fn done(&mut self, mut jobs: Vec<J>, began: Instant) {
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("the store takes writes again");
         }
-        let room = batch.len() < BATCH_MAX && bytes < BATCH_BYTES;
-        next = if room { queue.try_recv().ok() } else { None };
+        self.work.committed(&mut jobs, began);
+        jobs.into_iter().for_each(|job| job.answer(Ok(())));
     }
-    batch
+
+    fn refuse(&mut self, jobs: Vec<J>, error: &Error) {
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!("nothing of this was written, whoever asked was told: {error}");
+        }
+        jobs.into_iter().for_each(|job| job.answer(Err(error.clone())));
+    }
 }

@@ -100,6 +100,11 @@ fn is_unavailable(code: &SqlState) -> bool {
         .contains(&code)
 }
 
+/// Whether `error` means that nothing can be written now, whatever it is.
+pub(super) fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    matches!(fault(error), Error::Full(_))
+}
+
 /// Whether the same may be tried again at once: the server chose this one of two that waited for each other.
 pub(super) fn is_again(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE))
@@ -300,6 +305,11 @@ impl Db {
         if self.client.batch_execute("ROLLBACK").await.is_ok() {
             self.open.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Whether it may be used for something else.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.client.is_closed() && !self.outdated.is(Object::metrics(&self.client).created)
     }
 
     /// Is not used again, nor is any other of its pool: its server is none that can be written to any more.

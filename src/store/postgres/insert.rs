@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use tokio_postgres::types::ToSql;
+
 use super::{
     accept::with_suffix,
     connect::{Db, Pg},
@@ -90,35 +92,36 @@ impl<'r> Events<'r> {
         Ok(())
     }
 
+    /// As values of a statement, in the order of [`EVENTS`].
+    pub(super) fn columns(&self) -> [&(dyn ToSql + Sync); 19] {
+        [
+            &self.seq,
+            &self.id,
+            &self.source,
+            &self.kind,
+            &self.r#type,
+            &self.subject,
+            &self.namespace,
+            &self.time,
+            &self.timestamp,
+            &self.received_at,
+            &self.traceparent,
+            &self.replayed,
+            &self.content_type,
+            &self.data_start,
+            &self.data_len,
+            &self.rules,
+            &self.deliveries,
+            &self.size,
+            &self.body,
+        ]
+    }
+
     pub(super) async fn insert(&self, db: &Db) -> Pg<u64> {
         if self.seq.is_empty() {
             return Ok(0);
         }
-        db.run(
-            EVENTS,
-            &[
-                &self.seq,
-                &self.id,
-                &self.source,
-                &self.kind,
-                &self.r#type,
-                &self.subject,
-                &self.namespace,
-                &self.time,
-                &self.timestamp,
-                &self.received_at,
-                &self.traceparent,
-                &self.replayed,
-                &self.content_type,
-                &self.data_start,
-                &self.data_len,
-                &self.rules,
-                &self.deliveries,
-                &self.size,
-                &self.body,
-            ],
-        )
-        .await
+        db.run(EVENTS, &self.columns()).await
     }
 }
 
@@ -175,6 +178,11 @@ impl<'r> Deliveries<'r> {
         (self.at, self.replay) = (at, replay);
     }
 
+    /// As values of a statement, but for order keys.
+    pub(super) fn columns(&self) -> [&(dyn ToSql + Sync); 7] {
+        [&self.place, &self.target, &self.rule, &self.template, &self.severity, &self.turn, &self.stage]
+    }
+
     pub(super) async fn insert(&self, db: &Db) -> Pg<u64> {
         if self.place.is_empty() {
             return Ok(0);
@@ -227,19 +235,45 @@ impl Waiting {
         }
     }
 
+    /// Whether nothing is wanted of any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.place.is_empty()
+    }
+
+    /// As values of [`PLANS`].
+    pub(super) fn plans(&self) -> [&(dyn ToSql + Sync); 3] {
+        [&self.place, &self.plan, &self.cancels]
+    }
+
+    /// As values of [`AWAITED`].
+    pub(super) fn awaited(&self) -> Awaited<'_> {
+        Awaited { keys: self.key.iter().map(|key| &key[..]).collect(), places: &self.key_place }
+    }
+
     pub(super) async fn insert_plans(&self, db: &Db) -> Pg<u64> {
-        if self.place.is_empty() {
+        if self.is_empty() {
             return Ok(0);
         }
-        db.run(PLANS, &[&self.place, &self.plan, &self.cancels]).await
+        db.run(PLANS, &self.plans()).await
     }
 
     pub(super) async fn insert_keys(&self, db: &Db) -> Pg<u64> {
         if self.key.is_empty() {
             return Ok(0);
         }
-        let keys: Vec<&[u8]> = self.key.iter().map(|key| &key[..]).collect();
-        db.run(AWAITED, &[&keys, &self.key_place]).await
+        db.run(AWAITED, &self.awaited().params()).await
+    }
+}
+
+/// The keys that deliveries wait for, by column.
+pub(super) struct Awaited<'w> {
+    keys: Vec<&'w [u8]>,
+    places: &'w Vec<i64>,
+}
+
+impl Awaited<'_> {
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 2] {
+        [&self.keys, self.places]
     }
 }
 
@@ -275,20 +309,44 @@ impl Keys {
         self.0.insert(key, seen);
     }
 
+    /// By column, in the order of the index, whose pages are then each touched once.
+    pub(super) fn columns(&self) -> KeyColumns<'_> {
+        let mut all: Vec<(&[u8; 16], &Seen)> = self.0.iter().collect();
+        all.sort_unstable_by_key(|(key, _)| **key);
+        KeyColumns {
+            keys: all.iter().map(|(key, _)| &key[..]).collect(),
+            bodies: all.iter().map(|(_, seen)| &seen.body[..]).collect(),
+            seqs: all.iter().map(|(_, seen)| seen.seq).collect(),
+            seen_at: all.iter().map(|(_, seen)| seen.seen_at).collect(),
+            hashed: all.iter().map(|(_, seen)| seen.hashed).collect(),
+            suffixes: all.iter().map(|(_, seen)| seen.suffix).collect(),
+            forget_at: all.iter().map(|(_, seen)| seen.forget_at).collect(),
+        }
+    }
+
     pub(super) async fn insert(&self, db: &Db) -> Pg<u64> {
         if self.0.is_empty() {
             return Ok(0);
         }
-        // In the order of the index, whose pages are then each touched once.
-        let mut all: Vec<(&[u8; 16], &Seen)> = self.0.iter().collect();
-        all.sort_unstable_by_key(|(key, _)| **key);
-        let keys: Vec<&[u8]> = all.iter().map(|(key, _)| &key[..]).collect();
-        let bodies: Vec<&[u8]> = all.iter().map(|(_, seen)| &seen.body[..]).collect();
-        let seqs: Vec<i64> = all.iter().map(|(_, seen)| seen.seq).collect();
-        let seen_at: Vec<i64> = all.iter().map(|(_, seen)| seen.seen_at).collect();
-        let hashed: Vec<bool> = all.iter().map(|(_, seen)| seen.hashed).collect();
-        let suffixes: Vec<Option<i64>> = all.iter().map(|(_, seen)| seen.suffix).collect();
-        let forget_at: Vec<i64> = all.iter().map(|(_, seen)| seen.forget_at).collect();
-        db.run(KEYS, &[&keys, &bodies, &seqs, &seen_at, &hashed, &suffixes, &forget_at]).await
+        let it = self.columns();
+        db.run(KEYS, &[&it.keys, &it.bodies, &it.seqs, &it.seen_at, &it.hashed, &it.suffixes, &it.forget_at]).await
+    }
+}
+
+/// Keys by column.
+pub(super) struct KeyColumns<'k> {
+    keys: Vec<&'k [u8]>,
+    bodies: Vec<&'k [u8]>,
+    seqs: Vec<i64>,
+    seen_at: Vec<i64>,
+    hashed: Vec<bool>,
+    suffixes: Vec<Option<i64>>,
+    forget_at: Vec<i64>,
+}
+
+impl KeyColumns<'_> {
+    /// As values of a statement, but for suffixes.
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 6] {
+        [&self.keys, &self.bodies, &self.seqs, &self.seen_at, &self.hashed, &self.forget_at]
     }
 }

@@ -1,5 +1,5 @@
 //! The PostgreSQL back end: one database, any number of processes. Events and attempts go to two tasks that commit together what is
-//! queued ([`batch`]: [`accept`], [`record`]); other writes are transactions of their own; reads go over connections beside them.
+//! queued ([`batch`]: [`accept`] and [`at_once`], [`record`] and [`freely`]); other writes are transactions of their own; reads go over connections beside them.
 //!
 //! Order. Whatever others must see in order (events, who goes before whom under an order key, what throttles and digests count, who owns
 //! which lanes) is written under one lock, the row of `identity`, held until the commit ([`session`]): so the order of events is the
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     accept::{Accept, Ingest},
-    batch::Writer,
+    batch::{Kept, Writer},
     connect::{Gate, Pool, fault, unreached},
     news::News,
     record::{Record, Recorder},
@@ -40,7 +40,9 @@ use crate::{
 
 mod accept;
 mod ahead;
+mod at_once;
 mod batch;
+mod bodies;
 mod clauses;
 mod connect;
 pub(super) mod copy;
@@ -50,6 +52,7 @@ pub(super) mod doctor;
 mod ending;
 mod erase;
 mod foresee;
+mod freely;
 mod give_up;
 mod held;
 mod insert;
@@ -89,8 +92,8 @@ pub(super) fn shown(url: &Secret) -> String {
 
 pub(in crate::store) use insert::size_of as size_of_event;
 
-/// Connections of the two tasks that commit batches.
-const BATCHES: usize = 2;
+/// Connections of the two tasks that commit batches: each keeps one, and may still wait for what it sent over one that was lost.
+const BATCHES: usize = 4;
 /// Connections of other writes.
 const WORK: usize = 4;
 /// Connections that answer the lanes, whose questions are short.
@@ -138,8 +141,8 @@ pub async fn open(url: &Secret, clock: Clock) -> Result<Arc<Postgres>> {
     let stop = CancellationToken::new();
     let news = News { place, tls, pool: lanes.clone(), shared: shared.clone(), stop: stop.clone() };
     Ok(Arc::new(Postgres {
-        ingest: Writer::start(Ingest { pool: batches.clone(), shared: shared.clone() }),
-        recorder: Writer::start(Recorder { pool: batches.clone(), shared: shared.clone(), locked: 0 }),
+        ingest: Writer::start(Ingest { connection: Kept::of(batches.clone()), shared: shared.clone() }),
+        recorder: Writer::start(Recorder { connection: Kept::of(batches.clone()), shared: shared.clone() }),
         news: std::sync::Mutex::new(Some(tokio::spawn(news.run()))),
         shared,
         batches,

@@ -1,5 +1,5 @@
 //! What the processes of one store tell each other: at most one notification for each commit, and a look now and then for those that
-//! were missed.
+//! were missed. One that is alone says nothing; whoever comes says so.
 
 use std::{
     collections::HashSet,
@@ -33,6 +33,9 @@ const ENDED: char = '!';
 /// Says that there are shards to take.
 const FREED: &str = "shards";
 
+/// Says that its process has come.
+const CAME: &str = "here";
+
 /// Where the processes of the store with this salt hear each other.
 pub(super) fn channel(salt: u64) -> String {
     format!("hookyard_{salt:016x}")
@@ -47,6 +50,8 @@ pub(super) enum Said<'t> {
     Ended(&'t [i64]),
     /// There are shards that can be taken.
     Freed,
+    /// It is there: from now on it is to be told.
+    Came,
 }
 
 impl Said<'_> {
@@ -56,6 +61,7 @@ impl Said<'_> {
             Self::New(targets) => format!("{voice:016x} {}", named(targets)),
             Self::Ended(targets) => format!("{voice:016x} {ENDED}{}", named(targets)),
             Self::Freed => format!("{voice:016x} {FREED}"),
+            Self::Came => format!("{voice:016x} {CAME}"),
         }
     }
 }
@@ -119,8 +125,8 @@ impl Heard {
         if whose == format!("{voice:016x}") {
             return false;
         }
-        if what == FREED {
-            self.freed = true;
+        if what == FREED || what == CAME {
+            self.freed |= what == FREED;
             return true;
         }
         let (into, targets) = match what.strip_prefix(ENDED) {
@@ -174,7 +180,10 @@ impl News {
                 }
             }
         });
-        client.batch_execute(&format!("LISTEN {}", channel(self.shared.reading.salt))).await?;
+        let channel = channel(self.shared.reading.salt);
+        // Those who were alone learn that they are not.
+        let came = Said::Came.by(self.shared.voice);
+        client.batch_execute(&format!("LISTEN {channel}; NOTIFY {channel}, '{came}'")).await?;
         let mut looked = Instant::now();
         while !client.is_closed() {
             let mut heard = None;
@@ -186,6 +195,9 @@ impl News {
                     next = said.try_recv().ok();
                 }
                 heard = any.then_some(all);
+                if any {
+                    self.shared.set_company(true);
+                }
             }
             // However much is said, what nobody says is looked for too.
             let due = LOOK_EVERY <= looked.elapsed();

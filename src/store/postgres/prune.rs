@@ -15,7 +15,7 @@ use super::{
     partitions::{self, Cutoffs, Layout, Pace},
     people,
     rows::Cells,
-    session::Session,
+    session::{Session, Shared},
     throttle,
 };
 use crate::{
@@ -55,6 +55,12 @@ struct Sweep {
     at: i64,
     /// The walk removed something, or passed events that would have been removed early.
     fruitful: bool,
+}
+
+/// How many bytes may be in use, in all.
+pub(super) fn limit(shared: &Shared) -> Option<i64> {
+    let room = shared.room.lock().unwrap_or_else(PoisonError::into_inner);
+    room.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX))
 }
 
 fn room<'s>(session: &'s Session<'_>) -> MutexGuard<'s, Room> {

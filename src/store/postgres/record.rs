@@ -1,15 +1,18 @@
 //! Keeping attempts, and moving their deliveries to what the attempts left them as.
 //!
-//! Nearly all attempts are of deliveries that are in nobody's way: a batch of them is one statement, and waits for nobody. Where one
-//! is ordered, or has died of which a throttle knows, or was recorded before, the batch is undone and made under the lock of the store.
+//! Nearly all attempts are of deliveries that are in nobody's way: a batch of them is one statement, and waits for nobody ([`freely`]).
+//! Where one is ordered, or has died of which a throttle knows, or was recorded before, the batch is made under the lock of the store.
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
+use tokio_postgres::types::ToSql;
 
 use super::{
-    batch::{Job, Work},
-    connect::{Db, Pg, Pool},
+    batch::{Job, Kept, Sent, Work},
+    bodies::{self, keep_bodies, keep_body},
+    connect::{Db, Pg},
+    freely,
     insert::small,
     lanes,
     rows::Cells,
@@ -72,42 +75,37 @@ impl After {
 
 /// Records batches of attempts.
 pub(super) struct Recorder {
-    pub(super) pool: Arc<Pool>,
+    pub(super) connection: Kept,
     pub(super) shared: Arc<Shared>,
-    /// Batches that begin under the lock: those before them needed it.
-    pub(super) locked: u32,
-}
-
-/// Batches after one that needed the lock which take it without trying.
-const STAYS_LOCKED: u32 = 16;
-
-/// What a batch under no lock came to.
-enum Tried {
-    Done,
-    NeedsLock,
 }
 
 impl Work<Record> for Recorder {
+    async fn send(&mut self, batch: Vec<Record>) -> std::result::Result<Sent<Record>, Vec<Record>> {
+        let attempts = of(&batch, self.shared.reading.salt);
+        let (first, rest) = rounds(&attempts);
+        let plain = !first.is_empty() && rest.is_empty() && !first.iter().any(|attempt| bodies::progresses(attempt));
+        drop((attempts, first, rest));
+        if !plain {
+            return Err(batch);
+        }
+        // Why there is no connection, the other way says.
+        let Ok(db) = self.connection.get().await else { return Err(batch) };
+        match freely::prepare(&db).await {
+            Ok(()) => Ok(Box::pin(freely::record(db, self.shared.clone(), batch))),
+            Err(_) => Err(batch),
+        }
+    }
+
     async fn commit(&mut self, batch: &mut [Record]) -> Result<()> {
-        let salt = self.shared.reading.salt;
-        let attempts: Vec<&Attempt> =
-            batch.iter().flat_map(|job| &job.attempts).filter(|attempt| attempt.delivery.event.salt == salt).collect();
+        let attempts = of(batch, self.shared.reading.salt);
         if attempts.is_empty() {
             return Ok(());
         }
         let mut left = session::AGAIN;
         loop {
-            let db = self.pool.get().await?;
-            let done = match self.locked {
-                0 => self.freely(&db, &attempts).await,
-                _ => under_lock(&db, &self.shared, &attempts).await.map(|()| Tried::Done),
-            };
-            match done {
-                Ok(Tried::Done) => {
-                    self.locked = self.locked.saturating_sub(1);
-                    return Ok(());
-                }
-                Ok(Tried::NeedsLock) => self.locked = STAYS_LOCKED,
+            let db = self.connection.get().await?;
+            match under_lock(&db, &self.shared, &attempts).await {
+                Ok(()) => return Ok(()),
                 Err(error) if session::again(&db, &error, &mut left).await => {}
                 Err(error) => return Err(session::broken(&db, &error)),
             }
@@ -121,34 +119,15 @@ impl Work<Record> for Recorder {
     }
 }
 
-impl Recorder {
-    async fn freely(&self, db: &Db, attempts: &[&Attempt]) -> Pg<Tried> {
-        let now = self.shared.now();
-        let (first, rest) = rounds(attempts);
-        if !rest.is_empty() {
-            return Ok(Tried::NeedsLock);
-        }
-        let rows = Rows::of(&first, now);
-        let fast = db.statement(RECORD).await?;
-        let (begun, settled) = tokio::join!(biased; db.begin(), rows.write(db, &fast, false));
-        begun?;
-        let settled = settled?;
-        if settled.len() < first.len() || settled.iter().any(|it| !it.moved) {
-            db.roll_back().await;
-            return Ok(Tried::NeedsLock);
-        }
-        keep_bodies(db, &first).await?;
-        count(db, &self.shared, attempts).await?;
-        db.commit().await?;
-        Ok(Tried::Done)
-    }
+/// The attempts of `batch` at deliveries of the store with this salt.
+pub(super) fn of(batch: &[Record], salt: u64) -> Vec<&Attempt> {
+    batch.iter().flat_map(|job| &job.attempts).filter(|attempt| attempt.delivery.event.salt == salt).collect()
 }
 
 async fn under_lock(db: &Db, shared: &Shared, attempts: &[&Attempt]) -> Pg<()> {
     let session = Session::begin(db, shared).await?;
     let (first, rest) = rounds(attempts);
-    let fast = db.statement(RECORD).await?;
-    let settled = Rows::of(&first, session.now).write(db, &fast, true).await?;
+    let settled = write(db, &Rows::of(&first, session.now)).await?;
     let mut moved = Vec::new();
     for attempt in &first {
         match settled.iter().find(|it| it.place == attempt.delivery.place()) {
@@ -175,7 +154,7 @@ async fn under_lock(db: &Db, shared: &Shared, attempts: &[&Attempt]) -> Pg<()> {
 }
 
 /// The first attempt of each delivery, in the order of deliveries, and the others as they came.
-fn rounds<'a>(attempts: &[&'a Attempt]) -> (Vec<&'a Attempt>, Vec<&'a Attempt>) {
+pub(super) fn rounds<'a>(attempts: &[&'a Attempt]) -> (Vec<&'a Attempt>, Vec<&'a Attempt>) {
     let mut seen = HashSet::new();
     let (mut first, rest): (Vec<&Attempt>, Vec<&Attempt>) =
         attempts.iter().copied().partition(|attempt| seen.insert(attempt.delivery.place()));
@@ -183,30 +162,58 @@ fn rounds<'a>(attempts: &[&'a Attempt]) -> (Vec<&'a Attempt>, Vec<&'a Attempt>) 
     (first, rest)
 }
 
-/// Writes attempts, and moves their deliveries, one attempt of each. Attempts of deliveries that are not held, or that were recorded
-/// under their number, are left out. Without the lock (`$15`) so are deliveries that others may stand behind, and deaths that throttles
-/// may know of. A former owner's failures change nothing.
-pub(super) const RECORD: &str =
-    "WITH a AS (SELECT * FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[],
+/// What an attempt leaves its delivery as: `d` of table `deliveries`, `a` the attempt; `$15` is the time of the transaction.
+macro_rules! left {
+    () => {
+        "UPDATE deliveries d SET state = CASE a.outcome WHEN 100 THEN 0 ELSE a.outcome END, cause = a.cause, due_at = a.due_at,
+            settled_at = CASE WHEN a.outcome IN (1, 2) THEN $15::bigint END, attempts = greatest(d.attempts, a.number),
+            error = a.error, uncounted = d.uncounted + CASE WHEN a.counts THEN 0 ELSE 1 END,
+            first_attempt_at = coalesce(d.first_attempt_at, CASE WHEN a.counts THEN a.started_at END),
+            stood_still_ms = CASE WHEN d.first_attempt_at IS NULL AND a.counts THEN a.still ELSE d.stood_still_ms END,
+            turn = CASE a.outcome WHEN 100 THEN 4 ELSE d.turn END"
+    };
+}
+pub(super) use left;
+
+/// Attempts as a table: values $1 to $14.
+macro_rules! given {
+    () => {
+        "a AS (SELECT * FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[],
             $8::bigint[], $9::bigint[], $10::bigint[], $11::bytea[], $12::bool[], $13::bigint[], $14::bigint[])
-            AS u (place, number, started_at, duration_us, status, error, detail, outcome, cause, due_at, response, counts, epoch, still)),
+            AS u (place, number, started_at, duration_us, status, error, detail, outcome, cause, due_at, response, counts, epoch, still))"
+    };
+}
+pub(super) use given;
+
+/// Whether the owner that began the attempt is today's. What was delivered is, whoever sent it.
+macro_rules! todays {
+    () => {
+        "(a.outcome = 1 OR EXISTS (SELECT FROM targets t JOIN shards s ON s.shard = t.shard
+            WHERE t.id = d.target_id AND s.epoch <= a.epoch))"
+    };
+}
+pub(super) use todays;
+
+/// Writes attempts, and moves their deliveries, one attempt of each. Attempts of deliveries that are not held, or that were recorded
+/// under their number, are left out. A former owner's failures change nothing.
+pub(super) const RECORD: &str = concat!(
+    "WITH ",
+    given!(),
+    ",
         kept AS (INSERT INTO attempts (place, number, started_at, duration_us, status, error, detail, outcome, cause, retry_at,
                 response, counts, epoch)
             SELECT a.place, a.number, a.started_at, a.duration_us, a.status, a.error, a.detail, a.outcome, a.cause, a.due_at,
                 a.response, a.counts, a.epoch
             FROM a JOIN deliveries d ON d.place = a.place ON CONFLICT DO NOTHING RETURNING place),
-        moved AS (UPDATE deliveries d SET state = CASE a.outcome WHEN 100 THEN 0 ELSE a.outcome END, cause = a.cause, due_at = a.due_at,
-                settled_at = CASE WHEN a.outcome IN (1, 2) THEN $16::bigint END, attempts = greatest(d.attempts, a.number),
-                error = a.error, uncounted = d.uncounted + CASE WHEN a.counts THEN 0 ELSE 1 END,
-                first_attempt_at = coalesce(d.first_attempt_at, CASE WHEN a.counts THEN a.started_at END),
-                stood_still_ms = CASE WHEN d.first_attempt_at IS NULL AND a.counts THEN a.still ELSE d.stood_still_ms END,
-                turn = CASE a.outcome WHEN 100 THEN 4 ELSE d.turn END
-            FROM a, kept, targets t, shards s
-            WHERE d.place = a.place AND kept.place = a.place AND t.id = d.target_id AND s.shard = t.shard AND d.state = 0
-                AND (a.outcome = 1 OR s.epoch <= a.epoch) AND ($15 OR d.order_key IS NULL AND (a.outcome <> 2 OR d.stage = 0))
+        moved AS (",
+    left!(),
+    " FROM a, kept WHERE d.place = a.place AND kept.place = a.place AND d.state = 0 AND ",
+    todays!(),
+    "
             RETURNING d.place, d.target_id, d.order_key, d.stage, a.outcome)
     SELECT kept.place, m.place IS NOT NULL, m.target_id, m.order_key, m.outcome IN (1, 2), m.outcome = 2 AND m.stage <> 0
-    FROM kept LEFT JOIN moved m ON m.place = kept.place";
+    FROM kept LEFT JOIN moved m ON m.place = kept.place"
+);
 
 /// What became of an attempt's delivery.
 struct Settled {
@@ -221,52 +228,74 @@ struct Settled {
     died: bool,
 }
 
-/// Attempts by column.
-struct Rows<'a> {
-    attempts: &'a [&'a Attempt],
+/// Attempts by column, as values of a statement.
+pub(super) struct Rows<'a> {
+    place: Vec<i64>,
+    number: Vec<i32>,
+    started_at: Vec<i64>,
+    duration_us: Vec<i64>,
+    status: Vec<Option<i32>>,
+    error: Vec<Option<Text<'a>>>,
+    detail: Vec<Option<Text<'a>>>,
+    outcome: Vec<i64>,
+    cause: Vec<Option<i64>>,
+    due_at: Vec<Option<i64>>,
+    response: Vec<&'a [u8]>,
+    counts: Vec<bool>,
+    epoch: Vec<i64>,
+    still: Vec<i64>,
     now: i64,
-    after: Vec<After>,
 }
 
 impl<'a> Rows<'a> {
-    fn of(attempts: &'a [&'a Attempt], now: i64) -> Self {
-        Self { attempts, now, after: attempts.iter().map(|attempt| After::of(attempt.next, now)).collect() }
+    pub(super) fn of(attempts: &[&'a Attempt], now: i64) -> Self {
+        fn column<'a, T>(attempts: &[&'a Attempt], cell: impl Fn(&'a Attempt) -> T) -> Vec<T> {
+            attempts.iter().map(|attempt| cell(attempt)).collect()
+        }
+        let after: Vec<After> = attempts.iter().map(|attempt| After::of(attempt.next, now)).collect();
+        Self {
+            place: column(attempts, |it| it.delivery.place()),
+            number: column(attempts, |it| i32::try_from(it.number).unwrap_or(i32::MAX)),
+            started_at: column(attempts, |it| to_ms(it.started_at)),
+            duration_us: column(attempts, |it| i64::try_from(it.duration.as_micros()).unwrap_or(i64::MAX)),
+            status: column(attempts, |it| it.status.map(i32::from)),
+            error: column(attempts, |it| Text::of_some(it.error.as_deref())),
+            detail: column(attempts, |it| Text::of_some(it.detail.as_deref())),
+            outcome: after.iter().map(|after| after.outcome).collect(),
+            cause: after.iter().map(|after| after.cause).collect(),
+            due_at: after.iter().map(|after| after.due_at).collect(),
+            response: column(attempts, |it| &*it.response),
+            counts: column(attempts, |it| it.counts),
+            epoch: column(attempts, |it| it.epoch),
+            still: column(attempts, |it| it.stood_still_ms),
+            now,
+        }
     }
 
-    fn column<T>(&self, cell: impl Fn(&'a Attempt) -> T) -> Vec<T> {
-        self.attempts.iter().map(|attempt| cell(attempt)).collect()
+    /// Values $1 to $15.
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 15] {
+        [
+            &self.place,
+            &self.number,
+            &self.started_at,
+            &self.duration_us,
+            &self.status,
+            &self.error,
+            &self.detail,
+            &self.outcome,
+            &self.cause,
+            &self.due_at,
+            &self.response,
+            &self.counts,
+            &self.epoch,
+            &self.still,
+            &self.now,
+        ]
     }
+}
 
-    async fn write(&self, db: &Db, statement: &tokio_postgres::Statement, locked: bool) -> Pg<Vec<Settled>> {
-        let micros = |it: &Attempt| i64::try_from(it.duration.as_micros()).unwrap_or(i64::MAX);
-        let outcomes: Vec<i64> = self.after.iter().map(|after| after.outcome).collect();
-        let causes: Vec<Option<i64>> = self.after.iter().map(|after| after.cause).collect();
-        let due_at: Vec<Option<i64>> = self.after.iter().map(|after| after.due_at).collect();
-        let rows = db
-            .rows_of(
-                statement,
-                &[
-                    &self.column(|it| it.delivery.place()),
-                    &self.column(|it| i32::try_from(it.number).unwrap_or(i32::MAX)),
-                    &self.column(|it| to_ms(it.started_at)),
-                    &self.column(micros),
-                    &self.column(|it| it.status.map(i32::from)),
-                    &self.column(|it| Text::of_some(it.error.as_deref())),
-                    &self.column(|it| Text::of_some(it.detail.as_deref())),
-                    &outcomes,
-                    &causes,
-                    &due_at,
-                    &self.column(|it| &*it.response),
-                    &self.column(|it| it.counts),
-                    &self.column(|it| it.epoch),
-                    &self.column(|it| it.stood_still_ms),
-                    &locked,
-                    &self.now,
-                ],
-            )
-            .await?;
-        rows.iter().map(settled).collect()
-    }
+async fn write(db: &Db, rows: &Rows<'_>) -> Pg<Vec<Settled>> {
+    db.rows(RECORD, &rows.params()).await?.iter().map(settled).collect()
 }
 
 fn settled(row: &tokio_postgres::Row) -> Pg<Settled> {
@@ -279,8 +308,7 @@ fn settled(row: &tokio_postgres::Row) -> Pg<Settled> {
 
 /// Records one attempt of a delivery of which another was recorded in the same breath.
 async fn one(session: &Session<'_>, attempt: &Attempt) -> Pg<()> {
-    let fast = session.db.statement(RECORD).await?;
-    match Rows::of(&[attempt], session.now).write(session.db, &fast, true).await?.pop() {
+    match write(session.db, &Rows::of(&[attempt], session.now)).await?.pop() {
         Some(it) if it.moved => follow(session, attempt, &it).await,
         Some(_) => slowly(session, attempt, attempt.number).await,
         None => match renumber(session, attempt).await? {
@@ -292,8 +320,7 @@ async fn one(session: &Session<'_>, attempt: &Attempt) -> Pg<()> {
 
 async fn settle_one(session: &Session<'_>, attempt: &Attempt, number: u32) -> Pg<()> {
     let attempt = Attempt { number, ..attempt.clone() };
-    let fast = session.db.statement(RECORD).await?;
-    match Rows::of(&[&attempt], session.now).write(session.db, &fast, true).await?.pop() {
+    match write(session.db, &Rows::of(&[&attempt], session.now)).await?.pop() {
         Some(it) if it.moved => follow(session, &attempt, &it).await,
         Some(_) => slowly(session, &attempt, number).await,
         None => Ok(()),
@@ -348,50 +375,16 @@ async fn slowly(session: &Session<'_>, attempt: &Attempt, number: u32) -> Pg<()>
     if dead && todays { throttle::died(session, place, session.now).await } else { Ok(()) }
 }
 
-pub(super) const BODIES: &str = "INSERT INTO bodies (place, content_type, body, progress, reached)
-    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[], $5::bool[]) ON CONFLICT DO NOTHING";
-
-/// Keeps the bodies that were made for deliveries that attempts have moved.
-async fn keep_bodies(db: &Db, attempts: &[&Attempt]) -> Pg<()> {
-    let plain: Vec<(i64, &crate::store::Rendered)> = attempts
-        .iter()
-        .filter_map(|attempt| Some((attempt.delivery.place(), attempt.rendered.as_ref().filter(|made| made.progress.is_none())?)))
-        .collect();
-    if !plain.is_empty() {
-        let places: Vec<i64> = plain.iter().map(|(place, _)| *place).collect();
-        let types: Vec<Text<'_>> = plain.iter().map(|(_, made)| Text::of(&made.content_type)).collect();
-        let bodies: Vec<&[u8]> = plain.iter().map(|(_, made)| &*made.body).collect();
-        let progress: Vec<Option<&[u8]>> = vec![None; plain.len()];
-        let reached: Vec<bool> = plain.iter().map(|(_, made)| made.reached).collect();
-        db.run(BODIES, &[&places, &types, &bodies, &progress, &reached]).await?;
-    }
-    for attempt in attempts.iter().filter(|attempt| attempt.rendered.as_ref().is_some_and(|made| made.progress.is_some())) {
-        keep_body(db, attempt, true).await?;
-    }
-    Ok(())
+/// What these attempts leave behind, in bytes.
+pub(super) fn size(attempts: &[&Attempt]) -> i32 {
+    small(attempts.iter().map(|attempt| bytes(attempt)).sum())
 }
 
-/// Keeps the body that was made for the delivery, once: later attempts send the same bytes. What they left to be done is kept anew
-/// each time, unless (`moves`) a former owner of the lane says so: it knows less.
-async fn keep_body(db: &Db, attempt: &Attempt, moves: bool) -> Pg<()> {
-    let Some(made) = &attempt.rendered else { return Ok(()) };
-    let sql = if made.progress.is_some() && moves {
-        "INSERT INTO bodies AS b (place, content_type, body, progress, reached) VALUES ($1, $2, $3, $4, $5)
-        ON CONFLICT (place) DO UPDATE SET content_type = excluded.content_type, body = excluded.body,
-            progress = excluded.progress, reached = b.reached OR excluded.reached"
-    } else {
-        "INSERT INTO bodies (place, content_type, body, progress, reached) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"
-    };
-    let (place, kind) = (attempt.delivery.place(), Text::of(&made.content_type));
-    db.run(sql, &[&place, &kind, &&*made.body, &made.progress.as_deref(), &made.reached]).await.map(|_| ())
-}
-
-/// Adds what these attempts leave behind to what is in use. Each process has a row of its own, so that none waits for another.
+/// Adds that to what is in use.
 async fn count(db: &Db, shared: &Shared, attempts: &[&Attempt]) -> Pg<()> {
-    let size = small(attempts.iter().map(|attempt| bytes(attempt)).sum());
+    let size = size(attempts);
     if size == 0 {
         return Ok(());
     }
-    let slot = i16::from((shared.voice % 63) as u8 + 1);
-    db.run("UPDATE usage SET bytes = bytes + $2::int WHERE slot = $1", &[&slot, &size]).await.map(|_| ())
+    db.run("UPDATE usage SET bytes = bytes + $2::int WHERE slot = $1", &[&shared.slot(), &size]).await.map(|_| ())
 }

@@ -41,6 +41,8 @@ pub(super) struct Shared {
     pub(super) presence: Presence,
     /// The clock was set back, or may have been before this start: times in the tables may lie in its former future.
     pub(super) set_back: AtomicBool,
+    /// Other processes may share the store: they are told of what is committed. Alone, nobody is.
+    company: AtomicBool,
     /// The latest time a transaction saw, in ms.
     seen: AtomicI64,
     /// Numbers of targets that are on disk.
@@ -63,8 +65,24 @@ impl Shared {
             voice: u64::from_ne_bytes(std::array::from_fn(|_| fastrand::u8(..))),
             presence: Presence::new(salt),
             set_back: AtomicBool::new(true),
+            company: AtomicBool::new(true),
             targets: Mutex::default(),
         }
+    }
+
+    /// Which row of what is in use is this process's, so that none waits for another.
+    pub(super) fn slot(&self) -> i16 {
+        i16::from((self.voice % 63) as u8 + 1)
+    }
+
+    /// Whether other processes may share the store.
+    pub(super) fn has_company(&self) -> bool {
+        self.company.load(Ordering::Relaxed)
+    }
+
+    /// There are others, or none; as the table of owners says, or one that has just come.
+    pub(super) fn set_company(&self, company: bool) {
+        self.company.store(company, Ordering::Relaxed);
     }
 
     /// The time of a transaction that begins, in ms.
