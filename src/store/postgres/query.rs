@@ -45,11 +45,12 @@ pub(super) const NEXT_DUE: &str = "SELECT d.place, d.due_at FROM (VALUES (0), (1
 pub(super) const OLDEST: &str =
     "SELECT place FROM deliveries WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1) AND turn IN (0, 1)
         AND due_at <= $2 ORDER BY created_at, place LIMIT $3";
-/// Deliveries that wait, with the bodies made for them. They are found by their places (`OFFSET 0`), not among all that their target has.
+/// Deliveries that wait, with the bodies made for them. They are found by their places (`OFFSET 0`, and a cast that
+/// no index knows), not among all that wait.
 pub(super) const DUE: &str = concat!(
     "SELECT b.content_type, b.body, b.progress, b.reached, ",
     rows::delivery_columns!(),
-    " FROM unnest($1::bigint[]) AS u (at) CROSS JOIN LATERAL (SELECT * FROM deliveries WHERE place = u.at AND state = 0 OFFSET 0) AS d
+    " FROM unnest($1::bigint[]) AS u (at) CROSS JOIN LATERAL (SELECT * FROM deliveries WHERE place = u.at AND state::int = 0 OFFSET 0) AS d
         JOIN targets t ON t.id = d.target_id LEFT JOIN bodies b ON b.place = d.place"
 );
 /// Events, with their bodies.

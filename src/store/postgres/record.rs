@@ -207,7 +207,7 @@ pub(super) const RECORD: &str = concat!(
             FROM a JOIN deliveries d ON d.place = a.place ON CONFLICT DO NOTHING RETURNING place),
         moved AS (",
     left!(),
-    " FROM a, kept WHERE d.place = a.place AND kept.place = a.place AND d.state = 0 AND ",
+    " FROM a, kept WHERE d.place = a.place AND kept.place = a.place AND d.state::int = 0 AND ",
     todays!(),
     "
             RETURNING d.place, d.target_id, d.order_key, d.stage, a.outcome)
