@@ -196,7 +196,7 @@ impl News {
                 }
                 heard = any.then_some(all);
                 if any {
-                    self.shared.set_company(true);
+                    self.shared.heard();
                 }
             }
             // However much is said, what nobody says is looked for too.

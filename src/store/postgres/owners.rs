@@ -52,7 +52,7 @@ async fn share(session: &Session<'_>, me: i64, now: i64, until: i64) -> Pg<i64> 
     let place = session.shared.presence.shows(me.cast_unsigned());
     let Some(row) = session.db.first(LIVE, &[&me, &now, &until, &place]).await? else { return Ok(SHARDS.into()) };
     let (others, before): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-    session.shared.set_company(others != 0);
+    session.shared.counted(others != 0);
     let (all, shards) = (others + 1, i64::from(SHARDS));
     Ok(shards / all + i64::from(before < shards % all))
 }

@@ -7,6 +7,7 @@ use std::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
@@ -43,12 +44,16 @@ pub(super) struct Shared {
     pub(super) set_back: AtomicBool,
     /// Other processes may share the store: they are told of what is committed. Alone, nobody is.
     company: AtomicBool,
+    /// When one of them was last heard of.
+    heard_at: Mutex<Option<Instant>>,
     /// The latest time a transaction saw, in ms.
     seen: AtomicI64,
     /// Numbers of targets that are on disk.
     targets: Mutex<HashMap<Name, i64>>,
 }
 
+/// How long others who own nothing are told of what is committed after they were last heard of.
+const ALONE_AFTER: Duration = Duration::from_mins(1);
 /// Names of targets whose numbers are kept in memory.
 const TARGETS_MAX: usize = 100_000;
 
@@ -66,6 +71,7 @@ impl Shared {
             presence: Presence::new(salt),
             set_back: AtomicBool::new(true),
             company: AtomicBool::new(true),
+            heard_at: Mutex::default(),
             targets: Mutex::default(),
         }
     }
@@ -80,9 +86,17 @@ impl Shared {
         self.company.load(Ordering::Relaxed)
     }
 
-    /// There are others, or none; as the table of owners says, or one that has just come.
-    pub(super) fn set_company(&self, company: bool) {
-        self.company.store(company, Ordering::Relaxed);
+    /// Another one was heard of.
+    pub(super) fn heard(&self) {
+        *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.company.store(true, Ordering::Relaxed);
+    }
+
+    /// The table of owners names others, or none: that leaves out those who have just come, who were heard of.
+    pub(super) fn counted(&self, others: bool) {
+        let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = heard_at.is_some_and(|at| at.elapsed() < ALONE_AFTER);
+        self.company.store(others || heard, Ordering::Relaxed);
     }
 
     /// The time of a transaction that begins, in ms.
