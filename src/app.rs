@@ -14,6 +14,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     deliver::{self, Deliver},
+    generations::{self, Generations},
     housekeeping,
     ingest::{self, Ingest, Pollers},
     jobs::{self, Jobs},
@@ -60,6 +61,8 @@ pub struct Handles {
     pub reloader: Arc<Reloader>,
     /// What is on disk.
     pub store: Arc<dyn Store>,
+    /// Which configuration is the newest of all replicas.
+    pub generations: Arc<Generations>,
     /// The public side.
     pub ingest: Arc<Ingest>,
     /// Asks the sources that are polled.
@@ -222,11 +225,20 @@ impl App {
         let telling = announce::Parts { store: store.clone(), router: routers.clone(), clock: options.clock.clone() };
         let announcing = announce::start(notices, telling);
         let stop = CancellationToken::new();
+        let parts = generations::Parts {
+            store: store.clone(),
+            clock: options.clock.clone(),
+            metrics: metrics.clone(),
+            announcer: announcer.clone(),
+            sealer: sealer.clone(),
+        };
+        let generations = Generations::join(parts, &generation.config).await;
         let parts = deliver::Parts {
             store: store.clone(),
             clock: options.clock.clone(),
             metrics: metrics.clone(),
             announcer: announcer.clone(),
+            profile: generations.profile(),
         };
         let deliver = Deliver::start(parts, ways_out)?;
         deliver.load().await?;
@@ -271,6 +283,7 @@ impl App {
         })
         .await?;
         subscriptions.start(deliver.clone(), jobs.clone(), stop.clone()).await?;
+        generations.started().await;
         metrics.config_read(options.rejected.is_none().then(|| options.clock.now()));
         announcer.tell(match &options.rejected {
             None => Notice::ConfigLoaded { hash: generation.config.hash.clone() },
@@ -281,6 +294,7 @@ impl App {
             rejected: Live::new(Arc::new(options.rejected)),
             reloader: options.reloader,
             store,
+            generations,
             ingest,
             pollers,
             deliver,
@@ -319,6 +333,7 @@ impl App {
         let grace = move || generation.now().config.server.shutdown_grace;
         let tidying = tokio::spawn(housekeeping::run(handles.clone(), stop.clone()));
         let following = tokio::spawn(replicas::follow(handles.clone(), stop.clone()));
+        let agreeing = tokio::spawn(generations::follow(handles.clone(), stop.clone()));
         let public = tokio::spawn(listen::serve(public, api::public(handles.clone()), stop.clone(), grace.clone()));
         let admin = tokio::spawn(listen::serve(admin, api::admin(handles.clone()), stop.clone(), grace.clone()));
         stop.cancelled().await;
@@ -332,7 +347,7 @@ impl App {
         if tidying.await.is_err() {
             warn!("housekeeping had failed");
         }
-        if following.await.is_err() {
+        if following.await.is_err() | agreeing.await.is_err() {
             warn!("following other replicas had failed");
         }
         announcing.finish().await;

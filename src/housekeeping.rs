@@ -77,9 +77,14 @@ impl Keeper {
 
     /// The targets with a backlog that `routes.yaml` does not declare, and since when.
     async fn gone(&mut self, handles: &Handles, backlog: &[Backlog], now: Timestamp) -> store::Result<Vec<(Name, Timestamp)>> {
+        if handles.generations.yields() {
+            // Whoever goes by a newer file says what is gone.
+            self.gone = None;
+            return Ok(Vec::new());
+        }
         let config = handles.config();
         let declared = |name: &Name| config.destinations.iter().any(|destination| destination.name == *name);
-        let names = backlog.iter().map(|row| &row.target).filter(|name| !declared(name) && !handles.subscriptions.keeps(name));
+        let names = backlog.iter().map(|row| &row.target).filter(|name| !declared(name) && !is_anothers(handles, name));
         let gone = match self.gone.take() {
             Some(gone) => gone,
             None => Gone::read(&*handles.store).await?,
@@ -137,6 +142,11 @@ impl Gone {
         // Names and times can always be written.
         store.set_setting(GONE, serde_json::to_string(&kept).unwrap_or_default()).await
     }
+}
+
+/// Whether somebody else than the file says what becomes of `target`: it is a subscription, or only others know it.
+fn is_anothers(handles: &Handles, target: &Name) -> bool {
+    handles.subscriptions.keeps(target) || handles.subscriptions.cannot_read(target) || handles.generations.is_elsewhere(target)
 }
 
 /// What gauges show of `backlog`: subscriptions, of which there may be thousands, together.

@@ -17,6 +17,7 @@
 //! - [`explain`]: what would become of an event, and why.
 //! - [`jobs`]: many deliveries retried, cancelled or replayed at once.
 //! - [`rekey`]: what is sealed under former keys, sealed anew.
+//! - [`generations`]: which configuration is the newest of those that replicas go by.
 //! - `replicas`: what others that share the store have changed.
 //! - [`reload`]: another file in the place of the one the relay goes by.
 //! - [`announce`]: what the relay tells of itself.
@@ -36,6 +37,7 @@ pub mod contacts;
 pub mod deliver;
 pub mod envelope;
 pub mod explain;
+pub mod generations;
 pub mod housekeeping;
 pub mod ingest;
 pub mod jobs;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::{Caller, Scopes};
@@ -46,6 +47,8 @@ pub struct Token {
     /// Whose token did.
     pub revoked_by: Option<String>,
     pub(super) hash: Hash,
+    /// What a later version keeps of it: it stays.
+    pub(super) more: Map<String, Value>,
 }
 
 /// How a token stands.
@@ -104,6 +107,7 @@ impl Token {
             expires_at: time(self.expires_at),
             revoked_at: time(self.revoked_at),
             revoked_by: self.revoked_by.clone(),
+            more: self.more.clone(),
         };
         // Texts can always be written.
         serde_json::to_string(&doc).unwrap_or_default()
@@ -124,6 +128,7 @@ impl Token {
             revoked_at: time(doc.revoked_at)?,
             revoked_by: doc.revoked_by,
             hash: HEXLOWER.decode(doc.hash.as_bytes()).ok()?.try_into().ok()?,
+            more: doc.more,
         })
     }
 }
@@ -139,6 +144,8 @@ struct Doc {
     expires_at: Option<String>,
     revoked_at: Option<String>,
     revoked_by: Option<String>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 /// A token nobody has seen yet. `None`: the system gives no random bytes.
@@ -178,6 +185,7 @@ mod tests {
             revoked_at: None,
             revoked_by: None,
             hash: hash(b"hy_1"),
+            more: Map::new(),
         }
     }
 
@@ -186,6 +194,10 @@ mod tests {
         let token = token();
         assert_eq!(Token::read(&token.id, &token.doc()), Some(token.clone()));
         assert!(!token.doc().contains("hy_1"));
+        // What a later version has added is not lost when this one writes it again.
+        let later = token.doc().replacen('{', r#"{"color":{"is":["green"]},"#, 1);
+        let kept = Token::read(&token.id, &later).unwrap().doc();
+        assert_eq!(serde_json::from_str::<Value>(&kept).unwrap(), serde_json::from_str::<Value>(&later).unwrap());
         for bad in ["", "{}", "null", &token.doc().replace("webhooks", "sorcery")] {
             assert_eq!(Token::read("tok_1", bad), None, "{bad}");
         }

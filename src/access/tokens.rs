@@ -202,6 +202,7 @@ impl Tokens {
             revoked_at: None,
             revoked_by: None,
             hash: token::hash(secret.reveal().as_bytes()),
+            more: serde_json::Map::new(),
         };
         let at_most = Some(AtMost { kind: RecordKind::Token, owner: OWNER.to_owned(), count: TOKENS_MAX });
         let audit = vec![entry(by, "token.created", None, &token, now)];

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value, json};
 
-use super::{Notice, batch::Batch};
+use super::{Differing, Notice, batch::Batch};
 use crate::{
     clock::{Timestamp, rfc3339_ms},
     envelope::{Envelope, JSON, Name},
@@ -12,6 +12,8 @@ use crate::{
     sign,
 };
 
+/// Replicas that one notice lists.
+const REPLICAS_MAX: usize = 50;
 /// The kind of the relay's own source.
 const KIND: &str = "hookyard";
 
@@ -32,6 +34,8 @@ pub(super) fn r#type(notice: &Notice) -> &'static str {
         Notice::Filling { .. } => "relay.store.filling",
         Notice::ConfigLoaded { .. } => "relay.config.loaded",
         Notice::ConfigRejected { .. } => "relay.config.rejected",
+        Notice::Differ { .. } => "relay.replicas.differ",
+        Notice::Agree { .. } => "relay.replicas.agree",
     }
 }
 
@@ -64,7 +68,9 @@ pub(super) fn subject(notice: &Notice) -> Option<&Name> {
         | Notice::Removed { .. }
         | Notice::Filling { .. }
         | Notice::ConfigLoaded { .. }
-        | Notice::ConfigRejected { .. } => None,
+        | Notice::ConfigRejected { .. }
+        | Notice::Differ { .. }
+        | Notice::Agree { .. } => None,
     }
 }
 
@@ -119,11 +125,21 @@ pub(super) fn item(notice: &Notice, at: Timestamp) -> Map<String, Value> {
         Notice::Filling { used, max } => json!({"used_bytes": used, "max_bytes": max}),
         Notice::ConfigLoaded { hash } => json!({"hash": hash}),
         Notice::ConfigRejected { error } => json!({"error": error}),
+        Notice::Differ { newest, since, replicas } => json!({
+            "newest": newest,
+            "differ_since": rfc3339_ms(*since),
+            "replicas": replicas.iter().take(REPLICAS_MAX).map(replica).collect::<Vec<_>>(),
+        }),
+        Notice::Agree { since } => json!({"agree_since": rfc3339_ms(*since)}),
     };
     let Value::Object(mut said) = said else { return Map::new() };
     said.retain(|_, value| !value.is_null());
     said.insert("at".to_owned(), rfc3339_ms(at).into());
     said
+}
+
+fn replica(it: &Differing) -> Value {
+    json!({"name": it.name, "version": it.version, "generation": it.generation})
 }
 
 /// The event that tells of `batch`: its data is what the first notice says, how many there were, and the list of the first ones.

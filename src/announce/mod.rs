@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The types of the relay's own events.
-pub(crate) const TYPES: [&str; 10] = [
+pub(crate) const TYPES: [&str; 12] = [
     "relay.delivery.dead",
     "relay.target.broken",
     "relay.target.disabled",
@@ -33,6 +33,8 @@ pub(crate) const TYPES: [&str; 10] = [
     "relay.store.filling",
     "relay.config.rejected",
     "relay.config.loaded",
+    "relay.replicas.differ",
+    "relay.replicas.agree",
 ];
 
 mod batch;
@@ -153,11 +155,36 @@ pub enum Notice {
         /// Its hash.
         hash: String,
     },
+    /// `relay.replicas.differ`: the replicas that share the store do not go by the same configuration, or are not of the same version.
+    Differ {
+        /// The newest generation of configurations, where one is known.
+        newest: Option<u64>,
+        /// Since when they differ.
+        since: Timestamp,
+        /// All of them.
+        replicas: Vec<Differing>,
+    },
+    /// `relay.replicas.agree`: they no longer do.
+    Agree {
+        /// Since when they are alike.
+        since: Timestamp,
+    },
     /// `relay.config.rejected`: the file on disk is bad, an older configuration runs.
     ConfigRejected {
         /// What is wrong with it.
         error: String,
     },
+}
+
+/// A replica that differs from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Differing {
+    /// What it is called.
+    pub name: String,
+    /// The version of Hookyard that it is.
+    pub version: String,
+    /// The generation of its configuration, where that is remembered.
+    pub generation: Option<u64>,
 }
 
 /// Hands notices over, without waiting. Cheap to clone.

@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use axum::{Json, body::Body, extract::State};
+use axum::{
+    Json,
+    body::Body,
+    extract::{RawQuery, State},
+};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -11,8 +15,8 @@ use super::{
     Api,
     body::bytes,
     error::{ApiError, BadFile},
-    list::One,
-    openapi::words,
+    list::{self, One, Params},
+    openapi::{params::params, words},
 };
 use crate::{
     access::Caller,
@@ -41,6 +45,21 @@ pub(super) struct ConfigItem {
     rejected_at: Option<String>,
     /// Everything that is wrong with it.
     problems: Option<Vec<Diagnostic>>,
+    /// Which of the generations it is that replicas have gone by; null where the store has not said yet, or has forgotten.
+    generation: Option<u64>,
+    /// The newest of them.
+    newest: Option<NewestItem>,
+}
+
+/// The newest generation of configurations, of all replicas that share the store.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewestConfig)]
+struct NewestItem {
+    generation: u64,
+    /// Since when it is the newest.
+    since: String,
+    /// The replica that made it so.
+    by: String,
 }
 
 /// What a file is worth.
@@ -69,19 +88,35 @@ pub(super) async fn show(State(api): State<Api>) -> Json<One<ConfigItem>> {
             error: rejected.map(|it| it.error.clone()),
             rejected_at: rejected.map(|it| rfc3339_ms(it.at)),
             problems: rejected.map(|it| it.problems.clone()),
+            generation: config.standing.as_ref().and_then(|it| it.generation),
+            newest: config.standing.as_ref().and_then(|it| it.newest.as_ref()).map(|it| NewestItem {
+                generation: it.number,
+                since: rfc3339_ms(it.at),
+                by: it.by.clone(),
+            }),
         },
     })
 }
+
+const RELOAD_PARAMS: [&str; 1] = ["newest"];
+params!(ReloadAsked = RELOAD_PARAMS, "newest" means "That it is the newest configuration of all replicas, though it may have been that before." => Kind::Flag);
 
 /// Reads the file again. Answers once it holds, with what it has changed, or with everything that is wrong with it.
 #[utoipa::path(
     post,
     path = "/api/v1/config/reload",
+    params(ReloadAsked),
     responses((status = 200, body = One<Outcome>), (status = 409, description = "it was started without a file"), (status = 422, body = BadFile, description = "the file is bad, and nothing has changed")),
 )]
-pub(super) async fn reload(State(api): State<Api>, caller: Caller) -> Result<Json<One<Outcome>>, ApiError> {
+pub(super) async fn reload(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<One<Outcome>>, ApiError> {
+    let mut params = Params::from_query(query.as_deref(), &RELOAD_PARAMS)?;
+    let newest = params.take_as("newest", "true or false", list::flag)?.unwrap_or_default();
     let before = json!({"hash": api.running.config().hash});
-    match api.running.reload().await {
+    match api.running.reload(newest).await {
         Ok(outcome) => {
             let now = api.running.config();
             let file = now.file.unwrap_or_else(|| UNNAMED.to_owned());

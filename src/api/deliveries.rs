@@ -218,7 +218,10 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(api: &'a Api, caller: &'a Caller) -> Self {
-        let lanes = api.engine.targets().into_iter().map(|target| (target.name, target.state)).collect();
+        // How a lane stands that only others know is theirs to say: what waits there is not held for all that is known here.
+        let elsewhere = api.engine.elsewhere().into_iter().map(|name| (name, TargetState::Ok));
+        let here = api.engine.targets().into_iter().map(|target| (target.name, target.state));
+        let lanes = elsewhere.chain(here).collect();
         Self { api, caller, in_flight: api.running.in_flight().into_iter().collect(), lanes }
     }
 

@@ -26,6 +26,11 @@ pub(super) trait Engine: Send + Sync {
     /// The lanes, in the order of the file.
     fn targets(&self) -> Vec<TargetStatus>;
 
+    /// Targets that are not in the file, but in that of replicas which go by a newer one.
+    fn elsewhere(&self) -> Vec<Name> {
+        Vec::new()
+    }
+
     /// What came in by each source.
     fn sources(&self) -> Vec<SourceStatistics>;
 
@@ -111,6 +116,10 @@ impl Engine for Handles {
 
     fn targets(&self) -> Vec<TargetStatus> {
         self.deliver.targets()
+    }
+
+    fn elsewhere(&self) -> Vec<Name> {
+        self.generations.elsewhere()
     }
 
     fn sources(&self) -> Vec<SourceStatistics> {

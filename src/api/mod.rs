@@ -22,6 +22,7 @@ use crate::{
     config::{Cors, decode::Rate},
     envelope::{DeliveryId, Envelope},
     explain::backtest::Summary,
+    generations::{self, Standing},
     ingest::RetryReport,
     reconnect,
     reload::{self, Outcome, Rejected},
@@ -60,6 +61,7 @@ mod openapi;
 mod operating_tests;
 mod places;
 mod rejections;
+mod replicas;
 mod scopes;
 mod secrets;
 mod sources;
@@ -139,6 +141,8 @@ struct Loaded {
     /// What is wrong with the file on disk, where the relay goes by an older one.
     rejected: Option<Rejected>,
     file: Option<String>,
+    /// Which generation that is, and which is the newest.
+    standing: Option<Standing>,
 }
 
 /// What the API asks of the rooms that run, besides the store.
@@ -150,8 +154,11 @@ trait Running: Send + Sync {
     /// How much a created token may ask.
     fn api_rate(&self) -> Rate;
 
-    /// Reads the file again and goes by it when it is good.
-    async fn reload(&self) -> Result<Outcome, reload::Failure>;
+    /// Reads the file again and goes by it when it is good; `newest`: it is to be the newest of all replicas.
+    async fn reload(&self, newest: bool) -> Result<Outcome, reload::Failure>;
+
+    /// The replicas that share the store.
+    async fn replicas(&self) -> store::Result<Vec<generations::Shown>>;
 
     /// The deliveries an attempt of which is under way.
     fn in_flight(&self) -> Vec<DeliveryId>;
@@ -178,6 +185,7 @@ impl Running for Handles {
             at: generation.loaded_at,
             rejected: (*self.rejected.now()).clone(),
             file: self.reloader.file().map(|path| path.display().to_string()),
+            standing: Some(self.generations.standing()),
         }
     }
 
@@ -185,8 +193,12 @@ impl Running for Handles {
         self.generation.now().config.server.api_rate_limit
     }
 
-    async fn reload(&self) -> Result<Outcome, reload::Failure> {
-        reload::reload(self).await
+    async fn reload(&self, newest: bool) -> Result<Outcome, reload::Failure> {
+        reload::reload(self, newest).await
+    }
+
+    async fn replicas(&self) -> store::Result<Vec<generations::Shown>> {
+        self.generations.replicas().await
     }
 
     fn in_flight(&self) -> Vec<DeliveryId> {
@@ -308,6 +320,7 @@ fn operating() -> Vec<Routed> {
         routes!(backtest::page),
         routes!(config::check),
         routes!(config::reload),
+        routes!(replicas::list),
         routes!(health::alive),
         routes!(health::ready_in_detail),
         routes!(metrics::export),

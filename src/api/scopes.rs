@@ -95,6 +95,7 @@ pub(super) const ROUTES: &[(Method, &str, Needs)] = &[
     // What is sent may include files of the relay's machine, and its problems show lines of them.
     (Method::POST, "/api/v1/config/check", Scopes(&[ConfigWrite])),
     (Method::POST, "/api/v1/config/reload", Scopes(&[ConfigWrite])),
+    (Method::GET, "/api/v1/replicas", Scopes(&[ConfigRead])),
 ];
 
 /// All that a caller bound to namespaces may use, and what is below: whatever else there is knows no namespaces.

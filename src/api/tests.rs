@@ -345,15 +345,19 @@ impl Store for Fake {
 #[async_trait]
 impl Running for Fake {
     fn config(&self) -> Loaded {
-        Loaded { hash: "0123456789ab".into(), at: sample().received_at, rejected: None, file: None }
+        Loaded { hash: "0123456789ab".into(), at: sample().received_at, rejected: None, file: None, standing: None }
     }
 
     fn api_rate(&self) -> Rate {
         Rate::per_second(20, 100)
     }
 
-    async fn reload(&self) -> Result<Outcome, reload::Failure> {
+    async fn reload(&self, _: bool) -> Result<Outcome, reload::Failure> {
         Err(reload::Failure::NoFile)
+    }
+
+    async fn replicas(&self) -> store::Result<Vec<crate::generations::Shown>> {
+        Ok(Vec::new())
     }
 
     fn in_flight(&self) -> Vec<DeliveryId> {

@@ -8,12 +8,17 @@ use super::{Failure, client::Access, output};
 pub(super) struct Args {
     #[command(flatten)]
     access: Access,
+
+    /// Say that this is the newest configuration of all replicas, though it may have been that before: to go back to it
+    #[arg(long)]
+    newest: bool,
 }
 
 /// Asks the relay, waits until the file holds or is refused, and prints what it says.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let json = args.access.json;
-    let answer = args.access.relay()?.post_unless(422, "/api/v1/config/reload").await?;
+    let path = if args.newest { "/api/v1/config/reload?newest=true" } else { "/api/v1/config/reload" };
+    let answer = args.access.relay()?.post_unless(422, path).await?;
     if json {
         output::raw(&answer.text);
     }

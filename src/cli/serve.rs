@@ -62,7 +62,7 @@ async fn reload_on_hangups(mut hangups: Signal, handles: Handles) {
     while let Some(Some(())) = stop.run_until_cancelled(hangups.recv()).await {
         info!("told to read the configuration again");
         // What came of it is in the log already.
-        let _ = reload::reload(&handles).await;
+        let _ = reload::reload(&handles, false).await;
     }
 }
 

@@ -92,6 +92,13 @@ fn fill<'n>(map: &mut Map<String, Json>, more: impl Iterator<Item = (&'n str, Js
     }
 }
 
+/// What a destination gets that says nothing, and for which nothing else is said.
+pub(super) fn defaults() -> Vec<(Key, Node)> {
+    let text: String = DEFAULTS.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let node = super::yaml::parse(&text, &mut super::decode::Context::default());
+    node.map_or_else(Vec::new, |node| node.entries().to_vec())
+}
+
 fn plain(text: &str) -> Json {
     let node = super::yaml::parse(text, &mut super::decode::Context::default());
     node.map_or(Json::Null, |node| Shown { mask: &Mask::default() }.value(&node))

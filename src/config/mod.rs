@@ -33,6 +33,7 @@ pub mod keys;
 mod links;
 mod lint;
 mod mask;
+mod meaning;
 mod meant;
 mod merge;
 mod read;
@@ -52,6 +53,7 @@ pub use decode::{AllowTarget, Problem, Severity};
 use decode::{Context, Definitions, Field, Fields, Keys, OneOrMore, Schema, Shape};
 pub use effective::yaml as effective_yaml;
 pub use files::{File, Files};
+pub use meaning::Meaning;
 use reading::{Fragments, Reading};
 pub use references::{Environment, Spot, System};
 pub use restart::{needs_restart, refuse};
@@ -64,6 +66,8 @@ use tree::{Node, Value};
 pub struct Config {
     /// First 12 hex digits of SHA-256 over the files.
     pub hash: String,
+    /// What it means, whatever its words.
+    pub meaning: Meaning,
     /// `server`.
     pub server: Server,
     /// `store`.
@@ -332,9 +336,10 @@ fn decode(root: &Node, env: &dyn Environment, cx: &mut Context) -> Option<Config
     fitting::check(root, cx);
     let said = lint::Said { sources: &sources, destinations: &destinations, rules: &rules, templates: &templates };
     lint::check(root, &said, cx);
-    let hash = cx.files.hash();
+    let (hash, meaning) = (cx.files.hash(), meaning::of(root));
     Some(Config {
         hash,
+        meaning,
         server,
         store,
         security,

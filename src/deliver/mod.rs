@@ -30,7 +30,7 @@ use crate::{
     live::Live,
     render::Source,
     route::{handling::Audience, path::Path},
-    store::{self, OwnerId, Store},
+    store::{self, OwnerId, Profile, Store},
     telemetry::Metrics,
 };
 
@@ -327,6 +327,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Where the relay tells of itself.
     pub announcer: Announcer,
+    /// What the relay says of itself to others that share the store.
+    pub profile: watch::Receiver<Profile>,
 }
 
 /// What the file says of deliveries.
@@ -400,7 +402,7 @@ pub struct Deliver {
 impl Deliver {
     /// Starts a lane per destination, which begin with what the store holds for them, and listens to the store's commits.
     pub fn start(parts: Parts, ways_out: WaysOut) -> Result<Arc<Self>, StartError> {
-        let Parts { store, clock, metrics, announcer } = parts;
+        let Parts { store, clock, metrics, announcer, profile } = parts;
         let mutes = Arc::new(Mutes::new(store.clone(), clock.clone()));
         let recorder = Recorder::new(store.clone());
         let awaited = Arc::new(Notify::new());
@@ -436,7 +438,7 @@ impl Deliver {
         let freed = inboxes.freed.clone();
         let overdue = Overdue { store: store.clone(), clock: clock.clone(), inboxes, metrics, bell: awaited };
         tokio::spawn(leave.clone().run_until_cancelled_owned(overdue.run()));
-        let keeper = Keeper { owner: OwnerId(attempt::draw()), store, clock, leases, freed, stop: leave };
+        let keeper = Keeper { owner: OwnerId(attempt::draw()), store, clock, profile, leases, freed, stop: leave };
         *deliver.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::spawn(keeper.run()));
         Ok(deliver)
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::{Clock, until},
     envelope::Name,
-    store::{self, OwnerId, Store, shard_of},
+    store::{self, OwnerId, Profile, Store, shard_of},
 };
 
 /// How long a shard is owned, unless that is renewed.
@@ -107,6 +107,8 @@ pub(super) struct Keeper {
     pub(super) owner: OwnerId,
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Clock,
+    /// What this relay says of itself with each renewal, and at once when that changes.
+    pub(super) profile: watch::Receiver<Profile>,
     pub(super) leases: Arc<watch::Sender<Leases>>,
     /// Rung when there may be shards to take.
     pub(super) freed: Arc<Notify>,
@@ -115,7 +117,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Runs until `stop`.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         while !self.stop.is_cancelled() {
             let pause = match self.renew().await {
                 Ok(()) => RENEWED_EVERY,
@@ -129,6 +131,7 @@ impl Keeper {
                 () = tokio::time::sleep(pause) => {}
                 () = self.freed.notified() => {}
                 () = self.stop.cancelled() => {}
+                () = changed(&mut self.profile) => {}
             }
         }
         if let Err(error) = self.store.release_shards(self.owner).await {
@@ -136,11 +139,20 @@ impl Keeper {
         }
     }
 
-    async fn renew(&self) -> store::Result<()> {
+    async fn renew(&mut self) -> store::Result<()> {
         let (asked, now) = (Instant::now(), self.clock.now());
+        let profile = self.profile.borrow_and_update().clone();
+        self.store.present(self.owner, profile, now, LEASE).await?;
         let owned = self.store.own_shards(self.owner, now, LEASE).await?;
         let lease = |it: store::Owned| (it.shard, Lease { epoch: it.epoch, until: asked + until(now, it.until).min(LEASE) });
         self.leases.send_replace(owned.into_iter().map(lease).collect());
         Ok(())
+    }
+}
+
+/// Waits until it says something else; for ever when nobody will.
+async fn changed(profile: &mut watch::Receiver<Profile>) {
+    if profile.changed().await.is_err() {
+        std::future::pending().await
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Deliver, Destination, StartError, WaysOut,
+    Deliver, Destination, Ownership, StartError, WaysOut,
     attempt::Tools,
     client::{Clients, Http},
     desk::{Desk, Today},
@@ -122,7 +122,8 @@ impl Deliver {
         let kept: HashSet<&Name> = roster.desks.iter().map(|desk| desk.name()).collect();
         let gone = former.desks.iter().chain(&former.leaving).filter(|desk| !kept.contains(desk.name()));
         roster.leaving = gone.filter(|desk| !desk.ended.is_cancelled()).cloned().collect();
-        roster.adoptions = roster.desks.iter().filter_map(|desk| adoption(desk, &former, &self.stop)).collect();
+        let adoption = |desk| adoption(desk, &former, self.ownership(), &self.stop);
+        roster.adoptions = roster.desks.iter().filter_map(adoption).collect();
         self.inboxes.tell(roster.known());
         roster.leaving.iter().for_each(|desk| desk.retire());
         begun.into_iter().for_each(|desk| self.begin(desk));
@@ -193,7 +194,7 @@ struct Adoption {
 const ADOPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What `desk` takes over, where it does: as before, or begun anew.
-fn adoption(desk: &Arc<Desk>, former: &Roster, stopping: &CancellationToken) -> Option<Arc<Adoption>> {
+fn adoption(desk: &Arc<Desk>, former: &Roster, ownership: Ownership, stopping: &CancellationToken) -> Option<Arc<Adoption>> {
     let old = desk.today().destination.renamed_from.clone()?;
     let same = |it: &&Arc<Adoption>| Arc::ptr_eq(&it.by, desk) && it.old == old;
     if let Some(known) = former.adoptions.iter().find(same) {
@@ -201,18 +202,20 @@ fn adoption(desk: &Arc<Desk>, former: &Roster, stopping: &CancellationToken) -> 
     }
     let (bell, stop) = (Arc::new(Notify::new()), stopping.child_token());
     let ended = former.desk_of_any(&old).map(|desk| desk.ended.clone());
-    tokio::spawn(stop.clone().run_until_cancelled_owned(adopt(desk.clone(), old.clone(), ended, bell.clone())));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(adopt(desk.clone(), old.clone(), ended, ownership, bell.clone())));
     Some(Arc::new(Adoption { by: desk.clone(), old, bell, _stop: stop.drop_guard() }))
 }
 
 /// Makes what waits for the old name of a destination its own, slice by slice: once the lane of that name has ended, and whenever
 /// something is committed for it after all.
-async fn adopt(desk: Arc<Desk>, old: Name, ended: Option<CancellationToken>, bell: Arc<Notify>) {
+async fn adopt(desk: Arc<Desk>, old: Name, ended: Option<CancellationToken>, ownership: Ownership, bell: Arc<Notify>) {
     if let Some(ended) = ended {
         // What is under way there must not be sent from here too.
         ended.cancelled().await;
     }
     loop {
+        // A replica with an older file works under the old name as long as it owns that lane.
+        ownership.gained(&old).await;
         let mut adopted = 0;
         loop {
             match desk.store.adopt(&old, desk.name()).await {

@@ -228,7 +228,8 @@ impl Relay {
         let metrics = Metrics::default();
         let (announcer, notices) = Announcer::new();
         let ways_out = ways_out(destinations, &clock, &announcer);
-        let parts = Parts { store: store.clone(), clock: clock.clone(), metrics: metrics.clone(), announcer };
+        let profile = tokio::sync::watch::Sender::default().subscribe();
+        let parts = Parts { store: store.clone(), clock: clock.clone(), metrics: metrics.clone(), announcer, profile };
         let deliver = Deliver::start(parts, ways_out);
         Self { clock, store, deliver: deliver.unwrap(), notices, metrics }
     }

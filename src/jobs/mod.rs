@@ -4,7 +4,7 @@
 //! a job, and all know of it (`sharing.rs`). Sends nothing itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicI64},
 };
 
@@ -197,6 +197,8 @@ const DRAWS: u32 = 64;
 pub struct Jobs {
     parts: Parts,
     known: Mutex<BTreeMap<String, Known>>,
+    /// Those that cannot be read as they are kept: a later version may have begun them.
+    unread: Mutex<BTreeSet<String>>,
     /// One of this relay's writes a record at a time, or takes note of what others have written.
     saving: tokio::sync::Mutex<()>,
     /// The newest record that was read.
@@ -231,6 +233,7 @@ impl Jobs {
         let jobs = Arc::new(Self {
             parts,
             known: Mutex::default(),
+            unread: Mutex::default(),
             saving: tokio::sync::Mutex::new(()),
             seen: AtomicI64::new(0),
             turns: Semaphore::new(WORKING_MAX),
@@ -241,6 +244,11 @@ impl Jobs {
         jobs.refresh().await?;
         tokio::spawn(sharing::watch(Arc::downgrade(&jobs), jobs.parts.ownership.clone(), jobs.parts.stop.clone()));
         Ok(jobs)
+    }
+
+    /// Those that cannot be read as they are kept: others may know how to do them.
+    pub(crate) fn unread(&self) -> BTreeSet<String> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many things a job of `kind` would take up: dead letters, deliveries, or events.

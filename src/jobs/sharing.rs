@@ -4,7 +4,7 @@
 //! there is one that does it, another takes it over when that one leaves or is killed, and nothing else has to be agreed on. Every write
 //! takes the place of the record it was made from. Who finds another there has been asked to end the job, or no longer does it.
 
-use std::sync::{Arc, Weak, atomic::Ordering};
+use std::sync::{Arc, PoisonError, Weak, atomic::Ordering};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -102,6 +102,7 @@ impl Jobs {
         if all.get(&record.id).is_some_and(|known| record.revision <= known.revision) {
             return;
         }
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
         let Some(doc) = record.doc else {
             if let Some(gone) = all.remove(&record.id) {
                 gone.cancel.cancel();
@@ -110,6 +111,7 @@ impl Jobs {
         };
         let Some(theirs) = kept::read(&doc) else {
             warn!(job.id = %record.id, "a job that the store holds cannot be read and is left alone");
+            self.unread.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id);
             return;
         };
         let known = all.entry(record.id).or_insert_with(|| Known::of(theirs.clone(), 0));

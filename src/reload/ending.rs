@@ -48,7 +48,8 @@ pub(super) async fn note(handles: &Handles, before: &Config, after: &Config) {
 /// At the start by the file `loaded`: what [`note`] would have noted had that file come by a reload, and [`go_on`].
 pub(crate) async fn at_start(handles: &Handles, loaded: &Loaded) {
     let config = handles.config();
-    if loaded.config.is_some() {
+    // The last good file may be that of another replica, which polls by it: nothing has ended.
+    if loaded.config.is_some() && !handles.generations.yields() {
         match last_good::of_store(loaded, &config.store.url, &*handles.store).await {
             Some(before) => note(handles, &before, &config).await,
             None => unreadable(handles, &config).await,

@@ -19,8 +19,11 @@ use crate::{
 /// Where the store keeps the text of the last files that were good; what it is sealed for too.
 const KEY: &str = "config.last_good";
 
-/// Keeps `files` as the last good ones. A relay that cannot goes on without.
+/// Keeps `files` as the last good ones, unless another replica goes by newer ones. A relay that cannot goes on without.
 pub(crate) async fn keep(relay: &Handles, files: &Files) {
+    if relay.generations.yields() {
+        return;
+    }
     let kept = match relay.sealer.seal(written(files).as_bytes(), KEY.as_bytes()) {
         Ok(sealed) => relay.store.set_setting(KEY, BASE64.encode(&sealed)).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),

@@ -134,10 +134,11 @@ impl Reloader {
 }
 
 /// Reads the file again and goes by it when it is good; answers when that is done. Whoever asks may hang up: it is done all the same.
+/// `newest`: whoever asks says that it is the newest of all replicas, though it may have been that before.
 ///
 /// # Errors
 /// [`Failure`]: then nothing has changed.
-pub async fn reload(handles: &Handles) -> Result<Outcome, Failure> {
+pub async fn reload(handles: &Handles, newest: bool) -> Result<Outcome, Failure> {
     let handles = handles.clone();
     let turn = tokio::spawn(async move {
         let reloader = handles.reloader.clone();
@@ -146,7 +147,7 @@ pub async fn reload(handles: &Handles) -> Result<Outcome, Failure> {
             return Err(Failure::Stopping);
         }
         let loaded = reloader.load().await.ok_or(Failure::NoFile)?;
-        take(&handles, loaded).await
+        take(&handles, loaded, newest).await
     });
     turn.await.unwrap_or(Err(Failure::Stopping))
 }
@@ -169,13 +170,13 @@ impl Environment for Noting {
 }
 
 /// Goes by `loaded` when it is good, and says everywhere what came of it.
-async fn take(handles: &Handles, mut loaded: Loaded) -> Result<Outcome, Failure> {
+async fn take(handles: &Handles, mut loaded: Loaded, newest: bool) -> Result<Outcome, Failure> {
     let former = handles.generation.now();
     config::needs_restart(&former.config, &mut loaded);
     if let Some(config) = loaded.config.take() {
         ending::note(handles, &former.config, &config).await;
         match switch(handles, config.clone()).await {
-            Ok(()) => return Ok(taken(handles, &former.config, config, &loaded).await),
+            Ok(()) => return Ok(taken(handles, &former.config, config, &loaded, newest).await),
             Err((destination, message)) => config::refuse(&mut loaded, destination.as_deref(), message),
         }
     }
@@ -203,11 +204,13 @@ async fn switch(handles: &Handles, config: Config) -> Result<(), (Option<String>
     })
 }
 
-async fn taken(handles: &Handles, former: &Config, config: Config, loaded: &Loaded) -> Outcome {
+async fn taken(handles: &Handles, former: &Config, config: Config, loaded: &Loaded, newest: bool) -> Outcome {
     let now = handles.clock.now();
     let was_rejected = handles.rejected.now().is_some();
     handles.rejected.replace(Arc::new(None));
     handles.metrics.config_read(Some(now));
+    // That asks the store: what is shown of the file has been told by now, and whether the last good one is another's is known after.
+    handles.generations.goes_by(&config, newest).await;
     if let Err(error) = handles.deliver.load().await {
         warn!(%error, "how a lane stood is not known yet");
     }

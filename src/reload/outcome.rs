@@ -73,7 +73,9 @@ pub(super) async fn of(
         warn!(%error, "how many deliveries wait without their destination is not known");
         Vec::new()
     });
-    backlog.retain(|row| !handles.subscriptions.keeps(&row.target));
+    let subscriptions = &handles.subscriptions;
+    backlog.retain(|row| !subscriptions.keeps(&row.target) && !subscriptions.cannot_read(&row.target));
+    backlog.retain(|row| !handles.generations.is_elsewhere(&row.target));
     let names = |config: &Config| -> [Vec<String>; 3] {
         [
             config.sources.iter().map(|it| it.name.to_string()).collect(),

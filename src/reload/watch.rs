@@ -152,7 +152,7 @@ pub async fn run(handles: Handles) {
             continue;
         }
         info!("the configuration has changed on disk");
-        if let Err(Failure::Stopping) = reload(&handles).await {
+        if let Err(Failure::Stopping) = reload(&handles, false).await {
             debug!("the change comes too late");
         }
     }

@@ -19,6 +19,8 @@ pub enum RecordKind {
     Lane,
     /// Work on many deliveries that a person asked for.
     Job,
+    /// What replicas agree on about their configurations.
+    Configuration,
 }
 
 impl RecordKind {
@@ -29,6 +31,7 @@ impl RecordKind {
             Self::Token => "token",
             Self::Lane => "lane",
             Self::Job => "job",
+            Self::Configuration => "configuration",
         }
     }
 }

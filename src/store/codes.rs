@@ -12,7 +12,7 @@ pub(in crate::store) fn state_code(state: State) -> Option<i64> {
         State::Suppressed => Some(SUPPRESSED),
         State::Digested => Some(DIGESTED),
         State::Expired => Some(EXPIRED),
-        State::Sending | State::Held => None,
+        State::Sending | State::Held | State::Unknown => None,
     }
 }
 
@@ -33,16 +33,17 @@ pub(in crate::store) const DIGESTED: i64 = 5;
 /// [`State::Expired`] in the tables.
 pub(in crate::store) const EXPIRED: i64 = 6;
 
-/// What `code` stands for.
+/// What `code` stands for. One that a later version has given is none of ours: whatever waits there, it is not for us to send.
 pub(in crate::store) fn state(code: i64) -> State {
     match code {
+        PENDING => State::Pending,
         DELIVERED => State::Delivered,
         DEAD => State::Dead,
         CANCELLED => State::Cancelled,
         SUPPRESSED => State::Suppressed,
         DIGESTED => State::Digested,
         EXPIRED => State::Expired,
-        _ => State::Pending,
+        _ => State::Unknown,
     }
 }
 
@@ -56,19 +57,22 @@ pub(in crate::store) fn cause_code(cause: Cause) -> i64 {
         Cause::Mute => 4,
         Cause::Quiet => 5,
         Cause::CancelOn => 6,
+        // Read, and never written.
+        Cause::Unknown => -1,
     }
 }
 
 /// What `code` stands for.
 pub(in crate::store) fn cause(code: i64) -> Cause {
     match code {
+        0 => Cause::Receiver,
         1 => Cause::Config,
         2 => Cause::Internal,
         3 => Cause::Throttle,
         4 => Cause::Mute,
         5 => Cause::Quiet,
         6 => Cause::CancelOn,
-        _ => Cause::Receiver,
+        _ => Cause::Unknown,
     }
 }
 
@@ -132,5 +136,8 @@ mod tests {
         for code in 0..6 {
             assert_eq!(stage_code(stage(code)), code);
         }
+        // What a later version may write.
+        assert_eq!((state(7), state(AWAITS), state(-1)), (State::Unknown, State::Unknown, State::Unknown));
+        assert_eq!((cause(7), cause(i64::MAX)), (Cause::Unknown, Cause::Unknown));
     }
 }

@@ -78,11 +78,13 @@ pub enum State {
     Digested,
     /// Older than its `ttl`.
     Expired,
+    /// One that only a later version knows, which shares the store: it is left alone.
+    Unknown,
 }
 
 impl State {
     /// Every state and its word.
-    pub const ALL: [(&str, Self); 9] = [
+    pub const ALL: [(&str, Self); 10] = [
         ("pending", Self::Pending),
         ("sending", Self::Sending),
         ("held", Self::Held),
@@ -92,6 +94,7 @@ impl State {
         ("suppressed", Self::Suppressed),
         ("digested", Self::Digested),
         ("expired", Self::Expired),
+        ("unknown", Self::Unknown),
     ];
 
     /// The state's word in API and CLI.
@@ -122,11 +125,13 @@ pub enum Cause {
     Quiet,
     /// A later event made it pointless.
     CancelOn,
+    /// One that only a later version knows, which shares the store.
+    Unknown,
 }
 
 impl Cause {
     /// Every cause and its word.
-    pub const ALL: [(&str, Self); 7] = [
+    pub const ALL: [(&str, Self); 8] = [
         ("receiver", Self::Receiver),
         ("config", Self::Config),
         ("internal", Self::Internal),
@@ -134,6 +139,7 @@ impl Cause {
         ("mute", Self::Mute),
         ("quiet", Self::Quiet),
         ("cancel_on", Self::CancelOn),
+        ("unknown", Self::Unknown),
     ];
 
     /// The cause that `word` names.

@@ -53,7 +53,7 @@ pub use page::{Filter, N_MAX, Page, SEQ_MAX, Targets};
 pub use rejection::{NewRejection, Rejection, Retried};
 pub use retention::{Pruned, Retention};
 pub use scratch::Scratch;
-pub use shard::{Owned, OwnerId, SHARDS, shard_of};
+pub use shard::{Owned, OwnerId, Profile, Replica, SHARDS, shard_of};
 pub use walk::{FitsType, Walk, Walked};
 
 /// Opens the store at `url`, made where it is missing: `sqlite://<path>`, relative to `folder` or absolute
@@ -277,6 +277,19 @@ pub trait Store: Send + Sync {
 
     /// Gives up what `owner` holds, so that others need not wait for the lease to end.
     async fn release_shards(&self, owner: OwnerId) -> Result<()>;
+
+    /// Keeps what `owner` says of itself, until `now + lease` unless it renews its shards; where it lacks lanes of a shard and another owner
+    /// does not, [`Store::own_shards`] leaves that shard to the other.
+    async fn present(&self, owner: OwnerId, profile: Profile, now: Timestamp, lease: Duration) -> Result<()> {
+        let _ = (owner, profile, now, lease);
+        Ok(())
+    }
+
+    /// Who shares the store at `now`, by the leases.
+    async fn replicas(&self, now: Timestamp) -> Result<Vec<Replica>> {
+        let _ = now;
+        Ok(Vec::new())
+    }
 
     /// Makes those of `ids` that are dead (and not resolved) pending again, due at `now`: same id and body, attempt numbers go on, the
     /// policy's count and clocks start anew; ordered ones go out of order. Answers which.

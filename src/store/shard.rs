@@ -14,6 +14,28 @@ pub fn shard_of(target: &Name) -> u16 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OwnerId(pub u64);
 
+/// What a replica says of itself to those it shares a store with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// Shards with lanes that it lacks: it leaves them to who knows those, where there is one.
+    pub lacks: Vec<u16>,
+    /// What the store does not read.
+    pub doc: String,
+}
+
+/// A replica that shares the store now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Who it is.
+    pub owner: OwnerId,
+    /// What it says of itself: [`Profile::doc`].
+    pub doc: String,
+    /// When it last said that it is there.
+    pub seen_at: Timestamp,
+    /// The shards it owns.
+    pub shards: Vec<u16>,
+}
+
 /// A shard this relay may work on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owned {

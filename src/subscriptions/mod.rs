@@ -89,6 +89,8 @@ pub struct Subscriptions {
     parts: Parts,
     settings: Live<Settings>,
     known: RwLock<HashMap<Name, Kept>>,
+    /// Those that cannot be read as they are kept: a later version may have made them.
+    unread: RwLock<BTreeSet<Name>>,
     /// The newest revision that was read from the store.
     seen: AtomicI64,
     /// How many deliveries waited for those that hold some when it was last looked how large they are.
@@ -141,6 +143,7 @@ impl Subscriptions {
             parts,
             settings,
             known: RwLock::default(),
+            unread: RwLock::default(),
             seen: AtomicI64::new(0),
             weighed: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -152,7 +155,7 @@ impl Subscriptions {
     pub async fn load(parts: Parts, settings: Settings) -> store::Result<Arc<Self>> {
         parts.types.restore(&*parts.store).await?;
         let grace_until = later(parts.clock.now(), settings.grace.min(AFTER_START));
-        let (mut known, mut seen) = (HashMap::new(), 0);
+        let (mut known, mut unread, mut seen) = (HashMap::new(), BTreeSet::new(), 0);
         for record in parts.store.records(RecordKind::Subscription, 0).await? {
             seen = record.revision.max(seen);
             let Some(doc) = record.doc else { continue };
@@ -166,13 +169,15 @@ impl Subscriptions {
                     known.insert(id, Kept { subscription: Arc::new(subscription), sealed, revision: record.revision });
                 }
                 Err(reason) => {
-                    error!(subscription.id = %record.id, reason, "a subscription that the store keeps cannot be read and is left alone")
+                    error!(subscription.id = %record.id, reason, "a subscription that the store keeps cannot be read and is left alone");
+                    unread.extend(Name::parse(&record.id));
                 }
             }
         }
         let planned = known.values().filter(|kept| kept.subscription.is_planned());
         parts.subscribers.load(planned.map(|kept| kept.subscription.subscriber()).collect());
-        Ok(Arc::new(Self { known: RwLock::new(known), seen: AtomicI64::new(seen), ..Self::none(parts, settings) }))
+        let (known, unread) = (RwLock::new(known), RwLock::new(unread));
+        Ok(Arc::new(Self { known, unread, seen: AtomicI64::new(seen), ..Self::none(parts, settings) }))
     }
 
     /// Goes by another file from now on.
@@ -187,6 +192,16 @@ impl Subscriptions {
     /// Whether `target` is, or was a moment ago, a subscription.
     pub fn keeps(&self, target: &Name) -> bool {
         self.known().contains_key(target)
+    }
+
+    /// Whether `target` is one that cannot be read as it is kept: it is left alone, and so is what waits for it.
+    pub fn cannot_read(&self, target: &Name) -> bool {
+        self.unread.read().unwrap_or_else(PoisonError::into_inner).contains(target)
+    }
+
+    /// Those that cannot be read as they are kept.
+    pub(crate) fn unread(&self) -> BTreeSet<Name> {
+        self.unread.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Which event types are known.
@@ -246,6 +261,7 @@ impl Subscriptions {
             standard: sign::standard_key(&secret).is_ok(),
             release: None,
             life: Life::Living,
+            more: serde_json::Map::new(),
         };
         let sealed = Secrets::new(secret.clone(), headers).seal(&subscription.id, &self.parts.sealer)?;
         let (subscription, adopted) = self.make(caller, subscription, sealed).await?;
@@ -520,9 +536,13 @@ impl Subscriptions {
                 None => self.forget(&id),
                 Some(Ok(subscription)) => self.take(subscription, record.sealed.unwrap_or_default(), record.revision),
                 Some(Err(reason)) => {
-                    error!(subscription.id = %id, reason, "a subscription that another replica keeps cannot be read")
+                    // What is known of it holds until it can be read: an event must not miss it.
+                    error!(subscription.id = %id, reason, "a subscription that another replica keeps cannot be read and is left alone");
+                    self.unread.write().unwrap_or_else(PoisonError::into_inner).insert(id);
+                    continue;
                 }
             }
+            self.unread.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         }
         Ok(())
     }

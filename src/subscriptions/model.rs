@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use data_encoding::BASE32_NOPAD;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use crate::{
@@ -62,6 +62,8 @@ pub struct Subscription {
     pub release: Option<Release>,
     /// Where it stands between being made and being forgotten.
     pub life: Life,
+    /// What a later version keeps of it: it stays.
+    pub(super) more: Map<String, Value>,
 }
 
 /// Which API made a subscription: what signs it, and when it is tried again, follow from that.
@@ -268,6 +270,7 @@ impl Subscription {
             standard: self.standard,
             release: self.release.clone(),
             life: self.life.clone(),
+            more: self.more.clone(),
         };
         // Plain data with text for keys: writing it cannot fail.
         serde_json::to_string(&doc).unwrap_or_default()
@@ -304,6 +307,7 @@ impl Subscription {
             standard: doc.standard,
             release: doc.release,
             life: doc.life,
+            more: doc.more,
         })
     }
 }
@@ -356,6 +360,8 @@ struct Doc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     release: Option<Release>,
     life: Life,
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 /// Names in documents.

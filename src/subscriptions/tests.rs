@@ -31,6 +31,7 @@ pub(super) fn sample() -> Subscription {
         standard: true,
         release: Some(Release::new(now, crate::config::decode::Rate::per_second(7, 7)).counted_by("job_1")),
         life: Life::Adopted { by: "wh_b".into(), at: now },
+        more: serde_json::Map::new(),
     }
 }
 
@@ -39,6 +40,13 @@ fn a_document_is_read_back_as_it_was_and_older_ones_are_read() {
     let subscription = sample();
     let read = Subscription::of_doc(subscription.id.as_str(), &subscription.to_doc()).unwrap();
     assert_eq!(read.to_doc(), subscription.to_doc());
+    // What a later version has added is not lost when this one writes it again.
+    let later = subscription.to_doc().replacen('{', r#"{"color":{"is":["green"]},"#, 1);
+    let kept = Subscription::of_doc("wh_a", &later).unwrap().to_doc();
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&kept).unwrap(),
+        serde_json::from_str::<serde_json::Value>(&later).unwrap()
+    );
     assert_eq!((read.id, read.release, read.life), (subscription.id, subscription.release, subscription.life));
     let least = r#"{"dialect": "honeyframe", "url": "https://a.example/", "events": ["**"], "verify_tls": true, "made_by": "bootstrap",
         "created_at": "2026-01-20T12:00:00Z", "updated_at": "2026-01-20T12:00:00Z", "standard": false, "life": {"state": "living"}}"#;

@@ -81,6 +81,10 @@ struct Levels {
     config_good: Option<bool>,
     /// When one last could, in seconds since 1970.
     config_good_at: Option<i64>,
+    /// The generation of the configuration, and the newest one.
+    generations: (Option<u64>, Option<u64>),
+    /// Replicas, and how many of them go by the newest configuration.
+    replicas: Option<(u64, u64)>,
     /// When each polled source was last asked with success, in seconds since 1970.
     polled_at: BTreeMap<Name, i64>,
 }
@@ -165,6 +169,15 @@ impl Metrics {
     /// `hookyard_config_info{hash}`: which configuration runs; replaces what was said before.
     pub fn configured(&self, hash: &str) {
         self.0.levels(|levels| levels.config_hash = Some(hash.to_owned()));
+    }
+
+    /// `hookyard_config_generation`, `hookyard_config_newest_generation`, `hookyard_replicas` and `hookyard_replicas_on_newest`: which
+    /// generation of configurations runs and which is the newest, how many replicas share the store and how many of them go by the newest;
+    /// replaces what was said before.
+    pub fn generations(&self, (own, newest): (Option<u64>, Option<u64>), (all, on_newest): (usize, usize)) {
+        self.0.levels(|levels| {
+            (levels.generations, levels.replicas) = ((own, newest), Some((all as u64, on_newest as u64)));
+        });
     }
 
     /// `hookyard_config_last_reload_successful` and `hookyard_config_last_reload_success_timestamp_seconds`: a file was read, a start
@@ -328,6 +341,7 @@ fn observe_levels(meter: &Meter, levels: &Arc<Mutex<Levels>>) {
             look(&mut |now| now.config_hash.iter().for_each(|hash| gauge.observe(1, &[KeyValue::new("hash", hash.clone())])));
         })
         .build();
+    observe_generations(meter, levels);
     let look = read(levels);
     meter
         .u64_observable_gauge("hookyard_config_last_reload_successful")
@@ -347,6 +361,23 @@ fn observe_levels(meter: &Meter, levels: &Arc<Mutex<Levels>>) {
         .with_description("Which version runs")
         .with_callback(|gauge| gauge.observe(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]))
         .build();
+}
+
+/// Gauges of how this replica and the others stand.
+fn observe_generations(meter: &Meter, levels: &Arc<Mutex<Levels>>) {
+    type Of = fn(&Levels) -> Option<u64>;
+    let gauges: [(&'static str, &'static str, Of); 4] = [
+        ("hookyard_config_generation", "Which generation of configurations runs", |now| now.generations.0),
+        ("hookyard_config_newest_generation", "Which one is the newest of all replicas", |now| now.generations.1),
+        ("hookyard_replicas", "Replicas that share the store", |now| now.replicas.map(|(all, _)| all)),
+        ("hookyard_replicas_on_newest", "Replicas that go by the newest configuration", |now| now.replicas.map(|(_, some)| some)),
+    ];
+    for (name, description, of) in gauges {
+        let levels = levels.clone();
+        let look = move || of(&levels.lock().unwrap_or_else(PoisonError::into_inner));
+        let gauge = meter.u64_observable_gauge(name).with_description(description);
+        gauge.with_callback(move |gauge| look().into_iter().for_each(|value| gauge.observe(value, &[]))).build();
+    }
 }
 
 #[cfg(test)]

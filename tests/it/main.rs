@@ -83,5 +83,6 @@ mod subscriptions_guarded;
 mod succession;
 mod tokens;
 mod trial;
+mod versions;
 mod webhooks;
 mod whatsapp;

@@ -400,6 +400,8 @@ async fn the_last_good_file_is_that_of_the_last_good_reload() {
     let first = hash(&relay).await;
     home.write("routes.yaml", &nth(1).text());
     let second = another(&relay, &first).await;
+    // It goes by the file first, and keeps it then.
+    until("the reload to be done", SOON, async || relay.log_text().contains("the configuration is loaded").then_some(())).await;
     relay.kill();
     home.write("routes.yaml", &nth(1).section("ruels: []").text());
     let relay = Relay::resume(&home).await;

@@ -85,6 +85,13 @@ pub(super) fn tell(it: Fields<'_>) -> Option<Story> {
             story.fact("Hash", it.get(&["hash"]));
             story.tone = Tone::Good;
         }
+        "relay.replicas.differ" => differ(&mut story, it),
+        "relay.replicas.agree" => {
+            story.title = "All replicas are alike again".to_owned();
+            story.lead = "All relays that share the store go by the same configuration, and are of the same version.".to_owned();
+            story.fact("Since", it.time(&["agree_since"]));
+            story.tone = Tone::Good;
+        }
         _ => return None,
     }
     story.fact("Target", it.get(&["target"]));
@@ -113,6 +120,29 @@ fn dead(story: &mut Story, it: Fields<'_>, target: &str, count: u64) {
     story.fact("Event", it.get(&["event.id"]));
     story.fact("Delivery", it.get(&["delivery"]));
     story.tone = Tone::Bad;
+}
+
+fn differ(story: &mut Story, it: Fields<'_>) {
+    story.title = "The replicas are not alike".to_owned();
+    story.lead =
+        "The relays that share the store do not go by the same configuration, or are not of the same version. A relay with an \
+                  older configuration leaves the lanes that it does not know to the others."
+            .to_owned();
+    story.todo = Some(
+        "Bring all of them to the same file and version; `hookyard reload --newest` at one of them says that its file is the one.".to_owned(),
+    );
+    story.fact("Newest generation", it.get(&["newest"]));
+    story.fact("Since", it.time(&["differ_since"]));
+    let replicas = it.value("replicas").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let line = |data: &Value| {
+        let it = Fields { event: it.event, data };
+        let generation = it.get(&["generation"]).unwrap_or_else(|| "unknown".to_owned());
+        Some(format!("{} · generation {generation} · version {}", it.get(&["name"])?, it.get(&["version"]).unwrap_or_default()))
+    };
+    let items: Vec<String> = replicas.iter().filter_map(line).collect();
+    if !items.is_empty() {
+        story.list = Some(List { label: "Replicas".to_owned(), items, omitted: 0 });
+    }
 }
 
 fn filling(story: &mut Story, it: Fields<'_>) {

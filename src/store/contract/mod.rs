@@ -53,6 +53,8 @@ macro_rules! contract {
             others_hear_what_ended_and_what_was_freed
             what_a_process_of_this_machine_owned_is_taken_once_that_has_ended
             an_order_key_has_one_head_wherever_events_come_in
+            a_shard_that_some_owners_lack_is_for_the_others
+            who_shares_the_store_is_known_with_what_it_says
         );
     };
     ($open:path) => {

@@ -211,3 +211,51 @@ pub(crate) async fn an_order_key_has_one_head_wherever_events_come_in(bench: Ben
     accepts.join_all().await;
     other.close().await;
 }
+
+/// What an owner says that lacks the lanes of these shards.
+fn lacking(shards: &[u16]) -> Profile {
+    Profile { lacks: shards.to_vec(), doc: format!("{shards:?}") }
+}
+
+pub(crate) async fn a_shard_that_some_owners_lack_is_for_the_others(bench: Bench) {
+    let present = async |owner, lacks: &[u16]| {
+        bench.store.present(OwnerId(owner), lacking(lacks), bench.clock.now(), LEASE).await.unwrap();
+    };
+    present(1, &[]).await;
+    bench.shares_after(&[1, 2], 30).await;
+    // The second has a newer configuration, with lanes in shards of the first and in its own.
+    let special: Vec<u16> = vec![3, 4, 5, 200, 201];
+    present(1, &special).await;
+    let shares = bench.shares_after(&[1, 2], 20).await;
+    assert!(special.iter().all(|shard| shares[1].contains(shard) && !shares[0].contains(shard)), "{shares:?}");
+    assert!(are_apart(&shares));
+    assert_eq!(shares.iter().map(BTreeSet::len).collect::<Vec<_>>(), [128, 128], "and all of them are owned");
+    // A third knows them too; they share.
+    let shares = bench.shares_after(&[1, 2, 3], 40).await;
+    let [of_two, of_three] = [1, 2].map(|n| special.iter().filter(|shard| shares[n].contains(shard)).count());
+    assert_eq!(of_two + of_three, special.len());
+    assert_eq!(shares.iter().map(BTreeSet::len).sum::<usize>(), usize::from(SHARDS), "none is left alone");
+    // Who is left when those have gone takes what it lacks all the same: other lanes are in those shards.
+    for owner in [2, 3] {
+        bench.store.release_shards(OwnerId(owner)).await.unwrap();
+    }
+    assert_eq!(bench.shares(&[1]).await[0].len(), usize::from(SHARDS));
+    // With all shards special, whoever knows them has them all.
+    present(1, &(0..SHARDS).collect::<Vec<_>>()).await;
+    let shares = bench.shares_after(&[1, 2], 20).await;
+    assert_eq!(shares.iter().map(BTreeSet::len).collect::<Vec<_>>(), [0, 256]);
+}
+
+pub(crate) async fn who_shares_the_store_is_known_with_what_it_says(bench: Bench) {
+    bench.store.present(OwnerId(7), lacking(&[9]), bench.clock.now(), LEASE).await.unwrap();
+    bench.shares_after(&[7, 8], 20).await;
+    let replicas = bench.store.replicas(bench.clock.now()).await.unwrap();
+    assert_eq!(replicas.iter().map(|it| (it.owner, &*it.doc)).collect::<Vec<_>>(), [(OwnerId(7), "[9]"), (OwnerId(8), "")]);
+    assert!(replicas.iter().all(|it| it.seen_at == bench.clock.now() && it.shards.len() == 128), "{replicas:?}");
+    assert!(replicas[1].shards.contains(&9) && !replicas[0].shards.contains(&9));
+    // Who has said nothing for a lease is gone.
+    bench.clock.advance(LEASE);
+    bench.shares(&[8]).await;
+    let left = bench.store.replicas(bench.clock.now()).await.unwrap();
+    assert_eq!(left.iter().map(|it| it.owner).collect::<Vec<_>>(), [OwnerId(8)]);
+}

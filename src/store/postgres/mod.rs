@@ -29,8 +29,8 @@ use self::{
 use super::{
     Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Committed, Decision, DeliveryRow, Due, Erased,
     Error, EventRow, Filter, Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection,
-    OnCommit, Owned, OwnerId, Pruned, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported,
-    Walk, Walked, copy as copied,
+    OnCommit, Owned, OwnerId, Profile, Pruned, RecordKind, Rejection, Rendered, Replica, Resolution, Result, Retention, Retried,
+    Store, Unreported, Walk, Walked, copy as copied,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -72,6 +72,7 @@ mod reports;
 mod rows;
 mod schema;
 mod session;
+mod spread;
 #[cfg(test)]
 pub(super) mod tests;
 mod text;
@@ -335,6 +336,14 @@ impl Store for Postgres {
 
     async fn release_shards(&self, owner: OwnerId) -> Result<()> {
         locked!(self, none(), |session| owners::release(session, owner))
+    }
+
+    async fn present(&self, owner: OwnerId, profile: Profile, now: Timestamp, lease: Duration) -> Result<()> {
+        locked!(self, none(), |session| owners::present(session, owner, &profile, now, lease))
+    }
+
+    async fn replicas(&self, now: Timestamp) -> Result<Vec<Replica>> {
+        read!(self.lists, |db| owners::replicas(db, &self.shared, now))
     }
 
     async fn retry(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {

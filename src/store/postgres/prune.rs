@@ -213,10 +213,10 @@ async fn free(session: &Session<'_>, dead: &[i64], cutoff: i64) -> Pg<u64> {
     Ok(gone.len() as u64)
 }
 
-/// What decides whether an event goes.
+/// What decides whether an event goes. One with a delivery in a state that only a later version knows (above 6) does not.
 pub(super) const CANDIDATES: &str = "SELECT e.seq, e.received_at, e.size, NOT EXISTS (SELECT 1 FROM deliveries d
     WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) + 65535
-        AND (d.state = 0 OR d.state = 2 AND d.resolved_at IS NULL OR d.state = 5 AND EXISTS (SELECT 1 FROM deliveries c
+        AND (d.state = 0 OR d.state > 6 OR d.state = 2 AND d.resolved_at IS NULL OR d.state = 5 AND EXISTS (SELECT 1 FROM deliveries c
             WHERE c.place = d.carrier AND (c.state = 0 OR c.state = 2 AND c.resolved_at IS NULL)))) FROM events e";
 /// These of them.
 pub(super) const OF_DEAD: &str = "JOIN unnest($1::bigint[]) AS u (at) ON u.at = e.seq";

@@ -19,7 +19,7 @@ use crate::{
     envelope::{DeliveryId, Envelope, EventUid, Name},
     store::{
         Attempt, Backlog, Delivery, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets,
-        codes::{cause_code, state_code},
+        codes::{EXPIRED, cause_code, state_code},
     },
 };
 
@@ -377,6 +377,7 @@ fn is_in(state: State) -> String {
         (State::Sending, _) => "d.state = 0 AND d.turn = 4".to_owned(),
         (State::Pending, Some(code)) => format!("d.state = {code} AND d.turn <> 4"),
         (State::Suppressed | State::Digested | State::Expired, Some(code)) => format!("d.state = {code} AND d.state > 3"),
+        (State::Unknown, _) => format!("d.state > 3 AND d.state > {EXPIRED}"),
         (_, Some(code)) => format!("d.state = {code}"),
         (_, None) => "false".to_owned(),
     }

@@ -256,7 +256,8 @@ fn next(outcome: i64, why: Option<i64>, at: Option<Timestamp>) -> Next {
     match (outcome, state(outcome)) {
         (AWAITS, _) => Next::Awaits(at.unwrap_or_default()),
         (_, State::Dead) => Next::Dead(cause(why.unwrap_or_default())),
-        (_, State::Pending) => Next::Retry(at.unwrap_or_default()),
+        // What a later version's attempt came to is not known; that it ended nothing is.
+        (_, State::Pending | State::Unknown) => Next::Retry(at.unwrap_or_default()),
         _ => Next::Delivered,
     }
 }

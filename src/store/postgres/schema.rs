@@ -1,5 +1,7 @@
 //! Bringing the tables up to what this version knows.
 
+use std::cmp::Ordering;
+
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio_postgres::{Client, error::SqlState};
 
@@ -7,12 +9,13 @@ use super::{connect::fault, partitions};
 use crate::store::{Error, Result};
 
 /// What brings a store from one version to the next, oldest first. Never edited once released, only added to; within a major version
-/// of Hookyard a step only adds, so that replicas of the version before go on beside this one.
+/// of Hookyard a step only adds (tables, columns that may be left out), so that replicas of the version before go on beside this one.
+/// A delivery that those must leave alone has a `state` or a `turn` they do not know; what they may ignore goes wherever it fits.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
 
 /// The version of the schema that this binary brings a store to.
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
-/// The oldest version of the schema of which a binary can work with what [`MIGRATIONS`] make.
+/// The oldest version of the schema of which a binary can work with what [`MIGRATIONS`] make: raised only by a step that does not just add.
 const WORKS_SINCE: i32 = 1;
 
 /// First half of the key of the lock that whoever migrates holds: `HkYd`. The other half is the schema's own number.
@@ -40,8 +43,16 @@ pub(super) async fn prepare(client: &mut Client) -> Result<u64> {
         let there = "SELECT to_regclass(quote_ident(current_schema()) || '.hookyard') IS NOT NULL";
         let there: bool = tx.query_one(there, &[]).await.map_err(|error| fault(&error))?.get(0);
         let version = if there { version(&tx).await? } else { 0 };
-        if version < VERSION {
-            migrate(&tx, version).await?;
+        match version.cmp(&VERSION) {
+            Ordering::Less => migrate(&tx, version).await?,
+            Ordering::Equal => {}
+            Ordering::Greater => {
+                tracing::warn!(
+                    version,
+                    known = VERSION,
+                    "a later version has added to the store; this one goes on with what it knows"
+                );
+            }
         }
         let salt: i64 = tx.query_one("SELECT salt FROM identity", &[]).await.map_err(|error| fault(&error))?.get(0);
         Ok(salt.cast_unsigned())
@@ -65,7 +76,8 @@ async fn version(tx: &tokio_postgres::Transaction<'_>) -> Result<i32> {
     let (version, works_since): (i32, i32) = (row.get(0), row.get(1));
     if VERSION < works_since {
         return Err(Error::Unreadable(format!(
-            "its schema has version {version}, which needs a hookyard that knows version {works_since}; this one knows {VERSION}"
+            "its schema has version {version}, which needs a hookyard that knows version {works_since}; this one knows {VERSION}, and \
+             has changed nothing: start the newer hookyard, or restore a backup from before it"
         )));
     }
     Ok(version)
@@ -86,6 +98,7 @@ async fn migrate(tx: &tokio_postgres::Transaction<'_>, from: i32) -> Result<()> 
     }
     let known = "UPDATE hookyard SET version = $1, works_since = greatest(works_since, $2)";
     tx.execute(known, &[&VERSION, &WORKS_SINCE]).await.map_err(theirs)?;
+    tracing::info!(from, to = VERSION, "the store's tables are those of this version now");
     Ok(())
 }
 

@@ -48,7 +48,10 @@ async fn a_schema_that_needs_a_newer_version_is_refused_and_an_additive_one_is_n
     open(&url, Clock::system()).await.unwrap().close().await;
     client.execute("UPDATE hookyard SET version = 99, works_since = 99", &[]).await.unwrap();
     let Err(Error::Unreadable(why)) = open(&url, Clock::system()).await else { panic!("opened") };
-    assert_eq!(why, "its schema has version 99, which needs a hookyard that knows version 99; this one knows 1");
+    assert_eq!(
+        why,
+        "its schema has version 99, which needs a hookyard that knows version 99; this one knows 1, and has changed nothing: start the newer hookyard, or restore a backup from before it"
+    );
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -27,8 +27,8 @@ use self::{
 use super::{
     Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Decision, DeliveryRow, Due, Erased, Error, EventRow,
     Filter, Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection, OnCommit, Owned,
-    OwnerId, Pruned, Record, RecordKind, Rejection, Rendered, Resolution, Result, Retention, Retried, Store, Unreported, Walk,
-    Walked,
+    OwnerId, Profile, Pruned, Record, RecordKind, Rejection, Rendered, Replica, Resolution, Result, Retention, Retried, SHARDS,
+    Store, Unreported, Walk, Walked,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -90,6 +90,8 @@ pub struct Sqlite {
     /// For those who follow along: there may be many of them, who must not hold up a list.
     walks: Readers,
     listener: Arc<OnceLock<Arc<dyn OnCommit>>>,
+    /// What the one process says of itself.
+    profile: Mutex<Option<(OwnerId, Profile)>>,
 }
 
 /// Connections that answer the lanes.
@@ -115,6 +117,7 @@ impl Sqlite {
             walks: Readers::new(path, disk, WALK_READERS, reading.clone()),
             reading,
             listener,
+            profile: Mutex::default(),
         })
     }
 }
@@ -289,6 +292,22 @@ impl Store for Sqlite {
 
     async fn release_shards(&self, owner: OwnerId) -> Result<()> {
         self.writer.run(move |session| owners::release(session, owner)).await
+    }
+
+    async fn present(&self, owner: OwnerId, profile: Profile, _: Timestamp, _: Duration) -> Result<()> {
+        *self.profile.lock().unwrap_or_else(PoisonError::into_inner) = Some((owner, profile));
+        Ok(())
+    }
+
+    async fn replicas(&self, now: Timestamp) -> Result<Vec<Replica>> {
+        let said = self.profile.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let replica = |(owner, profile): (OwnerId, Profile)| Replica {
+            owner,
+            doc: profile.doc,
+            seen_at: now,
+            shards: (0..SHARDS).collect(),
+        };
+        Ok(said.into_iter().map(replica).collect())
     }
 
     async fn retry(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {

@@ -216,10 +216,10 @@ fn free(conn: &Connection, dead: &[i64], cutoff: i64) -> rusqlite::Result<u64> {
     Ok(freed)
 }
 
-/// What decides whether an event goes.
+/// What decides whether an event goes. One with a delivery in a state that only a later version knows (above 6) does not. One with a delivery in a state that only a later version knows (above 6) does not.
 const CANDIDATES: &str = "SELECT e.seq, e.received_at, NOT EXISTS (SELECT 1 FROM deliveries d NOT INDEXED
     WHERE d.place BETWEEN e.seq << 16 AND (e.seq << 16) | 65535
-        AND (d.state = 0 OR d.state = 2 AND d.resolved_at IS NULL OR d.state = 5 AND EXISTS (SELECT 1 FROM deliveries c NOT INDEXED
+        AND (d.state = 0 OR d.state > 6 OR d.state = 2 AND d.resolved_at IS NULL OR d.state = 5 AND EXISTS (SELECT 1 FROM deliveries c NOT INDEXED
             WHERE c.place = d.carrier AND (c.state = 0 OR c.state = 2 AND c.resolved_at IS NULL)))) FROM events e";
 
 struct Candidate {

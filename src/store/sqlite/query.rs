@@ -12,7 +12,10 @@ use super::{
 use crate::{
     clock::{Timestamp, from_ms, to_ms},
     envelope::{DeliveryId, Envelope, EventUid, Name},
-    store::{Attempt, Backlog, Delivery, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets},
+    store::{
+        Attempt, Backlog, Delivery, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets,
+        codes::EXPIRED,
+    },
 };
 
 /// Bytes of bodies after which one answer of [`due`] ends.
@@ -440,7 +443,7 @@ fn in_state(clauses: &mut Where, filter: &Filter) -> &'static str {
         State::Sending => "INDEXED BY deliveries_unreported",
         State::Pending if filter.event.is_none() => "INDEXED BY deliveries_pending",
         State::Dead => "INDEXED BY deliveries_dead",
-        State::Suppressed | State::Digested | State::Expired if filter.carrier.is_none() => {
+        State::Suppressed | State::Digested | State::Expired | State::Unknown if filter.carrier.is_none() => {
             // What the index says, for SQLite to see that it holds them.
             clauses.and("d.state > 3", []);
             "INDEXED BY deliveries_unsent"
@@ -454,6 +457,7 @@ fn is_in(state: State) -> String {
     match (state, state_code(state)) {
         (State::Sending, _) => "d.state = 0 AND d.turn = 4".to_owned(),
         (State::Pending, Some(code)) => format!("d.state = {code} AND d.turn <> 4"),
+        (State::Unknown, _) => format!("d.state > {EXPIRED}"),
         (_, Some(code)) => format!("d.state = {code}"),
         (_, None) => "0".to_owned(),
     }

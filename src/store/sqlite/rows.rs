@@ -223,7 +223,8 @@ fn next(row: &Row<'_>) -> rusqlite::Result<Next> {
     }
     Ok(match state(outcome) {
         State::Dead => Next::Dead(cause(row.get::<_, Option<i64>>("cause")?.unwrap_or_default())),
-        State::Pending => Next::Retry(optional_time(row, "retry_at")?.unwrap_or_default()),
+        // What a later version's attempt came to is not known; that it ended nothing is.
+        State::Pending | State::Unknown => Next::Retry(optional_time(row, "retry_at")?.unwrap_or_default()),
         _ => Next::Delivered,
     })
 }

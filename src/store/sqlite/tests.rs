@@ -102,6 +102,16 @@ async fn a_newer_schema_is_refused_and_left_as_it_is() {
     let place = Place::new();
     place.open().await.unwrap().close().await;
     Connection::open(place.file()).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let needs = |version: i32| {
+        let file = Connection::open(place.file()).unwrap();
+        let says = "INSERT OR REPLACE INTO settings (key, value) VALUES ('schema.works_since', ?)";
+        file.execute(says, [version.to_string()]).unwrap();
+        file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    };
+    // What it only added to is worked with, and stays what it is.
+    needs(12);
+    place.open().await.unwrap().close().await;
+    needs(99);
     let before = fs::read(place.file()).unwrap();
     let Err(error) = place.open().await else { panic!("opened") };
     assert!(matches!(error, Error::Unreadable(_)));

@@ -85,6 +85,14 @@ impl TestApp {
         Self::start(self.home.clone(), clock, routes).await
     }
 
+    /// Likewise; meanwhile something happens to its store.
+    pub(crate) async fn restart_between(mut self, routes: Routes, meanwhile: impl FnOnce()) -> Self {
+        self.handles.stop.cancel();
+        (&mut self.serving).await.unwrap();
+        meanwhile();
+        Self::start(self.home.clone(), self.clock.clone(), routes).await
+    }
+
     /// Likewise, after it was off for so long.
     pub(crate) async fn restart_after(mut self, off: Duration, routes: Routes) -> Self {
         self.handles.stop.cancel();

@@ -34,8 +34,16 @@ CREATE TABLE shards (
 ) WITH (fillfactor = 50);
 INSERT INTO shards (shard) SELECT n FROM generate_series(0, 255) AS n;
 
--- Who shares the shards, and the machine on which it can be seen to live.
-CREATE TABLE owners (owner BIGINT PRIMARY KEY, until BIGINT NOT NULL, place TEXT);
+-- Who shares the shards. `place`: the machine on which it can be seen to live. `lacks`: those with lanes that its configuration, an older one, does not know; others own them where they can.
+-- `doc`: what it says of itself, as JSON.
+CREATE TABLE owners (
+    owner   BIGINT PRIMARY KEY,
+    until   BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL,
+    place   TEXT,
+    lacks   SMALLINT[] NOT NULL DEFAULT '{}',
+    doc     TEXT NOT NULL DEFAULT ''
+);
 
 -- Events, and what belongs to them, lie in partitions by `seq`, which are made, filled and dropped one after the other
 -- (`postgres/partitions.rs`): number n holds what comes from n << 30 on, and -1 whatever no other does.

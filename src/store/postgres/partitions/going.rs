@@ -4,6 +4,7 @@
 use std::{collections::HashSet, time::Instant};
 
 use super::{
+    super::super::codes::EXPIRED,
     super::connect::{Db, Pg},
     IDENTITY, Partition, REST, Sizes, TABLES, alone_with, is_alone, within,
 };
@@ -87,11 +88,14 @@ async fn what_stays(db: &Db, number: i64, most: i64) -> Pg<Option<Vec<i64>>> {
     few(db, number, stays.into_iter().collect(), most).await
 }
 
-/// Events of a partition with a delivery that is not final, or an unresolved dead letter; `None` when there are too many.
+/// Events of a partition with a delivery that is not final, or in a state that only a later version knows, or an unresolved dead letter;
+/// `None` when there are too many.
 async fn live(db: &Db, number: i64) -> Pg<Option<HashSet<i64>>> {
     let pending = format!("SELECT place FROM deliveries_p{number} WHERE state = 0");
     let dead = format!("SELECT place FROM deliveries_p{number} WHERE state = 2 AND resolved_at IS NULL");
-    events_of(db, &[&pending, &dead]).await
+    // By the words of the index.
+    let unknown = format!("SELECT place FROM deliveries_p{number} WHERE state > 3 AND state > {EXPIRED}");
+    events_of(db, &[&pending, &dead, &unknown]).await
 }
 
 /// The events of the places that `selects` find; `None` when these are more than may be moved.
