@@ -113,6 +113,9 @@ impl Ingest {
 }
 
 impl Work<Accept> for Ingest {
+    /// Senders wait for it.
+    const WORTH_WHILE: usize = 16;
+
     async fn send(&mut self, batch: Vec<Accept>) -> std::result::Result<Sent<Accept>, Vec<Accept>> {
         if !at_once::is_ordinary(&batch) {
             return Err(batch);

@@ -26,9 +26,6 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Batches that are under way at once: while the server writes one, the next is made and sent behind it.
 const UNDER_WAY: usize = 2;
-/// Jobs that make it worth while to send a batch behind one that is under way; fewer wait for others. A batch costs the server about as
-/// much as ten events, whatever is in it.
-const WORTH_WHILE: usize = 16;
 
 /// After a batch that needed care though it did not look so, the next tries again without; while more of them do, so many at most go with
 /// care for each that tries.
@@ -57,6 +54,10 @@ pub(super) enum Came {
 
 /// Writes jobs.
 pub(super) trait Work<J>: Send + 'static {
+    /// Jobs that make it worth while to send a batch behind one that is under way; fewer wait for others. A batch costs the server about
+    /// as much as ten events, whatever is in it.
+    const WORTH_WHILE: usize;
+
     /// Sends `batch`, all of it or nothing, in one exchange: with its first poll it is behind all that were sent before. Gives it back
     /// where it cannot go so.
     fn send(&mut self, batch: Vec<J>) -> impl Future<Output = std::result::Result<Sent<J>, Vec<J>>> + Send;
@@ -129,11 +130,11 @@ impl<J: Job> Writer<J> {
     }
 }
 
-async fn run<J: Job>(work: impl Work<J>, mut queue: mpsc::Receiver<Message<J>>) {
+async fn run<J: Job, W: Work<J>>(work: W, mut queue: mpsc::Receiver<Message<J>>) {
     let mut task =
         Task { work, gathered: Gathered::default(), under_way: VecDeque::new(), care: Care::default(), failing: false };
     loop {
-        if task.gathered.may_go(task.under_way.len()) {
+        if task.gathered.may_go(task.under_way.len(), W::WORTH_WHILE) {
             task.send().await;
             continue;
         }
@@ -171,8 +172,8 @@ impl<J: Job> Gathered<J> {
         self.jobs.len() < BATCH_MAX && self.bytes < BATCH_BYTES
     }
 
-    fn may_go(&self, under_way: usize) -> bool {
-        let many = WORTH_WHILE <= self.jobs.len() || !self.has_room();
+    fn may_go(&self, under_way: usize, worth_while: usize) -> bool {
+        let many = worth_while <= self.jobs.len() || !self.has_room();
         !self.jobs.is_empty() && (under_way == 0 || under_way < UNDER_WAY && many)
     }
 
