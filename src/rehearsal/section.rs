@@ -171,7 +171,7 @@ impl<T: Shape> Shape for ByTarget<T> {
 
 impl Words for State {
     /// All but `unknown`, which stands last: nothing of this version comes to that.
-    const WORDS: &'static [(&'static str, Self)] = match (&Self::ALL).split_last() {
+    const WORDS: &'static [(&'static str, Self)] = match Self::ALL.split_last() {
         Some((_, known)) => known,
         None => &[],
     };
