@@ -73,6 +73,13 @@ impl Ownership {
         }
     }
 
+    /// Waits until it is found that it is not, when leases are renewed, given up or lost; for ever where it always will be.
+    pub async fn lost(&self, name: &Name) {
+        if self.0.clone().wait_for(|leases| !owns(leases, name)).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Waits until it is; for ever where it never will be.
     pub async fn gained(&self, name: &Name) {
         if self.0.clone().wait_for(|leases| owns(leases, name)).await.is_err() {

@@ -182,14 +182,15 @@ impl Task {
         let clock = &self.parts.clock;
         // A wait, and not a time of day: a clock that is set back does not lengthen it.
         let left = until(clock.now(), due);
+        let (ownership, name) = (&self.parts.ownership, &assignment.source.name);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return Wait::Over,
             changed = self.assignments.changed() => return Wait::of(changed.is_ok()),
+            () = ownership.lost(name) => {}
             () = clock.sleep(left) => {}
             () = self.desk.called.notified() => {}
         }
-        let (ownership, name) = (&self.parts.ownership, &assignment.source.name);
         if !ownership.owns(name) {
             // Of several relays on one store, one asks. Whoever did may have come further.
             self.desk.lock().next_poll_at = None;

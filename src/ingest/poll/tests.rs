@@ -1,6 +1,6 @@
 //! Rounds against a model of an API: whatever it does between and while it is asked, nothing is lost and nothing doubled.
 
-use std::{collections::BTreeMap, sync::Mutex};
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use axum::http::{HeaderMap, header::LINK};
 use proptest::prelude::*;
@@ -10,18 +10,24 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::{
+    Parts, Pollers, Prepared,
     fault::{Code, Fault},
     round::{Ask, End, Round, Tally},
     state::State,
 };
 use crate::{
+    announce::Announcer,
     clock::Timestamp,
-    deliver::fetch::{NotWhole, Whole},
+    deliver::{
+        Ownership,
+        fetch::{NotWhole, Whole},
+    },
     ingest::{
         Source,
         source::tests::source,
         tests::{Relay, relay},
     },
+    telemetry::Metrics,
 };
 
 /// How late items may show up, in seconds or numbers.
@@ -572,4 +578,41 @@ impl Ask for Scripted {
         let body = self.0.lock().unwrap().pop().expect("no more answers");
         Ok(Whole { status: 200, headers: HeaderMap::new(), body: body.into() })
     }
+}
+
+#[tokio::test]
+async fn a_source_that_another_relay_took_over_is_not_asked_here_though_its_time_is_far_off() {
+    let polled = || {
+        source(
+            "runs",
+            r#"{"kind": "poll", "url": "https://runs.invalid/runs", "every": "6h", "items": "$.runs", "map": {"id": "$.id"}}"#,
+        )
+    };
+    let name = polled().unwrap().name;
+    let (relay, turns) = (relay(&[]), Ownership::turns(true));
+    let parts = Parts {
+        ingest: relay.ingest.clone(),
+        store: relay.store.clone(),
+        clock: relay.clock.clone(),
+        metrics: Metrics::default(),
+        announcer: Announcer::new().0,
+        ownership: turns.seen(),
+    };
+    let stop = CancellationToken::new();
+    let pollers = Pollers::start(parts, Prepared::new(&[polled().unwrap()], &[]).unwrap(), stop.clone());
+    let becomes = async |owns: bool, rounds: u32| {
+        turns.owns(owns);
+        let stands = || pollers.status(&name).unwrap();
+        let holds = async || {
+            while stands().next_poll_at.is_some() != owns || stands().failures < rounds {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(90), holds()).await.unwrap_or_else(|_| panic!("{owns}: {:?}", stands()));
+    };
+    becomes(true, 1).await;
+    becomes(false, 1).await;
+    // Whoever asked meanwhile may have come further, or have been about to.
+    becomes(true, 2).await;
+    stop.cancel();
 }

@@ -7,12 +7,12 @@ use crate::{
     store::{Resolution, codes::stage},
 };
 
-/// Wakes dead letters that nobody has settled. What was ordered goes out of order from now on.
+/// Wakes dead letters that nobody has settled; a cast, as in [`super::query::DUE`]. What was ordered goes out of order from now on.
 pub(super) const RETRY: &str =
     "UPDATE deliveries SET state = 0, cause = NULL, due_at = $2, settled_at = NULL, first_attempt_at = NULL,
         uncounted = attempts, stood_still_ms = 0, renewed_at = $2, turn = CASE WHEN severity = 2 THEN 0 ELSE 1 END,
         out_of_order = out_of_order OR order_key IS NOT NULL, order_key = NULL
-    WHERE place = ANY($1) AND state = 2 AND resolved_at IS NULL RETURNING place, target_id";
+    WHERE place = ANY($1) AND state::int = 2 AND resolved_at IS NULL RETURNING place, target_id";
 
 /// Makes dead letters pending again, due at `now`; see [`crate::store::Store::retry`].
 pub(super) async fn retry(session: &Session<'_>, ids: &[DeliveryId], now: i64) -> Answer<Vec<DeliveryId>> {
@@ -36,9 +36,9 @@ fn in_order(session: &Session<'_>, ids: &[DeliveryId], places: &[i64]) -> Vec<De
     ids.iter().filter(|id| id.event.salt == session.salt() && left.remove(&id.place())).copied().collect()
 }
 
-/// Ends deliveries that are not final; what they were before.
+/// Ends deliveries that are not final (a cast, as in [`super::query::DUE`]); what they were before.
 pub(super) const CANCEL: &str = "UPDATE deliveries SET state = 3, cause = NULL, due_at = NULL, settled_at = $2
-    WHERE place = ANY($1) AND state = 0 RETURNING place, target_id, order_key, stage";
+    WHERE place = ANY($1) AND state::int = 0 RETURNING place, target_id, order_key, stage";
 /// What carries a delivery now: its carrier may have been cancelled in the same breath.
 const CARRIER: &str = "SELECT carrier FROM deliveries WHERE place = $1";
 
