@@ -19,7 +19,7 @@ use super::{
     desk::{Desk, Today},
     inbox::{Handed, Inbox},
     mutes::{Active, Mutes},
-    ownership::{LAST, Lease, Leases},
+    ownership::{self, LAST, Lease, Leases},
     record::Recorder,
     seats,
 };
@@ -83,6 +83,10 @@ pub(super) struct Lane {
     shard: u16,
     /// The lease it works under; `None`: the lane is somebody else's.
     lease: Option<Lease>,
+    /// Cancelled when that is over, whatever the lane is waiting for,
+    over: CancellationToken,
+    /// by this one.
+    watching: JoinSet<()>,
     bucket: Option<Bucket>,
     /// The rate allows nothing before.
     paced_until: Option<Timestamp>,
@@ -94,7 +98,8 @@ pub(super) struct Lane {
     poll: bool,
     /// The store failed: it is left alone before `poll_at`.
     resting: bool,
-    attempts: JoinSet<Made>,
+    /// `None`: broken off with the lease.
+    attempts: JoinSet<Option<Made>>,
     /// What each of them tries.
     under_way: HashMap<Id, UnderWay>,
     unrecorded: Vec<Unrecorded>,
@@ -152,6 +157,8 @@ impl Lane {
             mutes: parts.mutes.watch(),
             shard: shard_of(parts.desk.name()),
             lease: None,
+            over: CancellationToken::new(),
+            watching: JoinSet::new(),
             bucket: today.destination.rate_limit.map(|rate| Bucket::new(rate, &parts.clock)),
             paced_until: None,
             inbox: parts.desk.inbox.clone(),
@@ -222,14 +229,20 @@ impl Lane {
         }
     }
 
-    /// Waits for what is under way, and writes down how the lane stands.
+    /// Waits for what is under way, but for no attempt past the end of the lease, and writes down how the lane stands, unless another
+    /// knows better by then.
     async fn finish(&mut self) {
         self.stop_deciding().await;
-        loop {
+        let over = self.over.clone();
+        while !(self.attempts.is_empty() && self.unrecorded.is_empty() && self.recordings.is_empty()) {
             self.record();
             tokio::select! {
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 Some(ended) = self.recordings.join_next() => self.recorded(ended),
+                () = over.cancelled(), if self.lease.is_some() => {
+                    self.lose().await;
+                    self.lease = None;
+                }
                 else => break,
             }
         }
@@ -296,9 +309,11 @@ impl Lane {
     async fn follow_lease(&mut self) {
         let now = Instant::now();
         let owned = self.leases.borrow_and_update().get(&self.shard).copied().filter(|lease| now < lease.until);
-        let same = owned.map(|lease| lease.epoch) == self.lease.map(|lease| lease.epoch);
+        // One that was renewed too late has broken off what was under way, though nobody else had it.
+        let same = owned.map(|lease| lease.epoch) == self.lease.map(|lease| lease.epoch) && !self.over.is_cancelled();
         if !same {
             self.lose().await;
+            self.watch(owned);
         }
         self.lease = owned;
         if self.lease.is_none() || self.resting {
@@ -310,6 +325,18 @@ impl Lane {
                 tracing::error!(target.name = %self.name(), %error, "how the lane stood cannot be read");
                 self.rest();
             }
+        }
+    }
+
+    /// Has what is begun under `lease` broken off when that is over: the lane may be waiting for the store then, or stop.
+    fn watch(&mut self, lease: Option<Lease>) {
+        (self.over, self.watching) = (CancellationToken::new(), JoinSet::new());
+        if let Some(lease) = lease {
+            let (over, leases, shard) = (self.over.clone(), self.leases.clone(), self.shard);
+            self.watching.spawn(async move {
+                ownership::over(leases, shard, lease.epoch).await;
+                over.cancel();
+            });
         }
     }
 
@@ -442,23 +469,38 @@ impl Lane {
         let today = self.today.clone();
         let under_way =
             UnderWay { handed: handed.clone(), today: today.clone(), probe, at, began: Instant::now(), still_ms, epoch };
-        let make = async move { attempt::make(&today.destination, &today.tools, &handed).await };
+        let over = self.over.clone();
+        let make = async move { over.run_until_cancelled(attempt::make(&today.destination, &today.tools, &handed)).await };
         let task = self.attempts.spawn(make);
         self.under_way.insert(task.id(), under_way);
     }
 
     /// An attempt is over: its slot is free, and what it leaves its delivery as is decided and waits to be recorded.
-    fn ended(&mut self, ended: Result<(Id, Made), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, Option<Made>), JoinError>) {
         let (id, made) = match ended {
-            Ok((id, made)) => (id, Some(made)),
-            Err(error) => (error.id(), None),
+            Ok((id, made)) => (id, Ok(made)),
+            Err(error) => (error.id(), Err(error)),
         };
         let Some(it) = self.under_way.remove(&id) else { return };
         let attempt = match made {
-            Some(made) => self.settle(&it, made),
-            None => self.failed(&it),
+            Ok(Some(made)) => self.settle(&it, made),
+            Ok(None) => return self.broken_off(&it),
+            Err(_) => self.failed(&it),
         };
         self.unrecorded.push(Unrecorded { attempt, handed: it.handed });
+    }
+
+    /// The lease was over: nothing is recorded, and whoever owns the lane now tries it again.
+    fn broken_off(&self, it: &UnderWay) {
+        let delivery = &it.handed.due.delivery;
+        let number = delivery.attempts.saturating_add(1);
+        tracing::warn!(delivery.id = %delivery.id, target.name = %self.name(), attempt = number, "broken off: the lane is no longer owned");
+        let mut state = self.inbox.state();
+        state.claimed.remove(&delivery.id);
+        state.behind = true;
+        if it.probe {
+            state.condition.breaker.probe_lost();
+        }
     }
 
     /// Our own code broke the attempt off.

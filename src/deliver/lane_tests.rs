@@ -483,6 +483,43 @@ async fn an_owner_that_cannot_renew_breaks_off_what_is_under_way_and_begins_noth
     assert!(attempts(&store).iter().all(|it| it.epoch == 3));
 }
 
+/// A relay one of whose attempts goes on for longer than its lease, which is renewed no more.
+async fn losing(crm: &Receiver) -> Relay {
+    let store = Arc::new(MemoryStore::default());
+    *store.lease.lock().unwrap() = Some(Duration::from_millis(5_300));
+    let relay = Relay::on(store.clone(), vec![webhook(crm, "")]);
+    relay.accept(&["crm"]);
+    eventually("it is sent", || crm.received().len() == 1).await;
+    *store.lease.lock().unwrap() = Some(Duration::ZERO);
+    relay
+}
+
+#[tokio::test]
+async fn a_lease_that_ends_while_the_relay_drains_breaks_off_what_is_under_way() {
+    let crm = Receiver::start([Says(200, None, secs(600))]).await;
+    let relay = losing(&crm).await;
+    let drained = tokio::time::timeout(secs(60), relay.deliver.drain(secs(600))).await;
+    assert!(drained.is_ok(), "the attempt went on past the lease");
+    assert_eq!((crm.received().len(), relay.store.log().as_str()), (1, ""));
+    assert_eq!(relay.store.states(State::Pending), 1);
+    eventually("its receiver sees that", || crm.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_lease_that_ends_while_the_store_does_not_answer_breaks_off_what_is_under_way() {
+    let crm = Receiver::start([Says(200, None, secs(600)), 200.into()]).await;
+    let relay = losing(&crm).await;
+    relay.store.silent.store(true, Ordering::SeqCst);
+    // The lane asks for more, and waits.
+    relay.deliver.wake(&["crm".into()]);
+    eventually("it is broken off", || crm.open() == 0).await;
+    assert_eq!(relay.store.log(), "");
+    *relay.store.lease.lock().unwrap() = None;
+    relay.store.silent.store(false, Ordering::SeqCst);
+    relay.settled("it is sent again", |store| store.states(State::Delivered) == 1).await;
+    assert_eq!(crm.received().len(), 2);
+}
+
 #[tokio::test]
 async fn a_rate_goes_on_though_the_clock_was_set_back() {
     let crm = Receiver::start([200]).await;

@@ -88,6 +88,19 @@ impl Ownership {
     }
 }
 
+/// Waits until the lease on `shard` under `epoch` is over: it has ended without having been renewed, or is another's.
+pub(super) async fn over(mut leases: watch::Receiver<Leases>, shard: u16, epoch: i64) {
+    loop {
+        let lease = leases.borrow_and_update().get(&shard).copied().filter(|lease| lease.epoch == epoch);
+        let Some(Lease { until, .. }) = lease else { return };
+        tokio::select! {
+            biased;
+            Ok(()) = leases.changed() => {}
+            () = tokio::time::sleep_until(until) => return,
+        }
+    }
+}
+
 fn owns(leases: &Leases, name: &Name) -> bool {
     leases.get(&shard_of(name)).is_some_and(|lease| Instant::now() + LAST < lease.until)
 }

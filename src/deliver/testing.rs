@@ -163,6 +163,7 @@ impl Receiver {
         let (parts, body) = request.into_parts();
         let body = to_bytes(body, 10_000_000).await.unwrap();
         self.most.fetch_max(self.open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let _open = Open(self.open.clone());
         let Says(status, header, wait) = {
             let mut answers = answers.lock().unwrap();
             let first = *answers.front().unwrap();
@@ -173,7 +174,6 @@ impl Receiver {
         };
         self.received.lock().unwrap().push(Received { headers: parts.headers, body });
         tokio::time::sleep(wait).await;
-        self.open.fetch_sub(1, Ordering::SeqCst);
         let status = axum::http::StatusCode::from_u16(status).unwrap();
         match header {
             Some(header) => (status, [header], "answered").into_response(),
@@ -189,9 +189,23 @@ impl Receiver {
         self.received.lock().unwrap().clone()
     }
 
+    /// The requests that are open: neither answered nor broken off.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
     /// The most requests that were open at once.
     pub(crate) fn most(&self) -> usize {
         self.most.load(Ordering::SeqCst)
+    }
+}
+
+/// A request that is open.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -266,6 +280,8 @@ pub(crate) struct MemoryStore {
     pub(crate) full: AtomicBool,
     /// Answers no write while set.
     pub(crate) mute: AtomicBool,
+    /// Answers no question for due deliveries while set.
+    pub(crate) silent: AtomicBool,
     pub(crate) most_read: AtomicUsize,
     /// Reads of due deliveries.
     pub(crate) reads: AtomicUsize,
@@ -377,6 +393,9 @@ impl Store for MemoryStore {
     }
 
     async fn due(&self, target: &Name, now: Timestamp, limit: u32, except: Vec<DeliveryId>) -> store::Result<Vec<Due>> {
+        while self.silent.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         let rows = self.rows.lock().unwrap();
         self.reads.fetch_add(1, Ordering::SeqCst);
         let waiting = rows.values().filter(|row| row.delivery.target == *target && row.delivery.state == State::Pending);
