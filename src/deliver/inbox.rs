@@ -16,7 +16,7 @@ use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, Name},
     live::Live,
-    route::OWN_SOURCE,
+    route::{OWN_SOURCE, subscribers},
     store::{self, Cause, Committed, Delivery, Digested, Due, Next, OnCommit, Severity, Stage},
     telemetry::Metrics,
 };
@@ -501,7 +501,10 @@ impl OnCommit for Inboxes {
                 Some(inbox) => inbox.wake(),
                 None => match known.former.get(target) {
                     Some(bell) => bell.notify_one(),
-                    None => _ = self.seats.rouse(target),
+                    None if self.seats.rouse(target) => {}
+                    // Planned by a relay that did not know yet that it is gone; or this one does not know yet that it has come.
+                    None if subscribers::is_id(target) => self.seats.signs.strays(target),
+                    None => {}
                 },
             }),
             None => {

@@ -503,7 +503,7 @@ impl Deliver {
     }
 
     /// Whether the lane of `target` is this replica's.
-    fn works_on(&self, target: &Name) -> bool {
+    pub fn works_on(&self, target: &Name) -> bool {
         !self.store.is_shared() || self.ownership().owns(target)
     }
 

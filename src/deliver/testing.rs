@@ -318,6 +318,13 @@ impl MemoryStore {
         uid.seq
     }
 
+    /// Tells what another process would be heard to say: there is something new for these targets.
+    pub(crate) fn hear_of(&self, targets: &[Name]) {
+        if let Some(listener) = &*self.listener.lock().unwrap() {
+            listener.elsewhere(Some(targets));
+        }
+    }
+
     /// The delivery of the event committed as number `seq`.
     pub(crate) fn delivery(&self, seq: i64) -> Delivery {
         self.rows.lock().unwrap()[&DeliveryId { event: EventUid { salt: 7, seq }, n: 1 }].delivery.clone()

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::testing::{MemoryStore, NOWHERE, Receiver, Relay, Says, destination, eventually};
 use crate::{
-    envelope::{DeliveryId, Envelope, EventUid, tests::sample},
+    envelope::{DeliveryId, Envelope, EventUid, Name, tests::sample},
     store::{Next, State},
 };
 
@@ -225,6 +225,16 @@ async fn a_drain_waits_for_what_is_under_way_and_breaks_off_what_takes_too_long(
     relay.deliver.drain(Duration::from_millis(10)).await;
     assert_eq!(relay.store.states(State::Pending), 1);
     assert_eq!(relay.store.log(), "");
+}
+
+#[tokio::test]
+async fn what_another_relay_commits_for_a_subscription_without_a_lane_is_looked_into() {
+    let crm = Receiver::start([200]).await;
+    let relay = Relay::start(vec![webhook(&crm, "")]);
+    let gone = Name::from(format!("wh_{}", "a".repeat(26)).as_str());
+    relay.store.hear_of(&["crm".into(), "gone-from-the-file".into(), gone.clone()]);
+    let told = relay.deliver.signs().take();
+    assert_eq!(told.strays.into_iter().collect::<Vec<_>>(), [gone]);
 }
 
 #[tokio::test]

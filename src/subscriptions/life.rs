@@ -124,7 +124,8 @@ impl Subscriptions {
         let held: BTreeMap<Name, Timestamp> = running.deliver.held_seats(backlog).into_iter().collect();
         let waiting: BTreeMap<&Name, u64> = backlog.iter().map(|row| (&row.target, row.waiting)).collect();
         self.weighed.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| waiting.get(name).is_some_and(|it| 0 < *it));
-        for row in backlog {
+        // Whoever owns a lane knows what of it is under way.
+        for row in backlog.iter().filter(|row| running.deliver.works_on(&row.target)) {
             let Some(since) = held.get(&row.target) else {
                 if self.may_be_heavy(row) {
                     self.bound(running, &row.target, None).await?;
@@ -263,7 +264,10 @@ impl Subscriptions {
             todo.released.remove(&name);
         }
         while let Some(name) = todo.heavy.first().cloned() {
-            self.bound(running, &name, None).await?;
+            // Another replica that owns its lane weighs what it holds when it tidies.
+            if running.deliver.works_on(&name) {
+                self.bound(running, &name, None).await?;
+            }
             todo.heavy.remove(&name);
         }
         while let Some(name) = todo.strays.first().cloned() {
@@ -372,12 +376,16 @@ impl Subscriptions {
 
     /// Something was committed for `name`, which has no lane.
     async fn stray(&self, running: &Running, name: &Name, todo: &mut Todo) -> Result<(), Refused> {
+        if self.parts.store.is_shared() {
+            // It may be another replica's, made a moment ago.
+            self.refresh().await?;
+        }
         match self.kept(name).map(|kept| kept.subscription.life.clone()) {
             Some(Life::Living | Life::InGrace { .. }) => running.deliver.wake(std::slice::from_ref(name)),
             Some(Life::Adopted { .. } | Life::Over { .. }) => todo.is_not_settled(name),
             None => {
-                // Targets of the file that are gone are not ours to cancel.
-                if subscribers::is_id(name) {
+                // Targets of the file that are gone are not ours to cancel, nor is what a newer relay keeps.
+                if subscribers::is_id(name) && !self.cannot_read(name) {
                     self.cancel_all(running, waiting(name)).await?;
                 }
             }

@@ -130,7 +130,7 @@ impl Work<Accept> for Ingest {
         let mut left = session::AGAIN;
         loop {
             let db = self.connection.get().await?;
-            let done = self.write(&db, batch).await;
+            let done = self.write(&db, batch).await.inspect_err(|error| self.shared.may_have_committed(error));
             match done {
                 Ok(()) => return Ok(()),
                 Err(error) if session::again(&db, &error, &mut left).await => {}
@@ -248,7 +248,6 @@ pub(super) const COUNT: &str =
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (seq, n, other) WHERE e.seq = u.seq";
 /// How far the store has come.
 const ADVANCE: &str = "UPDATE identity SET last_seq = $1, used = used + $2";
-const NOTIFY: &str = "SELECT pg_notify($1, $2)";
 
 /// What one event of a run came to, and what it cancelled.
 type Outcome = (Result<Done>, Vec<(Name, DeliveryId)>);
@@ -331,7 +330,7 @@ impl<'r> Run<'r> {
 /// Sends everything at once.
 async fn write(session: &Session<'_>, rows: &Run<'_>, advanced: bool, last: bool) -> Pg<()> {
     let db = session.db;
-    let (count, advance, notify) = (db.statement(COUNT).await?, db.statement(ADVANCE).await?, db.statement(NOTIFY).await?);
+    let (count, advance, notify) = (db.statement(COUNT).await?, db.statement(ADVANCE).await?, db.statement(session::NOTIFY).await?);
     let settings = db.statement(super::people::KEEP_SETTINGS).await?;
     rows.events.prepare(db).await?;
     let (seqs, counts): (Vec<i64>, Vec<(i64, i64)>) = rows.repeats.iter().map(|(seq, counts)| (*seq, *counts)).unzip();
@@ -340,11 +339,14 @@ async fn write(session: &Session<'_>, rows: &Run<'_>, advanced: bool, last: bool
         rows.settings.iter().map(|(key, value)| (Text::of(key), Text::of(value))).unzip();
     let size = rows.events.size();
     let channel = super::news::channel(session.salt());
-    let said = super::news::Said::New(&rows.targets).by(session.shared.voice);
+    if session.shared.has_company() {
+        session.tell(&rows.targets);
+    }
+    // The last run of a batch says it for all of them.
+    let said = if last { session.said() } else { None };
     let repeats = async { if seqs.is_empty() { Ok(0) } else { db.run_of(&count, &[&seqs, &all, &others, &session.now]).await } };
     let kept = async { if names.is_empty() { Ok(0) } else { db.run_of(&settings, &[&names, &values]).await } };
-    let alone = rows.targets.is_empty() || !session.shared.has_company();
-    let told = async { if alone { Ok(0) } else { db.run_of(&notify, &[&channel, &said]).await } };
+    let told = async { if said.is_none() { Ok(0) } else { db.run_of(&notify, &[&channel, &said]).await } };
     let forward = async { if advanced { db.run_of(&advance, &[&session.last_seq, &size]).await } else { Ok(0) } };
     let commit = async { if last { db.commit().await } else { Ok(()) } };
     let (events, deliveries, plans, awaited, keys, repeats, kept, forward, told, committed) = tokio::join!(biased;

@@ -82,7 +82,7 @@ pub(super) async fn prepare(db: &Db) -> Pg<()> {
 /// Takes in `batch`; `limit`: how many bytes may be in use. The numbers of all its targets are known.
 pub(super) async fn take_in(db: Arc<Db>, shared: Arc<Shared>, mut batch: Vec<Accept>, limit: Option<i64>) -> (Vec<Accept>, Came) {
     let now = shared.now();
-    let written = write(&db, &shared, &batch, now, limit).await;
+    let written = write(&db, &shared, &batch, now, limit).await.inspect_err(|error| shared.may_have_committed(error));
     let came = match written {
         Ok(Some(base)) => {
             for (n, job) in (1..).zip(&mut batch) {
@@ -122,7 +122,7 @@ async fn write(db: &Db, shared: &Shared, batch: &[Accept], now: i64, limit: Opti
     let (events, deliveries, keys) = (events.columns(), deliveries.columns(), keys.columns());
     let keys = keys.params();
     let channel = super::news::channel(shared.reading.salt);
-    let said = shared.has_company().then(|| super::news::Said::New(&targets).by(shared.voice)).filter(|_| !targets.is_empty());
+    let said = if shared.has_company() { super::news::new(&targets, shared.voice) } else { None };
     let mut params: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![&count, &size, &SEQ_MAX, &limit];
     params.extend(events);
     params.extend(keys);

@@ -47,7 +47,7 @@ pub(super) async fn end(session: &Session<'_>, event: &NewEvent, seq: i64) -> Pg
             }
         }
     }
-    session.tell_ended(&targets).await?;
+    session.tell_ended(&targets);
     Ok(cancelled)
 }
 
@@ -78,6 +78,10 @@ pub(super) async fn expire(
             found.push(id);
         }
     }
+    if !found.is_empty() {
+        // Its lane may have changed hands since it was looked at what is in hand.
+        session.tell_ended(&[target]);
+    }
     for id in &found {
         set_aside(session, target, id.place(), &Aside { state: EXPIRED, cause: None, reason, now }).await?;
     }
@@ -91,7 +95,7 @@ pub(super) const ROUSE: &str = "UPDATE deliveries SET due_at = $2, cause = NULL 
 pub(super) async fn rouse(session: &Session<'_>, target: &Name, now: i64) -> Answer<()> {
     let target = session.target(target).await?;
     if session.db.run(ROUSE, &[&target, &now]).await? != 0 {
-        session.tell(&[target]).await?;
+        session.tell(&[target]);
     }
     Ok(Ok(()))
 }

@@ -68,7 +68,8 @@ async fn hand_on(session: &Session<'_>, seqs: &[i64], now: i64, erased: &mut Era
         erased.targets.push(Name::from(cells.text()?.as_str()));
         targets.push(target);
     }
-    session.tell(&targets).await
+    session.tell(&targets);
+    Ok(())
 }
 
 /// Takes away what was made of some events: bodies of the digests that carry them, which are made anew where they are to be sent once

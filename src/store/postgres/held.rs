@@ -48,8 +48,8 @@ pub(super) async fn hand_over(session: &Session<'_>, old: &Name, new: &Name, now
     }
     if !moved.is_empty() {
         handed.moved = session.db.run(MOVE, &[&moved, &new, &old]).await?;
-        session.tell(&[new]).await?;
-        session.tell_ended(&[old]).await?;
+        session.tell(&[new]);
+        session.tell_ended(&[old]);
     }
     if handed == HandedOver::default() {
         handed.moved = session.db.run(lanes::MOVE_DEAD, &[&old, &new, &SLICE]).await?;
@@ -87,6 +87,10 @@ pub(super) async fn expire(
 ) -> Answer<Vec<DeliveryId>> {
     let target = session.target(target).await?;
     let mut expired = Vec::new();
+    if !places.is_empty() {
+        // Its lane may have changed hands since it was looked at what is in hand.
+        session.tell_ended(&[target]);
+    }
     for place in places {
         if set_aside(session, target, *place, &Aside { state: EXPIRED, cause: None, reason, now }).await? {
             expired.push(DeliveryId::at(session.salt(), *place));

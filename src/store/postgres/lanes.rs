@@ -137,8 +137,8 @@ pub(super) async fn adopt(session: &Session<'_>, old: &Name, new: &Name) -> Answ
     let dead = if left == 0 { 0 } else { session.db.run(MOVE_DEAD, &[&old, &new, &left]).await? };
     move_windows(session, &[&old, &new]).await?;
     if waiting != 0 {
-        session.tell(&[new]).await?;
-        session.tell_ended(&[old]).await?;
+        session.tell(&[new]);
+        session.tell_ended(&[old]);
     }
     Ok(Ok(waiting + dead))
 }

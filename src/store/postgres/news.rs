@@ -2,8 +2,11 @@
 //! were missed. One that is alone says nothing; whoever comes says so.
 
 use std::{
-    collections::HashSet,
-    sync::Arc,
+    collections::{BTreeSet, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,8 +27,11 @@ use crate::envelope::Name;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long is waited for until a connection for notifications is made again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Targets that one notification names; of more it says that there are many (PostgreSQL takes 8,000 bytes).
-const NAMED_MAX: usize = 256;
+/// Targets that one notification names as new, and as many of which something ended; of more it says that there are many (PostgreSQL
+/// takes 8,000 bytes).
+const NAMED_MAX: usize = 180;
+/// Notifications that wait until they are looked at; when there are more, anything may have been said.
+const SAID_MAX: usize = 256;
 /// What says so.
 const MANY: &str = "*";
 /// Goes before targets of which something ended.
@@ -41,35 +47,38 @@ pub(super) fn channel(salt: u64) -> String {
     format!("hookyard_{salt:016x}")
 }
 
-/// What a process tells the others.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Said<'t> {
+/// What a process tells the others with one commit.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unsaid {
     /// There is something new for these targets.
-    New(&'t [i64]),
+    pub(super) new: BTreeSet<i64>,
     /// Something that waited for these targets does so no more.
-    Ended(&'t [i64]),
+    pub(super) ended: BTreeSet<i64>,
     /// There are shards that can be taken.
-    Freed,
-    /// It is there: from now on it is to be told.
-    Came,
+    pub(super) freed: bool,
 }
 
-impl Said<'_> {
-    /// The notification of the process with this voice.
-    pub(super) fn by(self, voice: u64) -> String {
-        match self {
-            Self::New(targets) => format!("{voice:016x} {}", named(targets)),
-            Self::Ended(targets) => format!("{voice:016x} {ENDED}{}", named(targets)),
-            Self::Freed => format!("{voice:016x} {FREED}"),
-            Self::Came => format!("{voice:016x} {CAME}"),
-        }
+impl Unsaid {
+    /// The notification of the process with this voice; `None`: there is nothing to say.
+    pub(super) fn by(&self, voice: u64) -> Option<String> {
+        let new = (!self.new.is_empty()).then(|| named(&self.new));
+        let ended = (!self.ended.is_empty()).then(|| format!("{ENDED}{}", named(&self.ended)));
+        let words: Vec<String> = [new, ended, self.freed.then(|| FREED.to_owned())].into_iter().flatten().collect();
+        (!words.is_empty()).then(|| format!("{voice:016x} {}", words.join(" ")))
     }
 }
 
-fn named(targets: &[i64]) -> String {
-    let mut targets = targets.to_vec();
-    targets.sort_unstable();
-    targets.dedup();
+/// The notification of the process with this voice that it is there: from now on it is to be told.
+fn came(voice: u64) -> String {
+    format!("{voice:016x} {CAME}")
+}
+
+/// Likewise, that there is something new for these targets, of which there is one at least.
+pub(super) fn new(targets: &[i64], voice: u64) -> Option<String> {
+    Unsaid { new: targets.iter().copied().collect(), ..Unsaid::default() }.by(voice)
+}
+
+fn named(targets: &BTreeSet<i64>) -> String {
     if NAMED_MAX < targets.len() {
         return MANY.to_owned();
     }
@@ -97,6 +106,10 @@ impl Named {
         }
     }
 
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
     fn and(&mut self, other: Self) {
         match (self, other) {
             (Self::Some(some), Self::Some(more)) => some.extend(more),
@@ -105,7 +118,7 @@ impl Named {
     }
 }
 
-/// What other processes said.
+/// What other processes said and was not passed on yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Heard {
     new: Named,
@@ -119,19 +132,24 @@ impl Heard {
         Self { new: Named::All, ended: Named::All, freed: true }
     }
 
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Adds what `text` says; false: it is our own, or nobody's.
     fn hears(&mut self, voice: u64, text: &str) -> bool {
         let Some((whose, what)) = text.split_once(' ') else { return false };
-        if whose == format!("{voice:016x}") {
-            return false;
-        }
-        if what == FREED || what == CAME {
-            self.freed |= what == FREED;
+        whose != format!("{voice:016x}") && what.split(' ').fold(false, |heard, word| self.hears_word(word) || heard)
+    }
+
+    fn hears_word(&mut self, word: &str) -> bool {
+        if word == FREED || word == CAME {
+            self.freed |= word == FREED;
             return true;
         }
-        let (into, targets) = match what.strip_prefix(ENDED) {
+        let (into, targets) = match word.strip_prefix(ENDED) {
             Some(targets) => (&mut self.ended, targets),
-            None => (&mut self.new, what),
+            None => (&mut self.new, word),
         };
         let named = Named::of(targets);
         let heard = named.is_some();
@@ -157,47 +175,54 @@ impl News {
 
     async fn hear(&self) {
         loop {
-            // What was said while nobody listened is not said again.
-            self.look(Some(Heard::anything())).await;
-            let _ = self.listen().await;
+            let mut untold = Heard::anything();
+            let _ = self.listen(&mut untold).await;
             tokio::time::sleep(AGAIN).await;
-            self.look(None).await;
+            // What is said while nobody listens is not said again.
+            self.look(&mut Heard::anything()).await;
         }
     }
 
-    /// Listens over one connection until that is lost.
-    async fn listen(&self) -> Pg<()> {
+    /// Listens over one connection until that is lost. What is heard is `untold` until it is passed on.
+    async fn listen(&self, untold: &mut Heard) -> Pg<()> {
         let (client, mut connection) = self.place.config.connect(self.tls.clone()).await?;
-        let (tx, mut said) = tokio::sync::mpsc::channel(NAMED_MAX);
+        let (tx, mut said) = tokio::sync::mpsc::channel(SAID_MAX);
+        let too_much = Arc::new(AtomicBool::new(false));
+        let no_room = too_much.clone();
         let driver = tokio::spawn(async move {
             while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
                 if let AsyncMessage::Notification(it) = message
-                    // What finds no room is found by the look that follows.
                     && tx.try_send(it.payload().to_owned()).is_err()
-                    && tx.is_closed()
                 {
-                    return;
+                    no_room.store(true, Ordering::Release);
+                    if tx.is_closed() {
+                        return;
+                    }
                 }
             }
         });
         let channel = channel(self.shared.reading.salt);
         // Those who were alone learn that they are not.
-        let came = Said::Came.by(self.shared.voice);
+        let came = came(self.shared.voice);
         client.batch_execute(&format!("LISTEN {channel}; NOTIFY {channel}, '{came}'")).await?;
+        // Whatever was said before.
+        self.look(untold).await;
         let mut looked = Instant::now();
         while !client.is_closed() {
-            let mut heard = None;
             if let Ok(first) = tokio::time::timeout(LOOK_EVERY, said.recv()).await {
                 let Some(first) = first else { break };
-                let (mut next, mut all, mut any) = (Some(first), Heard::default(), false);
+                let (mut next, mut any) = (Some(first), false);
                 while let Some(text) = next {
-                    any |= all.hears(self.shared.voice, &text);
+                    any |= untold.hears(self.shared.voice, &text);
                     next = said.try_recv().ok();
                 }
-                heard = any.then_some(all);
                 if any {
                     self.shared.heard();
                 }
+            }
+            // Nobody knows what that was which found no room.
+            if too_much.swap(false, Ordering::Acquire) {
+                *untold = Heard::anything();
             }
             // However much is said, what nobody says is looked for too.
             let due = LOOK_EVERY <= looked.elapsed();
@@ -205,8 +230,8 @@ impl News {
                 looked = Instant::now();
                 self.look_for_shards().await;
             }
-            if due || heard.is_some() {
-                self.look(heard).await;
+            if due || !untold.is_nothing() {
+                self.look(untold).await;
             }
         }
         driver.abort();
@@ -221,41 +246,37 @@ impl News {
         }
     }
 
-    /// Looks how far the store has come, and tells of what was `heard`, or missed.
-    async fn look(&self, heard: Option<Heard>) {
+    /// Looks how far the store has come, and passes on what is `untold`, or was missed. What cannot be passed on stays untold.
+    async fn look(&self, untold: &mut Heard) {
         let Ok(db) = self.pool.get().await else { return };
         let Ok(Some(row)) = db.first("SELECT last_seq FROM identity", &[]).await else { return };
         let Ok(seq) = row.try_get::<_, i64>(0) else { return };
         let missed = *self.shared.newest.borrow() < seq;
         self.shared.reached(seq);
+        if self.shared.unsure.swap(false, Ordering::Relaxed) || (missed && untold.new.is_none()) {
+            untold.new = Named::All;
+        }
         let Some(listener) = self.shared.listener.get() else { return };
-        let Some(Heard { new, ended, freed }) = heard else {
-            if missed {
-                listener.elsewhere(None);
-            }
-            return;
-        };
-        if freed {
+        if std::mem::take(&mut untold.freed) {
             listener.freed();
         }
-        let none = |named: &Named| *named == Named::default();
-        if !none(&ended)
-            && let Ok(names) = names(&db, ended).await
-        {
+        if !untold.ended.is_none() {
+            let Ok(names) = names(&db, &untold.ended).await else { return };
+            untold.ended = Named::default();
             listener.ended_elsewhere(names.as_deref());
         }
-        if !none(&new)
-            && let Ok(names) = names(&db, new).await
-        {
+        if !untold.new.is_none() {
+            let Ok(names) = names(&db, &untold.new).await else { return };
+            untold.new = Named::default();
             listener.elsewhere(names.as_deref());
         }
     }
 }
 
 /// The names of targets; `None`: all there are.
-async fn names(db: &Db, named: Named) -> Pg<Option<Vec<Name>>> {
+async fn names(db: &Db, named: &Named) -> Pg<Option<Vec<Name>>> {
     let Named::Some(ids) = named else { return Ok(None) };
-    let ids: Vec<i64> = ids.into_iter().collect();
+    let ids: Vec<i64> = ids.iter().copied().collect();
     let rows = db.rows("SELECT name FROM targets WHERE id = ANY($1)", &[&ids]).await?;
     let names = rows.iter().map(|row| row.try_get::<_, Text<'static>>(0));
     names.map(|name| Ok(name?.into_string().as_str().into())).collect::<Pg<_>>().map(Some)
@@ -271,21 +292,29 @@ mod tests {
         heard.contains(&true).then_some(all)
     }
 
+    fn said(new: &[i64], ended: &[i64], freed: bool, voice: u64) -> String {
+        Unsaid { new: new.iter().copied().collect(), ended: ended.iter().copied().collect(), freed }.by(voice).unwrap()
+    }
+
     #[test]
     fn what_one_says_others_hear() {
         let some = |ids: &[i64]| Named::Some(ids.iter().copied().collect());
         let new = |ids: &[i64]| Some(Heard { new: some(ids), ..Heard::default() });
-        assert_eq!(heard(&[Said::New(&[3, 1, 3]).by(8)]), new(&[1, 3]));
-        assert_eq!(heard(&[Said::New(&[3]).by(7), Said::Freed.by(7)]), None, "its own");
+        assert_eq!(heard(&[said(&[3, 1, 3], &[], false, 8)]), new(&[1, 3]));
+        assert_eq!(heard(&[said(&[3], &[4], true, 7)]), None, "its own");
+        assert_eq!(Unsaid::default().by(7), None);
+        assert_eq!(heard(&[came(8)]), Some(Heard::default()));
         let many: Vec<i64> = (0..2 * NAMED_MAX as i64).map(|n| i64::MAX - n).collect();
-        assert_eq!(heard(&[Said::New(&many).by(8)]), Some(Heard { new: Named::All, ..Heard::default() }));
-        assert!(Said::Ended(&many[..NAMED_MAX]).by(8).len() < 8000);
+        assert_eq!(heard(&[said(&many, &[], false, 8)]), Some(Heard { new: Named::All, ..Heard::default() }));
+        assert!(said(&many[..NAMED_MAX], &many[..NAMED_MAX], true, 8).len() < 8000);
         for strange in ["", "x", "0000000000000008 1,x", "0000000000000008 ", "0000000000000008 !"] {
             assert_eq!(heard(&[strange.to_owned()]), None, "{strange}");
         }
-        let all = [Said::New(&[1]).by(8), Said::Ended(&[1, 4]).by(9), Said::New(&[2]).by(8), Said::Freed.by(9)];
-        assert_eq!(heard(&all), Some(Heard { new: some(&[1, 2]), ended: some(&[1, 4]), freed: true }));
-        let all = [Said::Ended(&[1]).by(8), Said::Ended(&many).by(8)];
+        let all = [said(&[1], &[], false, 8), said(&[], &[1, 4], false, 9), said(&[2], &[], true, 9)];
+        let together = Heard { new: some(&[1, 2]), ended: some(&[1, 4]), freed: true };
+        assert_eq!(heard(&all), Some(together.clone()));
+        assert_eq!(heard(&[said(&[1, 2], &[1, 4], true, 9)]), Some(together));
+        let all = [said(&[], &[1], false, 8), said(&[], &many, false, 8)];
         assert_eq!(heard(&all), Some(Heard { ended: Named::All, ..Heard::default() }));
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use super::{
     connect::{Answer, Db, Pg},
-    news::Said,
     rows::Cells,
     session::{Session, Shared},
     spread::{Owner, Spread},
@@ -122,7 +121,10 @@ async fn give_up(session: &Session<'_>, owners: &[i64]) -> Pg<()> {
     let sql = "UPDATE shards SET owner = NULL, until = 0, leaving = false WHERE owner = ANY($1)";
     let freed = session.db.run(sql, &[&owners]).await?;
     session.db.run("DELETE FROM owners WHERE owner = ANY($1)", &[&owners]).await?;
-    if freed == 0 { Ok(()) } else { session.say(Said::Freed).await }
+    if freed != 0 {
+        session.tell_freed();
+    }
+    Ok(())
 }
 
 /// The other owners of one machine.

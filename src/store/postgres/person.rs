@@ -21,7 +21,7 @@ pub(super) async fn retry(session: &Session<'_>, ids: &[DeliveryId], now: i64) -
         retried.push(row.try_get::<_, i64>(0)?);
         targets.push(row.try_get::<_, i64>(1)?);
     }
-    session.tell(&targets).await?;
+    session.tell(&targets);
     Ok(Ok(in_order(session, ids, &retried)))
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn cancel(session: &Session<'_>, ids: &[DeliveryId], now: i64) 
         }
     }
     lanes::move_up(session, keys).await?;
-    session.tell_ended(&targets).await?;
+    session.tell_ended(&targets);
     Ok(Ok(in_order(session, ids, &cancelled)))
 }
 

@@ -153,6 +153,7 @@ async fn under_lock(db: &Db, shared: &Shared, attempts: &[&Attempt]) -> Pg<()> {
         one(&session, attempt).await?;
     }
     count(db, shared, attempts).await?;
+    session.speak().await?;
     db.commit().await
 }
 

@@ -80,7 +80,8 @@ async fn insert(session: &Session<'_>, event: EventUid, first: u32, planned: &[N
     rows.insert(session.db).await?;
     waiting.insert_plans(session.db).await?;
     waiting.insert_keys(session.db).await?;
-    session.tell(&targets).await
+    session.tell(&targets);
+    Ok(())
 }
 
 /// The event has deliveries up to number `last`.

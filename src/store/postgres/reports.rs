@@ -42,10 +42,10 @@ pub(super) async fn reported(session: &Session<'_>, attempt: &Attempt) -> Answer
     db.run(SETTLE_ATTEMPT, &[&place, &number, &error, &detail, &after.outcome, &after.cause, &after.due_at, &attempt.counts])
         .await?;
     if after.state == PENDING {
-        session.tell(&[target]).await?;
+        session.tell(&[target]);
     } else if let Some(key) = key {
         lanes::move_up(session, [(target, key)]).await?;
-        session.tell(&[target]).await?;
+        session.tell(&[target]);
     }
     if after.state == DEAD {
         throttle::died(session, place, session.now).await?;
@@ -83,7 +83,7 @@ pub(super) async fn unreported(session: &Session<'_>, now: Timestamp) -> Answer<
     }
     if !places.is_empty() {
         session.db.run(OVERDUE_ATTEMPTS, &[&places, &numbers, &NOTHING, &DELIVERED]).await?;
-        session.tell(&keys.iter().map(|(target, _)| *target).collect::<Vec<_>>()).await?;
+        session.tell(&keys.iter().map(|(target, _)| *target).collect::<Vec<_>>());
         lanes::move_up(session, keys).await?;
     }
     let next = session.db.first(NEXT, &[]).await?.map(|row| row.try_get::<_, Option<i64>>(0)).transpose()?.flatten();

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     connect::{Db, Pg, fault, is_again},
-    news::{self, Said},
+    news::{self, Unsaid},
     presence::Presence,
     prune::Room,
     rows::Reading,
@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) presence: Presence,
     /// The clock was set back, or may have been before this start: times in the tables may lie in its former future.
     pub(super) set_back: AtomicBool,
+    /// This process may have committed what it knows nothing of: the connection was lost on the way.
+    pub(super) unsure: AtomicBool,
     /// Other processes may share the store: they are told of what is committed. Alone, nobody is.
     company: AtomicBool,
     /// When one of them was last heard of.
@@ -70,6 +72,7 @@ impl Shared {
             voice: u64::from_ne_bytes(std::array::from_fn(|_| fastrand::u8(..))),
             presence: Presence::new(salt),
             set_back: AtomicBool::new(true),
+            unsure: AtomicBool::new(false),
             company: AtomicBool::new(true),
             heard_at: Mutex::default(),
             targets: Mutex::default(),
@@ -84,6 +87,11 @@ impl Shared {
     /// Whether other processes may share the store.
     pub(super) fn has_company(&self) -> bool {
         self.company.load(Ordering::Relaxed)
+    }
+
+    /// A commit failed by `error`: where the connection was lost, it may be on disk all the same.
+    pub(super) fn may_have_committed(&self, error: &tokio_postgres::Error) {
+        self.unsure.fetch_or(error.is_closed(), Ordering::Relaxed);
     }
 
     /// Another one was heard of.
@@ -148,6 +156,9 @@ impl Shared {
 pub(super) const LOCK: &str =
     "SELECT last_seq, used + (SELECT coalesce(sum(bytes), 0)::bigint FROM usage) FROM identity FOR UPDATE OF identity";
 
+/// Tells whoever listens.
+pub(super) const NOTIFY: &str = "SELECT pg_notify($1, $2)";
+
 /// A transaction that holds the lock of the store.
 pub(super) struct Session<'d> {
     pub(super) db: &'d Db,
@@ -160,6 +171,8 @@ pub(super) struct Session<'d> {
     pub(super) used: AtomicI64,
     /// Whether there was room for a new event when this transaction asked; asked once.
     pub(super) had_room: OnceLock<bool>,
+    /// What the other processes are to be told once this is committed.
+    unsaid: Mutex<Unsaid>,
 }
 
 impl<'d> Session<'d> {
@@ -177,7 +190,8 @@ impl<'d> Session<'d> {
             Some(row) => (row.try_get(0)?, row.try_get(1)?),
             None => (0, 0),
         };
-        Ok(Self { db, shared, now: shared.now(), last_seq, used: AtomicI64::new(used), had_room: OnceLock::new() })
+        let (now, used) = (shared.now(), AtomicI64::new(used));
+        Ok(Self { db, shared, now, last_seq, used, had_room: OnceLock::new(), unsaid: Mutex::default() })
     }
 
     /// The number of `name` in the tables: known since [`Shared::ensure`].
@@ -203,19 +217,33 @@ impl<'d> Session<'d> {
     }
 
     /// Tells the other processes that the store holds something new for these targets, once this is committed.
-    pub(super) async fn tell(&self, targets: &[i64]) -> Pg<()> {
-        if targets.is_empty() { Ok(()) } else { self.say(Said::New(targets)).await }
+    pub(super) fn tell(&self, targets: &[i64]) {
+        self.unsaid().new.extend(targets);
     }
 
     /// Likewise, that something which waited for these targets no longer does: whoever has it in hand must not send it.
-    pub(super) async fn tell_ended(&self, targets: &[i64]) -> Pg<()> {
-        if targets.is_empty() { Ok(()) } else { self.say(Said::Ended(targets)).await }
+    pub(super) fn tell_ended(&self, targets: &[i64]) {
+        self.unsaid().ended.extend(targets);
     }
 
-    /// Tells the other processes something, once this is committed.
-    pub(super) async fn say(&self, said: Said<'_>) -> Pg<()> {
-        let said = said.by(self.shared.voice);
-        self.db.run("SELECT pg_notify($1, $2)", &[&news::channel(self.salt()), &said]).await.map(|_| ())
+    /// Likewise, that there are shards to take.
+    pub(super) fn tell_freed(&self) {
+        self.unsaid().freed = true;
+    }
+
+    /// What is to be said of all that, as one notification; it is asked once, before the commit. `None`: nothing.
+    pub(super) fn said(&self) -> Option<String> {
+        std::mem::take(&mut *self.unsaid()).by(self.shared.voice)
+    }
+
+    /// Says it, once this is committed.
+    pub(super) async fn speak(&self) -> Pg<()> {
+        let Some(said) = self.said() else { return Ok(()) };
+        self.db.run(NOTIFY, &[&news::channel(self.salt()), &said]).await.map(|_| ())
+    }
+
+    fn unsaid(&self) -> MutexGuard<'_, Unsaid> {
+        self.unsaid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -266,7 +294,9 @@ macro_rules! locked {
             let done = async {
                 $self.shared.ensure(&db, $names).await?;
                 let $session = &$crate::store::postgres::session::Session::begin(&db, &$self.shared).await?;
-                $work.await
+                let done = $work.await?;
+                $session.speak().await?;
+                Ok(done)
             };
             let done = done.await;
             match $crate::store::postgres::session::end(&db, done).await {

@@ -8,6 +8,7 @@ use crate::{
     store::contract::{Opening, contract},
 };
 
+mod hearing;
 mod partitions;
 mod plans;
 #[path = "../../../tests/it/support/postgres.rs"]

@@ -104,7 +104,8 @@ pub(super) async fn died(session: &Session<'_>, place: i64, now: i64) -> Pg<()> 
     let target: i64 = row.try_get(0)?;
     for throttle in &decide::plan(session, place).await?.throttles {
         if promote(session, target, &throttle.key, place, now).await? {
-            return session.tell(&[target]).await;
+            session.tell(&[target]);
+            return Ok(());
         }
     }
     Ok(())
