@@ -45,14 +45,23 @@ impl Place {
             Host::Unix(path) => path.display().to_string(),
         };
         let hosts: Vec<String> = self.config.get_hosts().iter().enumerate().map(host).collect();
-        let user = self.config.get_user().map(|user| format!("{user}@")).unwrap_or_default();
+        // Some clouds' names of users have one of their own.
+        let user = self.config.get_user().map(|user| format!("{}@", user.replace('@', "%40"))).unwrap_or_default();
         format!("postgres://{user}{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
     }
 }
 
+/// What is wrong with a URL of which part of the password would be taken for something else, and shown.
+const ENCODE: &str = "more than one `@`, or one behind the `?`: in user, password and options, write @ / ? % # percent-encoded, as %40 %2F \
+                      %3F %25 %23";
+
 /// Reads `url`. The reason why it cannot be used tells nothing of it: it may hold a password.
 pub(super) fn parse(url: &str) -> Result<Place, String> {
     let (servers, query) = url.split_once('?').unwrap_or((url, ""));
+    // What precedes the last one is, or may be, of the password.
+    if 1 < servers.matches('@').count() || query.contains('@') {
+        return Err(ENCODE.into());
+    }
     let mut verify = Verify::Nothing;
     let mut authorities = None;
     let mut rest: Vec<String> = Vec::new();
@@ -75,6 +84,25 @@ pub(super) fn parse(url: &str) -> Result<Place, String> {
     if config.get_hosts().is_empty() {
         return Err("it names no server".into());
     }
+    if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+        return Err("the name of a server has an `@`".into());
+    }
+    match sockets(&config) {
+        Sockets::None => {}
+        // As PostgreSQL's own clients do: nothing of it leaves the machine, and no server speaks TLS there.
+        Sockets::All => {
+            config.ssl_mode(SslMode::Disable);
+            (verify, authorities) = (Verify::Nothing, None);
+        }
+        Sockets::Some if config.get_ssl_mode() == SslMode::Require => {
+            return Err(
+                "over a socket of this machine there is no TLS, which its `sslmode` wants of all servers: name them all by \
+                        address, or leave `sslmode` out"
+                    .into(),
+            );
+        }
+        Sockets::Some => {}
+    }
     // As PostgreSQL's own clients do.
     if authorities.is_some() && config.get_ssl_mode() == SslMode::Require && verify == Verify::Nothing {
         verify = Verify::Authority;
@@ -88,6 +116,28 @@ pub(super) fn parse(url: &str) -> Result<Place, String> {
     // A standby takes nothing in: of several servers, the one that does; after a failover, the new one.
     config.target_session_attrs(TargetSessionAttrs::ReadWrite).tcp_user_timeout(UNACKNOWLEDGED).keepalives_idle(SILENT);
     Ok(Place { config, verify, authorities })
+}
+
+/// How many of the servers are reached by a socket in the file system.
+enum Sockets {
+    None,
+    Some,
+    All,
+}
+
+fn sockets(config: &Config) -> Sockets {
+    let is_socket = |host: &Host| match host {
+        Host::Tcp(_) => false,
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    };
+    let (many, all) = (config.get_hosts().iter().filter(|host| is_socket(host)).count(), config.get_hosts().len());
+    match many {
+        0 => Sockets::None,
+        // An address goes before the name.
+        _ if many == all && config.get_hostaddrs().is_empty() => Sockets::All,
+        _ => Sockets::Some,
+    }
 }
 
 fn decoded(text: &str) -> Result<PathBuf, String> {
@@ -133,6 +183,44 @@ mod tests {
         let place = parse("postgres://me:hush@one:1,two/db?sslmode=require&options=-chush%3Dhush").unwrap();
         assert_eq!(place.shown(), "postgres://me@one:1,two:5432/db");
         assert_eq!(parse("postgres://host/db").unwrap().shown(), "postgres://host:5432/db");
+        let place = parse("postgres://me%40corp:h%40u%2Fs%3Fh%25%23@host/db").unwrap();
+        assert_eq!(place.shown(), "postgres://me%40corp@host:5432/db");
+        assert_eq!((place.config.get_user(), place.config.get_password()), (Some("me@corp"), Some(&b"h@u/s?h%#"[..])));
+    }
+
+    #[test]
+    fn a_password_as_it_is_typed_is_never_taken_for_a_server() {
+        for url in [
+            "postgres://me:P@hush@host/db",
+            "postgres://me:P@hush/hush@host/db?sslmode=require",
+            "postgres://me:P?hush@host/db",
+            "postgres://me:P?hush=hush&hush@host/db",
+            "postgres://me:P@h?hush=hush@host,two/db",
+            "postgres://me:P@hush:hush@host/db",
+            "postgres://host/db?user=me:hush@host",
+        ] {
+            let error = parse(url).unwrap_err();
+            assert!(error.contains("percent-encoded") && !error.contains("hush"), "{url}: {error}");
+        }
+        let error = parse("postgres://me%3Ahush%40host/db").unwrap_err();
+        assert!(error.contains("server") && !error.contains("hush"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_socket_has_no_tls_whatever_the_mode() {
+        for query in ["", "?sslmode=prefer", "?sslmode=require", "?sslmode=verify-full&sslrootcert=/none.pem"] {
+            for servers in ["%2Frun%2Fpg", "%2Frun%2Fpg,%2Frun%2Fother"] {
+                let place = parse(&format!("postgres://me@{servers}/db{query}")).unwrap();
+                let looked = (place.config.get_ssl_mode(), place.verify, place.authorities);
+                assert_eq!(looked, (SslMode::Disable, Verify::Nothing, None), "{query}");
+            }
+            let mixed = parse(&format!("postgres://me@%2Frun%2Fpg,two/db{query}"));
+            match mixed {
+                Ok(place) => assert_eq!(place.config.get_ssl_mode(), SslMode::Prefer, "{query}"),
+                Err(error) => assert!(error.contains("socket") && query.len() > 15, "{query}: {error}"),
+            }
+        }
     }
 
     #[test]
