@@ -35,50 +35,75 @@ pub(super) async fn standbys(db: &Asked) -> Result<Vec<Finding>> {
     let names = db.text("SELECT current_setting('synchronous_standby_names')").await?;
     let sql = "SELECT coalesce(application_name, '?'), coalesce(sync_state, '?'), coalesce(state, '?'),
         coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint FROM pg_stat_replication ORDER BY 1";
-    let rows: Vec<Vec<String>> =
-        db.rows(sql).await?.into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect()).collect();
-    let cell = |row: &[String], at: usize| row.get(at).cloned().unwrap_or_default();
-    let of = |states: &[&str]| rows.iter().filter(|row| states.contains(&cell(row, 1).as_str())).count();
-    let list: Vec<String> = rows
-        .iter()
-        .map(|row| format!("{} ({}, {} behind)", cell(row, 0), cell(row, 1), size(cell(row, 3).parse().unwrap_or_default())))
-        .collect();
-    let (waited_for, ready, unseen) = (of(&["sync", "quorum"]), of(&["potential"]), of(&["?"]));
-    Ok(vec![if !rows.is_empty() && unseen == rows.len() {
+    let follow = db.rows(sql).await?.into_iter().map(|row| {
+        let mut cells = row.into_iter().map(Option::unwrap_or_default);
+        let mut next = || cells.next().unwrap_or_default();
+        Follows { name: next(), sync: next(), state: next(), behind: next().parse().unwrap_or_default() }
+    });
+    Ok(vec![followed(&names, &follow.collect::<Vec<_>>())])
+}
+
+/// A standby that is connected, as `pg_stat_replication` shows it.
+#[derive(Debug)]
+struct Follows {
+    name: String,
+    /// `sync`, `quorum`, `potential` or `async`; `?` where the role may not see it.
+    sync: String,
+    state: String,
+    /// In bytes.
+    behind: u64,
+}
+
+/// What it comes to that commits wait for `names` and these follow.
+fn followed(names: &str, all: &[Follows]) -> Finding {
+    const CHECK: &str = "standbys";
+    let of = |states: &[&str]| all.iter().filter(|it| states.contains(&it.sync.as_str())).count();
+    let list: Vec<String> = all.iter().map(|it| format!("{} ({}, {} behind)", it.name, it.sync, size(it.behind))).collect();
+    let list = list.join(", ");
+    // One that still catches up takes nobody's place.
+    let ready = all.iter().filter(|it| it.sync == "potential" && it.state == "streaming").count();
+    let (wanted, there) = (waited_for(names), of(&["sync", "quorum"]));
+    if !all.is_empty() && of(&["?"]) == all.len() {
+        let said = format!("{} follow; what they are this role may not see", all.len());
+        Finding::warning(CHECK, said, "GRANT pg_read_all_stats TO the role of store.url")
+    } else if names.is_empty() && all.is_empty() {
         Finding::warning(
-            "standbys",
-            format!("{} follow; what they are this role may not see", rows.len()),
-            "GRANT pg_read_all_stats TO the role of store.url",
-        )
-    } else if names.is_empty() && rows.is_empty() {
-        Finding::warning(
-            "standbys",
+            CHECK,
             "no standby follows this server: what its disk loses is lost, and while it is away nothing is taken in",
             "give it a standby and name it in synchronous_standby_names: see deploy/postgresql.md",
         )
     } else if names.is_empty() {
         Finding::warning(
-            "standbys",
-            format!("asynchronous: {}. A FAILOVER MAY LOSE EVENTS THAT WERE ACKNOWLEDGED", list.join(", ")),
+            CHECK,
+            format!("asynchronous: {list}. A FAILOVER MAY LOSE EVENTS THAT WERE ACKNOWLEDGED"),
             "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (<their names>)'; SELECT pg_reload_conf()",
         )
-    } else if waited_for == 0 {
-        Finding::bad(
-            "standbys",
-            format!("synchronous_standby_names is {names}, and none of them follows: every commit waits until one does"),
-            "bring one back, or set synchronous_standby_names to those that are there",
-        )
-    } else {
-        let spare = if ready == 0 && waited_for == 1 && rows.len() == 1 {
-            "; were it gone, commits would wait until it is back (a second one lets them go on)"
-        } else {
-            ""
+    } else if there < wanted {
+        let said = match there {
+            0 => format!("synchronous_standby_names is {names}, and none of them follows: every commit waits until {wanted} do"),
+            _ => format!(
+                "synchronous_standby_names is {names}, and {there} of the {wanted} that commits wait for follow: every commit waits: {list}"
+            ),
         };
-        Finding::good(
-            "standbys",
-            format!("synchronous: a failover loses nothing that was acknowledged: {}{spare}", list.join(", ")),
-        )
-    }])
+        Finding::bad(CHECK, said, "bring one back, or set synchronous_standby_names to those that are there")
+    } else {
+        let spare = match there - wanted + ready {
+            0 => "; there is none to spare: were one of those gone, commits would wait until it is back",
+            _ => "",
+        };
+        Finding::good(CHECK, format!("synchronous: a failover loses nothing that was acknowledged: {list}{spare}"))
+    }
+}
+
+/// For how many standbys `names` (`FIRST 2 (a, b)`, `ANY 1 (*)`, `2 (a, b)`, `a, b`) lets a commit wait.
+fn waited_for(names: &str) -> usize {
+    let names = names.trim();
+    let word = names.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    let method = ["first", "any"].contains(&word.to_ascii_lowercase().as_str());
+    let behind = if method { names.get(word.len()..).unwrap_or_default() } else { names };
+    let number = behind.split_once('(').map(|(number, _)| number.trim().parse());
+    // A list of names without a number: the first of them that is there.
+    number.and_then(std::result::Result::ok).unwrap_or(1)
 }
 
 /// Transactions that began before this are too long, in s.
@@ -201,4 +226,58 @@ pub(super) async fn partitions(db: &Asked) -> Result<Option<Finding>> {
             format!("{all}; outside of their ranges rows lie in {}", held.join(", "))
         },
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(names: &str, all: &[(&str, &str, &str)]) -> (bool, bool, String) {
+        let follows = |&(name, sync, state): &(&str, &str, &str)| Follows {
+            name: name.into(),
+            sync: sync.into(),
+            state: state.into(),
+            behind: 0,
+        };
+        let found = followed(names, &all.iter().map(follows).collect::<Vec<_>>());
+        let text = format!("{found:?}");
+        (text.contains("synchronous: a failover loses nothing"), text.contains("none to spare"), text)
+    }
+
+    #[test]
+    fn how_many_are_waited_for_is_read_as_the_server_reads_it() {
+        for (names, n) in [
+            ("db2", 1),
+            ("*", 1),
+            ("db2, db3", 1),
+            ("FIRST 2 (db2, db3)", 2),
+            ("any 2(db2,db3,db4)", 2),
+            ("  Any  1  ( * )", 1),
+            ("2 (db2, \"db 3\")", 2),
+            ("first, any", 1),
+            ("\"2 (\"", 1),
+        ] {
+            assert_eq!(waited_for(names), n, "{names}");
+        }
+    }
+
+    #[test]
+    fn commits_that_wait_for_more_than_follow_are_bad() {
+        let (db2, db3) = (("db2", "quorum", "streaming"), ("db3", "quorum", "streaming"));
+        for (names, all, good, bare) in [
+            ("ANY 2 (db2, db3)", &[db2][..], false, false),
+            ("FIRST 2 (db2, db3)", &[("db2", "sync", "streaming")][..], false, false),
+            ("FIRST 2 (db2, db3)", &[("db2", "sync", "streaming"), ("db3", "potential", "catchup")][..], false, false),
+            ("ANY 2 (db2, db3)", &[db2, db3][..], true, true),
+            ("ANY 1 (db2, db3)", &[db2, db3][..], true, false),
+            ("ANY 1 (db2, db3)", &[db2][..], true, true),
+            ("db2, db3", &[("db2", "sync", "streaming"), ("db3", "potential", "streaming")][..], true, false),
+            ("db2, db3", &[("db2", "sync", "streaming"), ("db3", "potential", "catchup")][..], true, true),
+            ("db2", &[("db9", "async", "streaming")][..], false, false),
+        ] {
+            let (is, none, text) = said(names, all);
+            assert_eq!((is, none), (good, bare), "{names} {all:?}: {text}");
+            assert!(is || text.contains("every commit waits"), "{text}");
+        }
+    }
 }
