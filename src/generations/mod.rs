@@ -96,6 +96,15 @@ struct State {
     peers: Vec<Peer>,
     /// Since when all of them have gone by this one's configuration, which is not the newest.
     agreed_since: Option<Timestamp>,
+    /// What is not decided yet: the store could not be asked.
+    open: Option<Claim>,
+}
+
+/// That a configuration may be the newest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Claim {
+    digest: String,
+    how: How,
 }
 
 #[derive(Clone)]
@@ -164,6 +173,7 @@ impl Generations {
             unread: BTreeSet::new(),
             peers: Vec::new(),
             agreed_since: None,
+            open: None,
         };
         let joined = Arc::new(Self { parts, state: Mutex::new(state), profile: watch::Sender::default() });
         if let Err(error) = joined.look().await {
@@ -175,19 +185,20 @@ impl Generations {
 
     /// The relay has started with its configuration: only one that can be gone by is anybody's newest.
     pub(crate) async fn started(&self) {
-        self.agree(&How::Started).await;
+        self.state().claims(How::Started);
+        self.agree().await;
     }
 
     /// The relay goes by `config` since now. `asked`: a person says that it is the newest, though it may have been that before.
     pub(crate) async fn goes_by(&self, config: &Config, asked: bool) {
-        let how = {
+        {
             let mut state = self.state();
             let before = std::mem::replace(&mut state.me.digest, digest(&self.parts.sealer, config));
             state.lanes = Lanes::of(config);
             state.me.loaded_at = self.parts.clock.now();
-            if asked { How::Asked } else { How::From(before) }
-        };
-        self.agree(&how).await;
+            state.claims(if asked { How::Asked } else { How::From(before) });
+        }
+        self.agree().await;
     }
 
     /// What this replica says of itself to the store.
@@ -249,25 +260,43 @@ impl Generations {
         Ok(peers)
     }
 
-    /// Finds out which configuration is the newest, and makes this replica's that where it is.
-    async fn agree(&self, how: &How) {
-        if let Err(error) = self.claim(how).await {
+    /// Finds out which configuration is the newest, and makes this replica's that where it is. What the store keeps from being decided is
+    /// decided in a later round.
+    async fn agree(&self) {
+        if let Err(error) = self.settle().await {
             warn!(%error, "which configuration is the newest of all replicas is not known yet");
         }
         self.show();
     }
 
-    async fn claim(&self, how: &How) -> store::Result<()> {
+    /// Has decided what is open.
+    async fn settle(&self) -> store::Result<()> {
+        let open = self.state().open.clone();
+        if let Some(claim) = open
+            && self.claim(&claim).await?
+        {
+            let mut state = self.state();
+            // Unless another came meanwhile.
+            state.open = state.open.take().filter(|open| *open != claim);
+        }
+        self.look().await
+    }
+
+    /// Makes the configuration the newest where it is; false: others came before too often, or this replica goes by another one by now.
+    async fn claim(&self, claim: &Claim) -> store::Result<bool> {
         for _ in 0..AGAIN {
             self.refresh().await?;
             let (next, expected) = {
                 let state = self.state();
+                if state.me.digest != claim.digest {
+                    return Ok(false);
+                }
                 let newest = state.newest.as_ref();
                 // Nobody else goes by another one.
                 let alone = !self.parts.store.is_shared();
-                let how = if alone { &How::Asked } else { how };
+                let how = if alone { &How::Asked } else { &claim.how };
                 if !newest::becomes(newest.map(|it| &it.is), &state.me.digest, how) {
-                    break;
+                    return Ok(true);
                 }
                 let (now, lanes) = (self.parts.clock.now(), state.lanes.clone());
                 let next = Newest::after(newest.map(|it| &it.is), &state.me.digest, lanes, now, &state.me.name);
@@ -276,10 +305,10 @@ impl Generations {
             if let Changed::Done { revision } = self.put(NEWEST, next.doc(), expected).await? {
                 info!(config.generation = next.number, config.digest = %next.digest, "this configuration is the newest of all replicas");
                 self.state().newest = Some(Kept { is: next, revision });
-                break;
+                return Ok(true);
             }
         }
-        self.look().await
+        Ok(false)
     }
 
     /// Reads which configuration is the newest, and who is there: that decides whether this one yields.
@@ -350,21 +379,16 @@ impl Generations {
     }
 
     async fn round(&self, handles: &Handles, watch: &mut Watch) -> store::Result<()> {
-        let knew_none = self.state().newest.is_none();
-        if knew_none {
-            self.claim(&How::Started).await?
-        } else {
-            self.refresh().await?
-        }
-        let (peers, now) = (self.read_peers().await?, self.parts.clock.now());
+        self.settle().await?;
         self.leave_unread(handles);
-        let agreed = {
+        let now = self.parts.clock.now();
+        let (peers, agreed) = {
             let mut state = self.state();
-            state.peers.clone_from(&peers);
-            state.have_agreed(now)
+            let agreed = state.have_agreed(now).then(|| Claim { digest: state.me.digest.clone(), how: How::Agreed });
+            (state.peers.clone(), agreed)
         };
-        if agreed {
-            self.claim(&How::Agreed).await?;
+        if let Some(claim) = agreed {
+            self.claim(&claim).await?;
         }
         self.show();
         let lasting = watch.look(&peers, now);
@@ -428,6 +452,16 @@ pub(crate) async fn follow(handles: Handles, stop: CancellationToken) {
 }
 
 impl State {
+    /// This replica's configuration may be the newest. Where an earlier one was not decided on, the way is the whole way.
+    fn claims(&mut self, how: How) {
+        let how = match (self.open.take().map(|open| open.how), how) {
+            (Some(How::Asked), _) => How::Asked,
+            (Some(How::From(first)), How::From(_)) => How::From(first),
+            (_, how) => how,
+        };
+        self.open = Some(Claim { digest: self.me.digest.clone(), how });
+    }
+
     fn take(&mut self, record: &Record) {
         match (&*record.id, &record.doc) {
             (NEWEST, Some(doc)) => match serde_json::from_str(doc) {

@@ -285,6 +285,30 @@ async fn a_new_target_is_worked_on_by_those_that_know_it_while_files_roll_out() 
     stands(&fleet[0], 2, 2).await;
 }
 
+#[tokio::test]
+async fn a_file_that_came_while_the_database_was_away_is_the_newest_once_it_is_back() {
+    let crm = Receiver::ok().await;
+    let old = routes().interactor().webhook("crm", &crm);
+    let new = old.clone().webhook("audit", &crm);
+    let (home, clock) = (Home::in_postgres(), Clock::manual(START));
+    let (one, two) = (replica(&home, &clock, &old).await, replica(&home, &clock, &old).await);
+    stands(&one, 1, 1).await;
+    // What is away is where the newest is kept.
+    asks(&home.store_url(), "ALTER TABLE records RENAME TO away");
+    one.reload(new).await;
+    assert_eq!(standing(&one).await, (Value::Null, json!(1)));
+    asks(&home.store_url(), "ALTER TABLE away RENAME TO records");
+    stands(&one, 2, 2).await;
+    stands(&two, 1, 2).await;
+    // Two of them, of which neither was decided on; and back again to where it was.
+    asks(&home.store_url(), "ALTER TABLE records RENAME TO away");
+    one.reload(old.clone().webhook("other", &crm)).await;
+    one.reload(old).await;
+    asks(&home.store_url(), "ALTER TABLE away RENAME TO records");
+    stands(&one, 3, 3).await;
+    stands(&two, 3, 3).await;
+}
+
 /// Less than a lease.
 const STEP: Duration = seconds(14);
 
