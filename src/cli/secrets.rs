@@ -89,8 +89,7 @@ async fn on_file(path: &Path, quiet: bool, why: &str) -> Result<Sum, Failure> {
     let config =
         loaded.config.ok_or_else(|| Failure::Bad(format!("{why}; and {} is bad: see `hookyard check`", path.display())))?;
     // A store that is not there is not made for this.
-    let (_, file) = config.store.url.reveal().split_once("://").unwrap_or_default();
-    if !Path::new(file).exists() {
+    if store::file(&config.store.url, Path::new("")).is_some_and(|file| !file.exists()) {
         return Err(Failure::Unreachable(format!("{why}; and there is no store to work on")));
     }
     if !quiet {

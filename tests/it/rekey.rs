@@ -92,11 +92,23 @@ async fn a_changed_key_loses_nothing_and_signs_as_before() {
 
 #[tokio::test]
 async fn where_no_relay_runs_the_store_itself_is_worked_on() {
-    let (home, receiver) = (Home::new(), Receiver::ok().await);
-    let secret = sealed_under_the_first(&home, &receiver).await;
+    for home in [Home::new(), Home::in_postgres()] {
+        the_store_itself(&home).await;
+    }
+    // No store is made where there is none.
+    let empty = Home::new();
+    empty.write("routes.yaml", &file(SECOND, &[], KEY).on("127.0.0.1:0", "127.0.0.1:9").text());
+    assert_eq!(empty.run(&["secrets", "rekey"]).await.status.code(), Some(3));
+    assert!(!empty.path().join("hookyard.db").exists());
+}
+
+/// The secrets in the store of `home`, on which nobody works, are sealed anew.
+async fn the_store_itself(home: &Home) {
+    let receiver = Receiver::ok().await;
+    let secret = sealed_under_the_first(home, &receiver).await;
     let rekey = async |key: &str, former: &[&str]| {
         // A port on which nobody answers.
-        home.write("routes.yaml", &file(key, former, KEY).on("127.0.0.1:0", "127.0.0.1:9").text());
+        home.write("routes.yaml", &home.of(file(key, former, KEY).on("127.0.0.1:0", "127.0.0.1:9")).text());
         home.run(&["secrets", "rekey", "--json"]).await
     };
     let unknown = rekey(SECOND, &[]).await;
@@ -107,15 +119,10 @@ async fn where_no_relay_runs_the_store_itself_is_worked_on() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let counts: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!((&counts["data"]["subscriptions"]["sealed"], &counts["data"]["rejections"]["sealed"]), (&json!(3), &json!(1)));
-    let relay = Relay::start_in(&home, &file(SECOND, &[], KEY)).await;
+    let relay = Relay::start_in(home, &file(SECOND, &[], KEY)).await;
     relay.accepts(&interactor(event("evt_1"))).await;
     receiver.wait_for(3).await;
     assert!(receiver.seen().iter().any(|request| is_signed_by(request, &secret)));
     let audit = relay.all("/api/v1/audit?what=secrets.rekeyed").await;
     assert_eq!((audit.len(), audit[0]["who"].as_str()), (1, Some("command line")));
-    // No store is made where there is none.
-    let empty = Home::new();
-    empty.write("routes.yaml", &file(SECOND, &[], KEY).on("127.0.0.1:0", "127.0.0.1:9").text());
-    assert_eq!(empty.run(&["secrets", "rekey"]).await.status.code(), Some(3));
-    assert!(!empty.path().join("hookyard.db").exists());
 }
