@@ -152,7 +152,11 @@ fn tell(copied: &Copied, from: &Secret, to: &Secret, json: bool) {
     }
     let rows: Vec<Value> = copied.tables.iter().map(|(name, rows)| json!({"table": name, "rows": rows})).collect();
     output::list(&rows, &["table", "rows"]);
-    output::note(&format!("{} rows of {source} are in {destination}, counted on both sides", copied.rows()));
+    output::note(&match copied.already {
+        false => format!("{} rows of {source} are in {destination}, counted on both sides", copied.rows()),
+        // Relays may have worked on the copy since.
+        true => format!("these are the {} rows of {source}; what is in {destination} now was not counted", copied.rows()),
+    });
     output::note("before a relay starts on it: point store.url at it, and let no other go on with the former one");
     if let Some(key) = store::key_file(from, Path::new("")).filter(|file| file.exists()) {
         output::note(&format!(

@@ -33,13 +33,21 @@ pub(crate) async fn keep(relay: &Handles, files: &Files) {
     }
 }
 
-/// The last good file that the store of this one holds.
+/// The last good file that the store of this one holds, on that store: it may have been copied or moved there since the file was good, or
+/// be reached in another way.
 pub(crate) async fn find(loaded: &Loaded) -> Option<Config> {
     let why = report::headline(loaded)?;
-    let text = kept(&loaded.files).await?;
+    let url = config::store_url(&loaded.files, &System)?;
+    let text = kept(&loaded.files, &url).await?;
     let (main, fragments) = read_back(text, loaded.files.path());
-    let older = config::parse_kept(main, fragments, &System);
-    let config = older.config?;
+    let mut config = config::parse_kept(main, fragments, &System).config?;
+    let former = std::mem::replace(&mut config.store.url, url);
+    if former.reveal() != config.store.url.reveal() {
+        let (names, store) = (store::shown(&former), store::shown(&config.store.url));
+        warn!(
+            "the last good configuration names the store {names}; it was found in {store}, which the file names now, and that is worked on"
+        );
+    }
     error!(config.error = %why, config.hash = %config.hash, "the configuration is bad: running on the last good one");
     Some(config)
 }
@@ -89,19 +97,18 @@ pub(crate) fn reopened(sealed: &str, loaded: &Loaded, url: &Secret) -> Option<Co
     config::parse_kept(main, fragments, &System).config
 }
 
-/// What the store that a bad file names keeps. A store is not made for that, nor a key.
-async fn kept(bad: &Files) -> Option<String> {
-    let url = config::store_url(bad, &System)?;
-    if let Some(path) = store::file(&url, Path::new(""))
+/// What the store at `url`, which a bad file names, keeps. A store is not made for that, nor a key.
+async fn kept(bad: &Files, url: &Secret) -> Option<String> {
+    if let Some(path) = store::file(url, Path::new(""))
         && !tokio::fs::try_exists(path).await.unwrap_or(false)
     {
         return None;
     }
-    let opened = store::open(&url, Path::new(""), Clock::system()).await;
+    let opened = store::open(url, Path::new(""), Clock::system()).await;
     let store = opened.inspect_err(|error| warn!("the store has no last good configuration to tell: {error}")).ok()?;
     let sealed = read(&*store).await;
     store.close().await;
-    let text = open(&sealed?, &sealers(bad, &url));
+    let text = open(&sealed?, &sealers(bad, url));
     if text.is_none() {
         warn!("the last good configuration was sealed under an encryption key that is not at hand");
     }

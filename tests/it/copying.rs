@@ -20,7 +20,7 @@ use crate::support::{
     minutes,
     relay::finish,
     routes,
-    signed::event,
+    signed::{event, interactor},
     store::tries,
     subscribed::is_signed_by,
     until,
@@ -224,6 +224,9 @@ async fn everything_is_there_and_back_again_and_relays_go_on_from_it() {
     let again = copy(&home, &home.store_url(), &shared.store_url()).await;
     assert_eq!((&again["already"], &again["finished_at"]), (&json!(true), &done["finished_at"]));
     copy(&home, &shared.store_url(), &back.store_url()).await;
+    let said = home.run(&["store", "copy", "--from", &home.store_url(), "--to", &shared.store_url()]).await;
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("was not counted") && !said.contains("counted on both sides"), "{said}");
     let [was, is] = [&home, &back].map(|home| tables(&home.path().join("hookyard.db")));
     for ((name, was), (other, is)) in was.iter().zip(&is) {
         assert_eq!((name, was), (other, is), "{name}");
@@ -299,6 +302,24 @@ async fn a_copy_that_is_killed_is_gone_on_with_and_a_relay_refuses_it_meanwhile(
     }
     let [was, is] = [&home, &back].map(|home| tables(&home.path().join("hookyard.db")));
     assert!(was == is);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_file_that_names_the_copy_runs_on_the_copy_and_not_on_what_was_copied() {
+    let (home, shared) = (Home::new(), Home::in_postgres());
+    let file = || sealed(routes().interactor());
+    assert!(Relay::start_in(&home, &file()).await.stop().await.success());
+    copy(&home, &home.store_url(), &shared.store_url()).await;
+    let events = || tries(&shared.store_url(), "SELECT count(*) FROM dedupe").unwrap().parse::<u64>().unwrap();
+    let (was, before) = (tables(&home.path().join("hookyard.db")), events());
+    home.write("routes.yaml", &shared.of(file().section("tolerence: 5m")).text());
+    let relay = Relay::from(&home, home.command(&["serve", "--config", "routes.yaml"])).await;
+    relay.accepts(&interactor(event("evt_1"))).await;
+    let log = relay.log_text();
+    assert!(log.contains("it was found in postgres://") && log.contains("tolerence"), "{log}");
+    assert!(relay.stop().await.success());
+    assert!(before < events());
+    assert!(was == tables(&home.path().join("hookyard.db")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -72,7 +72,7 @@ pub struct Progress {
 /// A copy that is whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
-    /// Rows of each table, counted on both sides.
+    /// Rows of each table, counted on both sides; of the source alone where [`Copied::already`].
     pub tables: Vec<(&'static str, u64)>,
     /// Rows that an earlier run had copied, where this one went on with it.
     pub before: Option<u64>,
