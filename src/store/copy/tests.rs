@@ -237,6 +237,38 @@ async fn a_copy_that_is_broken_off_anywhere_is_gone_on_with_and_no_relay_starts_
     }
 }
 
+#[tokio::test]
+async fn a_relay_that_comes_to_a_copy_before_it_is_whole_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (filled(folder.path(), "from.db", 3), server::url_of(folder.path()).await);
+    let clock = Clock::system();
+    for (sql, said) in [
+        ("INSERT INTO owners (owner, until, seen_at) VALUES (1, 9000000000000000, 0)", "a relay works on it"),
+        ("UPDATE identity SET epoch = epoch + 1", "a relay has worked on the destination"),
+    ] {
+        let mut meanwhile = Some(sql);
+        let mut told = |_| {
+            if let Some(sql) = meanwhile.take() {
+                runs(folder.path(), sql);
+            }
+        };
+        let copied = once_free(async || copy(&plan(&from, &to), &clock, &mut told).await).await;
+        let error = copied.unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        runs(folder.path(), "DELETE FROM owners");
+    }
+    assert!(matches!(opened(&to).await, Err(StoreError::Unfinished(_))));
+}
+
+/// Runs `sql` on the server, in the middle of something else.
+fn runs(folder: &Path, sql: &str) {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { server::client(folder).await.batch_execute(sql).await.unwrap() });
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+}
+
 /// Opens it as a relay does, once whoever was broken off is gone.
 async fn opened(url: &Secret) -> std::result::Result<Arc<dyn Store>, StoreError> {
     loop {
@@ -271,6 +303,18 @@ async fn what_would_spoil_something_is_refused_and_left_as_it_was() {
     assert!(said.starts_with("the destination: the store is in use: a relay works on it"), "{said}");
     assert!(refused(&other, &at("new.db")).await.starts_with("the source: the store is in use: a relay works on it"));
     relay.release_shards(crate::store::OwnerId(7)).await.unwrap();
+    // Nor one whose lease has ended: it may go on.
+    let client = server::client(folder.path()).await;
+    let listens = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 1214994790
+        AND objid = to_regnamespace(quote_ident(current_schema()))::oid)";
+    while !client.query_one(listens, &[]).await.unwrap().get::<_, bool>(0) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let said = refused(&two, &other).await;
+    assert!(
+        said.starts_with("the destination: the store is in use: a relay is connected to it") && said.contains("127.0.0.1"),
+        "{said}"
+    );
     relay.close().await;
     // A relay was there, though it left nothing else.
     assert!(refused(&two, &other).await.contains("a relay has worked on the destination"));

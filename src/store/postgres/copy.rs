@@ -2,7 +2,7 @@
 //! the tables' parents, so that each row lands in the partition that is its own.
 
 use async_trait::async_trait;
-use tokio_postgres::{Client, Row as DbRow, types::ToSql};
+use tokio_postgres::{Client, Row as DbRow, error::SqlState, types::ToSql};
 
 use super::{
     connect::{fault, unreached},
@@ -27,6 +27,9 @@ use crate::{
 const SETTINGS: &str =
     "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; SET lock_timeout = '10s'; SET jit = off;
     SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; SET synchronous_commit = on";
+/// How long a relay that was stopped may take until its last connection is gone, in a setting of PostgreSQL's.
+const LEAVING: &str = "SET lock_timeout = '5s'";
+const LEFT: &str = "SET lock_timeout = '10s'";
 /// All that is read of the source is of one moment.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
@@ -86,7 +89,24 @@ impl End {
             let why = format!("its schema has version {version}, and version {known} is copied: {todo}");
             return Err(self.says(StoreError::Unreadable(why)));
         }
-        self.is_free().await
+        self.is_free().await?;
+        self.is_left().await
+    }
+
+    /// Refuses a store that somebody has open, though no lease says so, and keeps others from it.
+    async fn is_left(&self) -> Result<()> {
+        self.batch(LEAVING).await?;
+        match self.client.batch_execute(schema::UNUSED).await {
+            Ok(()) => self.batch(LEFT).await,
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                let users: String = self.one(schema::USERS).await?;
+                Err(self.says(StoreError::Locked(format!(
+                    "a relay is connected to it, whose lease has ended (the server's process {users}): stop every relay first; of one \
+                     whose machine is gone, SELECT pg_terminate_backend(…) of that process ends the connection"
+                ))))
+            }
+            Err(error) => Err(self.failed(&error)),
+        }
     }
 
     async fn is_free(&self) -> Result<()> {
@@ -364,6 +384,14 @@ impl Destination for End {
     }
 
     async fn finish(&mut self, last: &[i64], mark: &Mark) -> Result<()> {
+        self.is_free().await?;
+        let Stamp { salt, last_seq, epoch, .. } = self.stamp().await?;
+        if (salt, last_seq, epoch) != (mark.from.salt, mark.from.last_seq, mark.from.epoch) {
+            return Err(Error::Refused(
+                "a relay has worked on the destination while it was copied into: stop all relays, empty it and begin again"
+                    .to_owned(),
+            ));
+        }
         self.batch("SET enable_seqscan = on; SET enable_bitmapscan = on").await?;
         self.batch("BEGIN").await?;
         for (name, last) in NUMBERED.iter().zip(last).filter(|(_, last)| **last != 0) {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connect::{Db, Pg, Pool},
-    owners,
+    owners, schema,
     session::Shared,
     text::Text,
     tls::Tls,
@@ -174,17 +174,19 @@ impl News {
     }
 
     async fn hear(&self) {
+        let mut told = false;
         loop {
             let mut untold = Heard::anything();
-            let _ = self.listen(&mut untold).await;
+            let _ = self.listen(&mut untold, &mut told).await;
             tokio::time::sleep(AGAIN).await;
             // What is said while nobody listens is not said again.
             self.look(&mut Heard::anything()).await;
         }
     }
 
-    /// Listens over one connection until that is lost. What is heard is `untold` until it is passed on.
-    async fn listen(&self, untold: &mut Heard) -> Pg<()> {
+    /// Listens over one connection until that is lost. What is heard is `untold` until it is passed on. `told`: that the store is copied
+    /// was told.
+    async fn listen(&self, untold: &mut Heard, told: &mut bool) -> Pg<()> {
         let (client, mut connection) = self.place.config.connect(self.tls.clone()).await?;
         let (tx, mut said) = tokio::sync::mpsc::channel(SAID_MAX);
         let too_much = Arc::new(AtomicBool::new(false));
@@ -201,6 +203,15 @@ impl News {
                 }
             }
         });
+        if !client.query_one(schema::WORKS, &[]).await?.try_get::<_, bool>(0)? {
+            if !std::mem::replace(told, true) {
+                tracing::error!(
+                    "`hookyard store copy` works on the store: stop this relay, or what it does now is missing in the copy"
+                );
+            }
+            return Ok(());
+        }
+        *told = false;
         let channel = channel(self.shared.reading.salt);
         // Those who were alone learn that they are not.
         let came = came(self.shared.voice);

@@ -25,6 +25,17 @@ const NOT_COPIED: &str =
     "SELECT pg_try_advisory_xact_lock_shared(1214994789, to_regnamespace(quote_ident(current_schema()))::oid::int)";
 /// Takes it for as long as the connection lives; whether nobody has it.
 pub(super) const COPY: &str = "SELECT pg_try_advisory_lock(1214994789, to_regnamespace(quote_ident(current_schema()))::oid::int)";
+/// Held beside others by every process that has the store open, on the connection by which it hears of them; whether nobody copies. A lease
+/// says less: it ends in a machine that stands still for a while, and the relay there goes on afterwards.
+pub(super) const WORKS: &str =
+    "SELECT pg_try_advisory_lock_shared(1214994790, to_regnamespace(quote_ident(current_schema()))::oid::int)";
+/// Waits until nobody holds [`WORKS`], and keeps everybody from it for as long as the connection lives.
+pub(super) const UNUSED: &str = "SELECT pg_advisory_lock(1214994790, to_regnamespace(quote_ident(current_schema()))::oid::int)";
+/// Who holds it: the server's processes, and from where they are spoken to as far as the role may see that.
+pub(super) const USERS: &str = "SELECT coalesce(string_agg(l.pid || coalesce(' for ' || host(a.client_addr), ''), ', '), 'none')
+    FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.classid = 1214994790 AND l.objid = to_regnamespace(quote_ident(current_schema()))::oid
+        AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 /// What tells a store from another program's tables.
 const HEAD: &str = "CREATE TABLE hookyard (version INTEGER NOT NULL, works_since INTEGER NOT NULL)";
 
