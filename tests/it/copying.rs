@@ -317,6 +317,9 @@ async fn a_bad_file_that_names_the_copy_runs_on_the_copy_and_not_on_what_was_cop
     relay.accepts(&interactor(event("evt_1"))).await;
     let log = relay.log_text();
     assert!(log.contains("it was found in postgres://") && log.contains("tolerence"), "{log}");
+    // That is the store of the file, too, once the rest of it is good.
+    home.write("routes.yaml", &shared.of(file()).text());
+    until("the file to be gone by", SOON, async || relay.data("/api/v1/config").await["error"].is_null().then_some(())).await;
     assert!(relay.stop().await.success());
     assert!(before < events());
     assert!(was == tables(&home.path().join("hookyard.db")));
