@@ -79,7 +79,7 @@ mod tests;
 
 pub use attempt::Site;
 pub use lane::UNRECORDED_MAX;
-pub use ownership::Ownership;
+pub use ownership::{Ownership, Work};
 pub use reach::{Reached, reach};
 pub use rehearsing::{Rehearsing, Turn};
 pub use reports::Heard;
@@ -99,7 +99,7 @@ use desk::Desk;
 use inbox::Inboxes;
 use kinds::Kind;
 use mutes::Mutes;
-use ownership::{Keeper, Leases};
+use ownership::{Keeper, Leases, Works};
 use policy::AddressPolicy;
 use quiet::Quiet;
 use record::Recorder;
@@ -395,6 +395,8 @@ pub struct Deliver {
     leave: CancellationToken,
     /// Lives as long as the lanes that listen to it.
     leases: Arc<watch::Sender<Leases>>,
+    /// What goes on by having them.
+    works: Works,
     /// The newest record of a lane that was read ([`following`]).
     lanes_seen: AtomicI64,
 }
@@ -407,7 +409,7 @@ impl Deliver {
         let recorder = Recorder::new(store.clone());
         let awaited = Arc::new(Notify::new());
         let (stop, break_off, leave) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let leases = Arc::new(watch::Sender::new(Leases::new()));
+        let (leases, works) = (Arc::new(watch::Sender::new(Leases::new())), Works::default());
         let seats = Arc::new(Seats::default());
         let inboxes = Arc::new(Inboxes::new(metrics.clone(), seats.clone()));
         let deliver = Arc::new(Self {
@@ -424,10 +426,11 @@ impl Deliver {
             awaited: awaited.clone(),
             lanes: TaskTracker::new(),
             keeper: std::sync::Mutex::default(),
-            stop,
+            stop: stop.clone(),
             break_off,
             leave: leave.clone(),
             leases: leases.clone(),
+            works: works.clone(),
             lanes_seen: AtomicI64::new(0),
         });
         // Nothing runs yet that would have to be stopped if this fails.
@@ -438,7 +441,8 @@ impl Deliver {
         let freed = inboxes.freed.clone();
         let overdue = Overdue { store: store.clone(), clock: clock.clone(), inboxes, metrics, bell: awaited };
         tokio::spawn(leave.clone().run_until_cancelled_owned(overdue.run()));
-        let keeper = Keeper { owner: OwnerId(attempt::draw()), store, clock, profile, leases, freed, stop: leave };
+        let owner = OwnerId(attempt::draw());
+        let keeper = Keeper { owner, store, clock, profile, leases, freed, works, draining: stop, stop: leave };
         *deliver.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::spawn(keeper.run()));
         Ok(deliver)
     }
@@ -453,7 +457,7 @@ impl Deliver {
 
     /// What is this relay's of the work that several on one store share by names.
     pub fn ownership(&self) -> Ownership {
-        Ownership::new(self.leases.subscribe())
+        Ownership::new(self.leases.subscribe(), self.works.clone())
     }
 
     /// What people want to hear nothing of for a while.
@@ -567,7 +571,8 @@ impl Deliver {
     }
 
     /// Begins no new attempt; returns when those under way are recorded, or after `grace`, when they are broken off: their
-    /// deliveries stay pending, and go out under the same id after the next start.
+    /// deliveries stay pending, and go out under the same id after the next start. Others have the lanes of which nothing is under way at
+    /// once, and each of the rest when that is over.
     pub async fn drain(&self, grace: Duration) {
         self.stop.cancel();
         self.lanes.close();
@@ -577,7 +582,7 @@ impl Deliver {
         }
     }
 
-    /// Lets others have the lanes, once nothing that goes by owning them is under way any more.
+    /// Lets others have what is left of the lanes, once nothing that goes by owning them is under way any more.
     pub async fn leave(&self) {
         self.leave.cancel();
         let keeper = self.keeper.lock().ok().and_then(|mut keeper| keeper.take());

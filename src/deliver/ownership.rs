@@ -3,7 +3,11 @@
 //! A lease is measured from before it was asked for, on a clock that nobody sets: whoever believes to own a shard is right, whatever
 //! the machine's clock does.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::{Notify, watch},
@@ -25,6 +29,8 @@ const RENEWED_EVERY: Duration = Duration::from_secs(5);
 pub(super) const LAST: Duration = Duration::from_secs(5);
 /// How long a renewal that failed is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
+/// What ends so soon after another is given up with it.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// What may be worked on, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,16 +46,25 @@ pub(super) type Leases = HashMap<u16, Lease>;
 
 /// What of a relay's work that is told apart by name is this relay's. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Ownership(watch::Receiver<Leases>);
+pub struct Ownership {
+    leases: watch::Receiver<Leases>,
+    works: Works,
+}
 
 impl Ownership {
-    pub(super) fn new(leases: watch::Receiver<Leases>) -> Self {
-        Self(leases)
+    pub(super) fn new(leases: watch::Receiver<Leases>, works: Works) -> Self {
+        Self { leases, works }
     }
 
     /// Whether what goes under `name` is this relay's, for long enough to begin something.
     pub fn owns(&self, name: &Name) -> bool {
-        owns(&self.0.borrow(), name)
+        owns(&self.leases.borrow(), name)
+    }
+
+    /// Something goes on under `name` until what this answers is dropped: a relay that stops keeps it from others until then. Begun before it
+    /// is asked whether that may be.
+    pub fn works(&self, name: &Name) -> Work {
+        self.works.begin(name)
     }
 
     /// All there is, for ever: for tests of others.
@@ -68,22 +83,68 @@ impl Ownership {
 
     /// Waits until this relay may own something else than before, or the same for longer; for ever where it never will.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.leases.changed().await.is_err() {
             std::future::pending().await
         }
     }
 
     /// Waits until it is found that it is not, when leases are renewed, given up or lost; for ever where it always will be.
     pub async fn lost(&self, name: &Name) {
-        if self.0.clone().wait_for(|leases| !owns(leases, name)).await.is_err() {
+        if self.leases.clone().wait_for(|leases| !owns(leases, name)).await.is_err() {
             std::future::pending().await
         }
     }
 
     /// Waits until it is; for ever where it never will be.
     pub async fn gained(&self, name: &Name) {
-        if self.0.clone().wait_for(|leases| owns(leases, name)).await.is_err() {
+        if self.leases.clone().wait_for(|leases| owns(leases, name)).await.is_err() {
             std::future::pending().await
+        }
+    }
+}
+
+/// What goes on by owning shards: how much of each. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Works(Arc<Going>);
+
+#[derive(Debug, Default)]
+struct Going {
+    by_shard: Mutex<HashMap<u16, usize>>,
+    /// Rung when nothing goes on any more of a shard.
+    ended: Notify,
+}
+
+impl Works {
+    /// Something begins under `name`.
+    pub(super) fn begin(&self, name: &Name) -> Work {
+        let shard = shard_of(name);
+        let mut going = self.0.by_shard.lock().unwrap_or_else(PoisonError::into_inner);
+        *going.entry(shard).or_default() += 1;
+        Work { going: self.0.clone(), shard }
+    }
+
+    /// The shards of which something goes on.
+    fn shards(&self) -> Vec<u16> {
+        self.0.by_shard.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+}
+
+/// Something that goes on by owning its shard, until this is dropped.
+#[derive(Debug)]
+pub struct Work {
+    going: Arc<Going>,
+    shard: u16,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut going = self.going.by_shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = going.get(&self.shard).copied().unwrap_or_default().saturating_sub(1);
+        if left == 0 {
+            going.remove(&self.shard);
+            self.going.ended.notify_one();
+        } else {
+            going.insert(self.shard, left);
         }
     }
 }
@@ -112,7 +173,7 @@ pub(crate) struct Turns(watch::Sender<Leases>);
 #[cfg(test)]
 impl Turns {
     pub(crate) fn seen(&self) -> Ownership {
-        Ownership::new(self.0.subscribe())
+        Ownership::new(self.0.subscribe(), Works::default())
     }
 
     pub(crate) fn owns(&self, all: bool) {
@@ -122,7 +183,8 @@ impl Turns {
     }
 }
 
-/// Takes and renews leases until it is stopped, then gives them up.
+/// Takes and renews leases until it is stopped, then gives them up; in between, while the relay finishes what is under way, all but those
+/// of which something is.
 pub(super) struct Keeper {
     pub(super) owner: OwnerId,
     pub(super) store: Arc<dyn Store>,
@@ -132,6 +194,10 @@ pub(super) struct Keeper {
     pub(super) leases: Arc<watch::Sender<Leases>>,
     /// Rung when there may be shards to take.
     pub(super) freed: Arc<Notify>,
+    /// What goes on by owning shards.
+    pub(super) works: Works,
+    /// Cancelled: nothing new is begun.
+    pub(super) draining: CancellationToken,
     pub(super) stop: CancellationToken,
 }
 
@@ -147,11 +213,14 @@ impl Keeper {
                     AGAIN
                 }
             };
+            let leaves = self.leaves();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.freed.notified() => {}
                 () = self.stop.cancelled() => {}
-                () = changed(&mut self.profile) => {}
+                () = self.draining.cancelled(), if self.store.is_shared() && !leaves => {}
+                () = self.works.0.ended.notified(), if leaves => {}
+                () = self.freed.notified(), if !leaves => {}
+                () = changed(&mut self.profile), if !leaves => {}
             }
         }
         if let Err(error) = self.store.release_shards(self.owner).await {
@@ -159,11 +228,27 @@ impl Keeper {
         }
     }
 
+    /// Whether the relay stops, and others wait for what it has.
+    fn leaves(&self) -> bool {
+        self.store.is_shared() && self.draining.is_cancelled()
+    }
+
     async fn renew(&mut self) -> store::Result<()> {
+        let leaves = self.leaves();
+        if leaves {
+            tokio::time::sleep(TOGETHER).await;
+        }
         let (asked, now) = (Instant::now(), self.clock.now());
-        let profile = self.profile.borrow_and_update().clone();
-        self.store.present(self.owner, profile, now, LEASE).await?;
-        let owned = self.store.own_shards(self.owner, now, LEASE).await?;
+        let owned = if leaves {
+            let going = self.works.shards();
+            // Nothing begins there any more, before others may have it.
+            self.leases.send_modify(|leases| leases.retain(|shard, _| going.contains(shard)));
+            self.store.keep_shards(self.owner, going, now, LEASE).await?
+        } else {
+            let profile = self.profile.borrow_and_update().clone();
+            self.store.present(self.owner, profile, now, LEASE).await?;
+            self.store.own_shards(self.owner, now, LEASE).await?
+        };
         let lease = |it: store::Owned| (it.shard, Lease { epoch: it.epoch, until: asked + until(now, it.until).min(LEASE) });
         self.leases.send_replace(owned.into_iter().map(lease).collect());
         Ok(())

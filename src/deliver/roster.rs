@@ -146,6 +146,7 @@ impl Deliver {
     }
 
     pub(super) fn begin(&self, desk: Arc<Desk>) {
+        let going = self.works.begin(desk.name());
         let lane = Lane::new(lane::Parts {
             desk,
             recorder: self.recorder.clone(),
@@ -158,7 +159,10 @@ impl Deliver {
             stop: self.stop.clone(),
             break_off: self.break_off.clone(),
         });
-        self.lanes.spawn(lane.run());
+        self.lanes.spawn(async move {
+            let _going = going;
+            lane.run().await;
+        });
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, Clients> {

@@ -44,7 +44,12 @@ impl Jobs {
             (known.here, known.cancel) = (true, CancellationToken::new());
             let job = &known.job;
             let resumed = begun != Some(job.id.as_str());
-            self.tasks.spawn(work::run(self.clone(), job.id.clone(), resumed));
+            let going = self.parts.ownership.works(&Name::from(job.id.as_str()));
+            let run = work::run(self.clone(), job.id.clone(), resumed);
+            self.tasks.spawn(async move {
+                let _going = going;
+                run.await;
+            });
         }
     }
 

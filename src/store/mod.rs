@@ -275,6 +275,14 @@ pub trait Store: Send + Sync {
     /// them all; the epoch grows at every opening.)
     async fn own_shards(&self, owner: OwnerId, now: Timestamp, lease: Duration) -> Result<Vec<Owned>>;
 
+    /// What [`Store::own_shards`] is to an owner that leaves: of what it holds, those in `kept` are its own until `now + lease`, and the rest
+    /// is given up, so that others need not wait for the lease to end. It takes nothing, and others share as if it were gone. (SQLite:
+    /// nobody waits.)
+    async fn keep_shards(&self, owner: OwnerId, kept: Vec<u16>, now: Timestamp, lease: Duration) -> Result<Vec<Owned>> {
+        let owned = self.own_shards(owner, now, lease).await?;
+        Ok(owned.into_iter().filter(|it| kept.contains(&it.shard)).collect())
+    }
+
     /// Gives up what `owner` holds, so that others need not wait for the lease to end.
     async fn release_shards(&self, owner: OwnerId) -> Result<()>;
 

@@ -16,6 +16,7 @@ use hookyard::{clock::Clock, deliver::UNRECORDED_MAX};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinSet};
 
+use crate::spec_lanes::{opened, planned_for};
 use crate::support::{
     Home, Receiver, Relay, Reply, Routes, SOON, TestApp,
     app::START,
@@ -74,6 +75,23 @@ async fn what_people_change_on_one_replica_holds_on_all_within_two_seconds() {
         delays.until("a subscription to be gone", gone).await;
     }
     delays.are_within(HELD_WITHIN);
+}
+
+#[tokio::test]
+async fn what_a_replica_plans_that_is_behind_goes_to_whoever_took_the_place_of_the_one_that_is_gone() {
+    let (home, clock, crm) = (Home::in_postgres(), Clock::manual(START), Receiver::ok().await);
+    let one = TestApp::start(home.clone(), clock.clone(), open_routes()).await;
+    let _two = TestApp::start(home.clone(), clock.clone(), open_routes()).await;
+    let old = one.subscribes(&crm).await.subscription.id.to_string();
+    one.deletes(&old).await;
+    assert_eq!(one.subscribes(&crm).await.adopted.len(), 1);
+    let behind = opened(&home, &clock).await;
+    // The first may come while what waited before is being handed over; the others do not.
+    for n in 1..=3 {
+        behind.accept(planned_for(&format!("evt_{n}"), &old, &clock)).await.unwrap();
+        crm.wait_for(n).await;
+    }
+    behind.close().await;
 }
 
 #[tokio::test]

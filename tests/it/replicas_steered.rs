@@ -5,10 +5,12 @@ use std::{
     collections::BTreeMap,
     io::Write,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::support::{
     Home, Receiver, Relay, Reply, SOON,
@@ -25,6 +27,8 @@ use crate::support::{
 const ROUNDS: usize = 3;
 /// How long is watched that nothing is sent.
 const WATCH: Duration = Duration::from_millis(700);
+/// Lanes beside one that is slow: whoever has that one has some of these.
+const LANES: usize = 12;
 
 /// Waits until every relay says that the lane of `crm` fits; all of them the same.
 async fn all_say(fleet: &Fleet, delays: &mut Delays, what: &'static str, fits: impl Fn(&Value) -> bool) {
@@ -257,6 +261,39 @@ async fn what_one_that_leaves_had_is_taken_at_once_and_so_is_what_a_killed_neigh
     let took = goes_on(&fleet, &mut delays, "what the last had, by the next").await;
     let _ = writeln!(std::io::stderr(), "replicas: one that was killed went on {took:?} after it was started again");
     delays.are_within(Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_finishes_a_slow_attempt_holds_up_no_other_lane() {
+    let (gate, crm) = (Arc::new(Semaphore::new(0)), Receiver::ok().await);
+    let slow = {
+        let gate = gate.clone();
+        Receiver::answering(move |_, _| Reply::Gated(gate.clone())).await
+    };
+    let mut file = routes().interactor().server("shutdown_grace: 5m").webhook_with("slow", &slow, "timeout: 300s");
+    for n in 0..LANES {
+        file = file.webhook_with(&format!("crm{n}"), &crm, MINUTELY);
+    }
+    let mut fleet = Fleet::start(Home::in_postgres(), file, 2).await;
+    let mut delays = Delays::default();
+    // What is being handed over has a lease that ends.
+    let replicas = async || fleet.any().data("/api/v1/replicas").await.as_array().unwrap().clone();
+    let spread = async || replicas().await.iter().all(|it| it["shards"] == 128).then_some(());
+    until("the lanes to be spread evenly", SOON, spread).await;
+    let owner = fleet.owner("slow").await;
+    fleet.at(owner).accepts(&interactor(event("evt_1"))).await;
+    until("the first to be sent", SOON, async || (slow.count() == 1 && crm.count() == LANES).then_some(())).await;
+    let mut leaving = fleet.relays[owner].take().unwrap();
+    leaving.terminate().await;
+    fleet.any().accepts(&interactor(event("evt_2"))).await;
+    delays.until("what it had to go on elsewhere", async || (crm.count() == 2 * LANES).then_some(())).await;
+    assert_eq!(slow.count(), 1, "what is under way is sent by nobody else");
+    gate.add_permits(2);
+    assert!(leaving.ended().await.success());
+    until("the slow one to be taken over as well", SOON, async || (slow.count() == 2).then_some(())).await;
+    assert_eq!(slow.distinct("idempotency-key").len(), 2);
+    assert_eq!(crm.distinct("idempotency-key").len(), crm.count(), "nothing twice");
+    delays.are_within(Duration::from_secs(10));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

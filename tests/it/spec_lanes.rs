@@ -34,7 +34,7 @@ pub(crate) async fn what_befalls_one_lane_befalls_no_other() {
 }
 
 /// A store of its own in `home`.
-async fn opened(home: &Home, clock: &Clock) -> Arc<dyn Store> {
+pub(crate) async fn opened(home: &Home, clock: &Clock) -> Arc<dyn Store> {
     store::open(&Secret::new(home.store_url()), home.path(), clock.clone()).await.unwrap()
 }
 
@@ -59,13 +59,18 @@ pub(crate) async fn the_one_process_owns_all_256_shards_under_an_epoch() {
 
 /// An event with one delivery to `crm`.
 fn planned(id: &str, clock: &Clock) -> NewEvent {
+    planned_for(id, "crm", clock)
+}
+
+/// An event with one delivery to `target`.
+pub(crate) fn planned_for(id: &str, target: &str, clock: &Clock) -> NewEvent {
     let body = format!(r#"{{"id":"{id}","type":"x.y"}}"#);
     let mut key = [0; 16];
     key.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
     NewEvent {
         envelope: envelope(id, body, clock),
         dedupe: DedupeKey { key, body: key, remember: Remember::Id(Duration::from_secs(60)) },
-        deliveries: vec![NewDelivery::to("crm".into())],
+        deliveries: vec![NewDelivery::to(target.into())],
         rules: Vec::new(),
         endings: Endings::default(),
         setting: None,

@@ -250,10 +250,16 @@ impl Pollers {
     }
 
     fn begin(&self, assignment: Arc<Assignment>) -> Running {
+        let name = assignment.source.name.clone();
         let (sender, assignments) = watch::channel(assignment);
         let task = Task::new(self.parts.clone(), assignments, self.stop.clone());
         let desk = task.desk();
-        self.tracker.spawn(self.break_off.clone().run_until_cancelled_owned(task.run()));
+        let going = self.parts.ownership.works(&name);
+        let run = self.break_off.clone().run_until_cancelled_owned(task.run());
+        self.tracker.spawn(async move {
+            let _going = going;
+            run.await
+        });
         Running { assignments: sender, desk }
     }
 

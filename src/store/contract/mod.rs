@@ -55,6 +55,7 @@ macro_rules! contract {
             an_order_key_has_one_head_wherever_events_come_in
             a_shard_that_some_owners_lack_is_for_the_others
             who_shares_the_store_is_known_with_what_it_says
+            who_leaves_keeps_what_is_under_way_and_gives_up_the_rest_at_once
         );
     };
     ($open:path) => {

@@ -268,3 +268,28 @@ pub(crate) async fn who_shares_the_store_is_known_with_what_it_says(bench: Bench
     let left = bench.store.replicas(bench.clock.now()).await.unwrap();
     assert_eq!(left.iter().map(|it| it.owner).collect::<Vec<_>>(), [OwnerId(8)]);
 }
+
+pub(crate) async fn who_leaves_keeps_what_is_under_way_and_gives_up_the_rest_at_once(bench: Bench) {
+    bench.shares_after(&[1, 2, 3], 30).await;
+    let leaves = async |kept: &[u16]| {
+        let held = bench.store.keep_shards(OwnerId(1), kept.to_vec(), bench.clock.now(), LEASE).await.unwrap();
+        held.into_iter().map(|it| (it.shard, it.epoch)).collect::<Vec<_>>()
+    };
+    let before = bench.store.own_shards(OwnerId(1), bench.clock.now(), LEASE).await.unwrap();
+    let [first, second] = [before[0], before[1]].map(|it| (it.shard, it.epoch));
+    assert_eq!(leaves(&[first.0, second.0]).await, [first, second]);
+    // The others have the rest as soon as they ask, each up to its share of all, and what is kept for no lease that passes.
+    for _ in 0..5 {
+        let shares = bench.shares(&[2, 3]).await;
+        assert_eq!(shares.iter().map(BTreeSet::len).collect::<Vec<_>>(), [128, 126]);
+        assert!(are_apart(&shares));
+        assert_eq!(leaves(&[first.0, second.0]).await, [first, second]);
+        bench.clock.advance(seconds(5));
+    }
+    assert_eq!(leaves(&[second.0]).await, [second]);
+    assert!(bench.shares(&[2, 3]).await.iter().any(|share| share.contains(&first.0)));
+    let replicas = bench.store.replicas(bench.clock.now()).await.unwrap();
+    assert!(replicas.iter().any(|it| it.owner == OwnerId(1) && it.shards == [second.0]), "it is still there: {replicas:?}");
+    bench.store.release_shards(OwnerId(1)).await.unwrap();
+    assert_eq!(bench.shares(&[2, 3]).await.iter().map(BTreeSet::len).collect::<Vec<_>>(), [128, 128]);
+}

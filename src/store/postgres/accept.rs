@@ -330,7 +330,8 @@ impl<'r> Run<'r> {
 /// Sends everything at once.
 async fn write(session: &Session<'_>, rows: &Run<'_>, advanced: bool, last: bool) -> Pg<()> {
     let db = session.db;
-    let (count, advance, notify) = (db.statement(COUNT).await?, db.statement(ADVANCE).await?, db.statement(session::NOTIFY).await?);
+    let (count, advance, notify) =
+        (db.statement(COUNT).await?, db.statement(ADVANCE).await?, db.statement(session::NOTIFY).await?);
     let settings = db.statement(super::people::KEEP_SETTINGS).await?;
     rows.events.prepare(db).await?;
     let (seqs, counts): (Vec<i64>, Vec<(i64, i64)>) = rows.repeats.iter().map(|(seq, counts)| (*seq, *counts)).unzip();

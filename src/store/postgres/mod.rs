@@ -334,6 +334,10 @@ impl Store for Postgres {
         locked!(self, none(), |session| owners::own(session, owner, now, lease))
     }
 
+    async fn keep_shards(&self, owner: OwnerId, kept: Vec<u16>, now: Timestamp, lease: Duration) -> Result<Vec<Owned>> {
+        locked!(self, none(), |session| owners::keep_only(session, owner, &kept, now, lease))
+    }
+
     async fn release_shards(&self, owner: OwnerId) -> Result<()> {
         locked!(self, none(), |session| owners::release(session, owner))
     }

@@ -43,11 +43,11 @@ async fn ahead(db: &Db, shared: &Shared, now: i64) -> Pg<i64> {
     db.first(sql, &[&now]).await?.map_or(Ok(0), |row| row.try_get(0))
 }
 
-/// The live owners, this one among them, and the shards with lanes that each lacks.
+/// The live owners that do not leave, this one among them, and the shards with lanes that each lacks.
 const LIVE: &str = "WITH gone AS (DELETE FROM owners WHERE until <= $2 AND owner <> $1),
-        here AS (INSERT INTO owners (owner, until, seen_at, place) VALUES ($1, $3, $2, $4)
-            ON CONFLICT (owner) DO UPDATE SET until = excluded.until, seen_at = excluded.seen_at, place = excluded.place)
-    SELECT owner, lacks FROM owners WHERE $2 < until OR owner = $1";
+        here AS (INSERT INTO owners (owner, until, seen_at, place) VALUES ($1, $3, $2, $4) ON CONFLICT (owner) DO UPDATE
+            SET until = excluded.until, seen_at = excluded.seen_at, place = excluded.place, leaving = false)
+    SELECT owner, lacks FROM owners WHERE $2 < until AND NOT leaving OR owner = $1";
 
 async fn spread(session: &Session<'_>, me: i64, now: i64, until: i64) -> Pg<Spread> {
     let place = session.shared.presence.shows(me.cast_unsigned());
@@ -108,6 +108,30 @@ fn owned(row: &tokio_postgres::Row, ahead: i64) -> Pg<Owned> {
     let mut cells = Cells::of(row);
     let shard = u16::try_from(cells.int()?).unwrap_or_default();
     Ok(Owned { shard, epoch: cells.int()?, until: from_ms(cells.int()?.saturating_sub(ahead)) })
+}
+
+/// Renews the leases of an owner that leaves on some of its shards, and ends the others; see [`crate::store::Store::keep_shards`].
+pub(super) async fn keep_only(
+    session: &Session<'_>,
+    owner: OwnerId,
+    kept: &[u16],
+    now: Timestamp,
+    lease: Duration,
+) -> Answer<Vec<Owned>> {
+    let ahead = ahead(session.db, session.shared, to_ms(now)).await?;
+    let (me, until) = (owner.0.cast_signed(), to_ms(later(now, lease)).saturating_add(ahead));
+    let now = to_ms(now).saturating_add(ahead);
+    let kept: Vec<i16> = kept.iter().filter_map(|shard| i16::try_from(*shard).ok()).collect();
+    let sql = "UPDATE owners SET until = $2, seen_at = $3, leaving = true WHERE owner = $1";
+    session.db.run(sql, &[&me, &until, &now]).await?;
+    let sql = "UPDATE shards SET owner = NULL, until = 0, leaving = false WHERE owner = $1 AND shard <> ALL($2::smallint[])";
+    if session.db.run(sql, &[&me, &kept]).await? != 0 {
+        session.tell_freed();
+    }
+    // Also those that it was handing over: what is under way there ends sooner than anybody could do it again.
+    session.db.run("UPDATE shards SET until = $2 WHERE owner = $1", &[&me, &until]).await?;
+    let held = session.db.rows(HELD, &[&me, &now]).await?;
+    held.iter().map(|row| owned(row, ahead)).collect::<Pg<_>>().map(Ok)
 }
 
 /// Ends the leases of `owner`; see [`crate::store::Store::release_shards`].

@@ -41,6 +41,7 @@ CREATE TABLE owners (
     until   BIGINT NOT NULL,
     seen_at BIGINT NOT NULL,
     place   TEXT,
+    leaving BOOLEAN NOT NULL DEFAULT false, -- it finishes what is under way: the others share as if it were gone
     lacks   SMALLINT[] NOT NULL DEFAULT '{}',
     doc     TEXT NOT NULL DEFAULT ''
 );
