@@ -139,7 +139,11 @@ impl Heard {
     /// Adds what `text` says; false: it is our own, or nobody's.
     fn hears(&mut self, voice: u64, text: &str) -> bool {
         let Some((whose, what)) = text.split_once(' ') else { return false };
-        whose != format!("{voice:016x}") && what.split(' ').fold(false, |heard, word| self.hears_word(word) || heard)
+        let mut heard = false;
+        if whose != format!("{voice:016x}") {
+            what.split(' ').for_each(|word| heard |= self.hears_word(word));
+        }
+        heard
     }
 
     fn hears_word(&mut self, word: &str) -> bool {

@@ -3,12 +3,12 @@
 use std::{
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::AsyncMessage;
 
 use super::{
@@ -27,7 +27,7 @@ const STRANGER: &str = "00000000000000ff";
 struct Ears {
     ended: Mutex<Vec<Option<Vec<Name>>>>,
     freed: AtomicUsize,
-    is_slow: AtomicBool,
+    is_slow: watch::Sender<bool>,
 }
 
 impl OnCommit for Ears {
@@ -41,11 +41,9 @@ impl OnCommit for Ears {
 
     fn freed(&self) {
         self.freed.fetch_add(1, Ordering::SeqCst);
-        tokio::task::block_in_place(|| {
-            while self.is_slow.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
+        let mut slow = self.is_slow.subscribe();
+        let understood = async move { slow.wait_for(|slow| !slow).await.map(|_| ()) };
+        let _ = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(understood));
     }
 
     fn batch(&self, _: usize, _: Duration) {}
@@ -104,7 +102,7 @@ impl Bed {
 async fn of_more_than_there_is_room_for_anything_may_have_been_said() {
     let bed = Bed::new().await;
     let id = bed.bench.planned("evt_1", "crm").await;
-    bed.ears.is_slow.store(true, Ordering::SeqCst);
+    bed.ears.is_slow.send_replace(true);
     let (freed, ended) = (bed.ears.freed_so_often(), bed.ears.ended());
     bed.says("shards").await;
     until("it is busy", || freed < bed.ears.freed_so_often()).await;
@@ -113,7 +111,7 @@ async fn of_more_than_there_is_room_for_anything_may_have_been_said() {
     bed.bench.store.cancel(vec![id], bed.bench.clock.now()).await.unwrap();
     // Time for all of it to come, without which this shows nothing.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    bed.ears.is_slow.store(false, Ordering::SeqCst);
+    bed.ears.is_slow.send_replace(false);
     until("it hears that something ended", || ended < bed.ears.ended()).await;
     bed.other.close().await;
 }
