@@ -231,6 +231,7 @@ impl Store for Fake {
             counts: true,
             stood_still_ms: 0,
             epoch: 0,
+            unmade: None,
         }])
     }
 
@@ -307,7 +308,7 @@ impl Store for Fake {
     async fn remove_setting(&self, _: &str) -> store::Result<()> {
         Err(store::Error::Closed)
     }
-    async fn split(&self, _: DeliveryId, _: Vec<String>, _: store::Rendered, _: Timestamp) -> store::Result<Option<String>> {
+    async fn split(&self, _: store::Read, _: Vec<String>, _: store::Rendered, _: Timestamp) -> store::Result<Option<String>> {
         Err(store::Error::Closed)
     }
     async fn reported(&self, _: Attempt) -> store::Result<bool> {

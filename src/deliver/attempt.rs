@@ -26,7 +26,7 @@ use crate::{
     envelope::{DeliveryId, Envelope},
     reconnect::Reconnecting,
     render::Templates,
-    store::{Attempt, Cause, Delivery, Due, Next, Rendered, Store},
+    store::{Attempt, Cause, Delivery, Due, Next, Rendered, Stage, Store},
 };
 
 /// Where people reach the relay: what links in messages begin with.
@@ -318,6 +318,7 @@ pub(super) fn settle(destination: &Destination, delivery: &Delivery, made: Made,
         counts: !standing.verdict.target_level,
         stood_still_ms: standing.still_then,
         epoch: standing.epoch,
+        unmade: matches!(delivery.stage, Stage::Gathering | Stage::Carrying).then_some(delivery.unmade),
     };
     Settled { attempt, hold, template_failed: tried.template_failed }
 }
@@ -380,6 +381,7 @@ pub(super) fn broken(delivery: crate::envelope::DeliveryId, number: u32, at: Tim
         counts: true,
         stood_still_ms: 0,
         epoch: 0,
+        unmade: None,
     }
 }
 

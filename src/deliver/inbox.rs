@@ -1,7 +1,7 @@
 //! What a lane is told between its turns: deliveries that were just committed, attempts that are sent or recorded.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -64,6 +64,8 @@ pub(super) struct State {
     shut: bool,
     /// What is in hand, and whether an attempt of it is under way.
     pub(super) claimed: HashMap<DeliveryId, bool>,
+    /// Of that, what is being decided about and may be less than it was when it was read, should it carry a digest.
+    pub(super) stale: HashSet<DeliveryId>,
     /// True while the store may hold due deliveries that are not in hand: commits then hand nothing over.
     pub(super) behind: bool,
     /// The earliest known time at which a delivery in the store falls due.
@@ -118,6 +120,7 @@ impl Inbox {
             // A broken lane takes nothing over: it opens once it knows that it is not.
             shut: true,
             claimed: HashMap::new(),
+            stale: HashSet::new(),
             // What an earlier run left is read first.
             behind: true,
             next_due: None,
@@ -220,6 +223,11 @@ impl Inbox {
     pub(super) fn look_anew(&self) {
         let shut = self.state().shut;
         self.put_back(shut);
+        {
+            let mut state = self.state();
+            let State { claimed, stale, .. } = &mut *state;
+            stale.extend(claimed.iter().filter(|(_, sending)| !**sending).map(|(id, _)| *id));
+        }
         self.wake();
     }
 
@@ -238,6 +246,7 @@ impl Inbox {
         let mut state = self.state();
         for handed in deliveries {
             state.claimed.remove(&handed.due.delivery.id);
+            state.stale.remove(&handed.due.delivery.id);
             state.behind = true;
         }
     }
@@ -250,7 +259,7 @@ impl Inbox {
     /// Lets go of `ids` as far as they are not being sent: they were cancelled.
     pub(super) fn forget(&self, ids: &[DeliveryId]) {
         let mut state = self.state();
-        let State { critical, decided, ready, fetched, claimed, .. } = &mut *state;
+        let State { critical, decided, ready, fetched, claimed, stale, .. } = &mut *state;
         let gone: Vec<_> = ids.iter().filter(|id| claimed.get(id) == Some(&false)).copied().collect();
         if gone.is_empty() {
             return;
@@ -258,7 +267,24 @@ impl Inbox {
         for queue in [critical, decided, ready, fetched] {
             queue.retain(|handed| !gone.contains(&handed.due.delivery.id));
         }
-        gone.iter().for_each(|id| _ = claimed.remove(id));
+        gone.iter().for_each(|id| _ = (claimed.remove(id), stale.remove(id)));
+    }
+
+    /// Something was taken out of `ids`: as far as they are not being sent, they are read again.
+    pub(super) fn read_anew(&self, ids: &[DeliveryId]) {
+        let mut state = self.state();
+        let State { critical, decided, ready, fetched, claimed, stale, behind, .. } = &mut *state;
+        for queue in [critical, decided, ready, fetched] {
+            queue.retain(|handed| {
+                let goes = ids.contains(&handed.due.delivery.id);
+                if goes {
+                    claimed.remove(&handed.due.delivery.id);
+                    *behind = true;
+                }
+                !goes
+            });
+        }
+        stale.extend(ids.iter().filter(|id| claimed.get(id) == Some(&false)));
     }
 
     /// The store may hold due deliveries that nobody told of.

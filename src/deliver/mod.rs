@@ -570,6 +570,12 @@ impl Deliver {
         self.seats.desks().iter().for_each(|desk| desk.inbox.forget(ids));
     }
 
+    /// Reads those of `ids` again that wait in hand: something was taken out of the digest that each of them carries. (No subscription has
+    /// one.) Of those under way nothing is kept that was made of it.
+    pub fn read_anew(&self, ids: &[DeliveryId]) {
+        self.roster.now().desks.iter().for_each(|desk| desk.inbox.read_anew(ids));
+    }
+
     /// Begins no new attempt; returns when those under way are recorded, or after `grace`, when they are broken off: their
     /// deliveries stay pending, and go out under the same id after the next start. Others have the lanes of which nothing is under way at
     /// once, and each of the rest when that is over.

@@ -535,7 +535,7 @@ impl Store for MemoryStore {
         self.kept.lock().unwrap().insert(key.to_owned(), value);
         Ok(())
     }
-    async fn split(&self, _: DeliveryId, _: Vec<String>, _: store::Rendered, _: Timestamp) -> store::Result<Option<String>> {
+    async fn split(&self, _: store::Read, _: Vec<String>, _: store::Rendered, _: Timestamp) -> store::Result<Option<String>> {
         Err(store::Error::Closed)
     }
     async fn reported(&self, _: Attempt) -> store::Result<bool> {

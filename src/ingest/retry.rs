@@ -53,13 +53,13 @@ async fn one(ingest: &Ingest, rejection: &Rejection, offset: SignedDuration, rep
     let now = ingest.clock.now();
     report.tried += 1;
     let settled = match again(ingest, rejection, offset, now).await {
-        Ok(Accepted::New { id, .. }) => {
+        Ok(Accepted::New { uid, .. }) => {
             report.accepted += 1;
-            Retried::Accepted(id)
+            Retried::Accepted(uid)
         }
-        Ok(Accepted::Duplicate { id, .. }) => {
+        Ok(Accepted::Duplicate { uid, .. }) => {
             report.duplicates += 1;
-            Retried::Accepted(id)
+            Retried::Accepted(uid)
         }
         Err(Again::Store(error)) => return Err(error),
         Err(Again::Failed(reason)) => {

@@ -348,7 +348,7 @@ fn to_i64(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Clock, ingest::source::tests::source, secret::Secret};
+    use crate::{clock::Clock, envelope::EventUid, ingest::source::tests::source, secret::Secret};
 
     fn sealer() -> Sealer {
         Sealer::new(&Secret::new(sign::base64(&[7; 32]))).unwrap()
@@ -360,7 +360,7 @@ mod tests {
     }
 
     fn taken() -> Accepted {
-        Accepted::Duplicate { id: "a".to_owned(), mismatch: false }
+        Accepted::Duplicate { uid: EventUid { salt: 0, seq: 1 }, id: "a".to_owned(), mismatch: false }
     }
 
     fn minutes(n: u64) -> Duration {

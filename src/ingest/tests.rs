@@ -36,8 +36,10 @@ pub(super) struct Memory {
 impl Memory {
     fn held(&self, key: &DedupeKey) -> Option<Accepted> {
         let events = self.events.lock().unwrap();
-        let held = events.iter().find(|event| event.dedupe.key == key.key && key.remember != Remember::Hash(Duration::ZERO))?;
-        Some(Accepted::Duplicate { id: held.envelope.id.clone(), mismatch: held.dedupe.body != key.body })
+        let at = events.iter().position(|event| event.dedupe.key == key.key && key.remember != Remember::Hash(Duration::ZERO))?;
+        let held = &events[at];
+        let uid = EventUid { salt: 1, seq: i64::try_from(at).unwrap() + 1 };
+        Some(Accepted::Duplicate { uid, id: held.envelope.id.clone(), mismatch: held.dedupe.body != key.body })
     }
 }
 
@@ -116,7 +118,7 @@ impl Store for Memory {
         row.retried_at = Some(at);
         if let Retried::Accepted(event) = outcome {
             row.kept = false;
-            row.accepted_as = Some(event);
+            row.accepted_as = Some(event.to_string());
         }
         Ok(())
     }
@@ -204,7 +206,7 @@ impl Store for Memory {
     async fn remove_setting(&self, _: &str) -> Result<()> {
         Err(Error::Closed)
     }
-    async fn split(&self, _: DeliveryId, _: Vec<String>, _: crate::store::Rendered, _: Timestamp) -> Result<Option<String>> {
+    async fn split(&self, _: store::Read, _: Vec<String>, _: crate::store::Rendered, _: Timestamp) -> Result<Option<String>> {
         Err(Error::Closed)
     }
     async fn reported(&self, _: Attempt) -> Result<bool> {

@@ -147,6 +147,8 @@ pub trait Lanes: Send + Sync {
     fn wake(&self, targets: &[Name]);
     /// Those of `ids` that wait in hand were cancelled.
     fn forget(&self, ids: &[DeliveryId]);
+    /// Something was taken out of those of `ids` that wait in hand.
+    fn read_anew(&self, ids: &[DeliveryId]);
     /// What `target` held is released, or will not be: its cap may go.
     fn released(&self, target: &Name);
 }
@@ -158,6 +160,10 @@ impl Lanes for Deliver {
 
     fn forget(&self, ids: &[DeliveryId]) {
         self.forget(ids);
+    }
+
+    fn read_anew(&self, ids: &[DeliveryId]) {
+        self.read_anew(ids);
     }
 
     fn released(&self, target: &Name) {

@@ -43,6 +43,7 @@ struct Bench {
 struct Told {
     woken: AtomicUsize,
     forgotten: AtomicUsize,
+    anew: AtomicUsize,
     released: AtomicUsize,
 }
 
@@ -53,6 +54,10 @@ impl Lanes for Told {
 
     fn forget(&self, ids: &[DeliveryId]) {
         self.forgotten.fetch_add(ids.len(), Ordering::Relaxed);
+    }
+
+    fn read_anew(&self, ids: &[DeliveryId]) {
+        self.anew.fetch_add(ids.len(), Ordering::Relaxed);
     }
 
     fn released(&self, _target: &Name) {
@@ -122,6 +127,7 @@ impl Bench {
             counts: true,
             stood_still_ms: 0,
             epoch: 0,
+            unmade: None,
         };
         let epoch = self.store.own_shards(store::OwnerId(7), self.clock.now(), Duration::from_secs(15)).await.unwrap()[0].epoch;
         let attempts = uids.iter().map(|uid| Attempt { epoch, ..attempt(uid) }).collect();

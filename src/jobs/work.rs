@@ -240,6 +240,7 @@ impl Walk<'_> {
         step.done += events.len() as u64;
         let erased = parts.store.erase(events, parts.clock.now()).await?;
         parts.lanes.forget(&erased.ended);
+        parts.lanes.read_anew(&erased.carriers);
         step.made += erased.events;
         step.targets.extend(erased.targets);
         Ok(step)

@@ -39,6 +39,16 @@ pub struct Attempt {
     pub stood_still_ms: i64,
     /// The epoch under which the lane's shard was owned when it began (see [`Store::own_shards`]).
     pub epoch: i64,
+    /// Of a digest: [`Delivery::unmade`] as it was read. Where more was taken out of it since, neither what was made for the attempt is
+    /// kept nor what was answered, which may repeat it.
+    pub unmade: Option<u32>,
+}
+
+impl Attempt {
+    /// The same without what was made for it and what was answered.
+    pub(super) fn bare(&self) -> Self {
+        Self { detail: None, response: Bytes::new(), rendered: None, ..self.clone() }
+    }
 }
 
 /// What an attempt leaves its delivery as.

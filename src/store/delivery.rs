@@ -208,6 +208,8 @@ pub struct Delivery {
     pub unconfirmed: bool,
     /// True while its target has taken it and not yet reported what became of it: it is being sent, and due for nothing but that.
     pub awaits_report: bool,
+    /// How often something was taken out of the digest it carries: what was made of it before is not to be kept.
+    pub unmade: u32,
 }
 
 impl Delivery {
@@ -241,6 +243,7 @@ impl Delivery {
             recipient: None,
             unconfirmed: false,
             awaits_report: false,
+            unmade: 0,
         }
     }
 }
@@ -252,6 +255,22 @@ pub struct Resolution {
     pub at: Timestamp,
     /// Why.
     pub note: String,
+}
+
+/// A delivery as it was when something was made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Read {
+    /// Which.
+    pub id: DeliveryId,
+    /// See [`Delivery::unmade`].
+    pub unmade: u32,
+}
+
+impl Delivery {
+    /// It, as it was read.
+    pub fn read(&self) -> Read {
+        Read { id: self.id, unmade: self.unmade }
+    }
 }
 
 /// A body made for one delivery.
@@ -297,6 +316,8 @@ pub struct Erased {
     pub events: u64,
     /// What waited of them.
     pub ended: Vec<DeliveryId>,
+    /// What waits and carried some of them in a digest: whoever has it in hand reads it anew.
+    pub carriers: Vec<DeliveryId>,
     /// For whose targets something is due now that was not, or is no more; a name may stand here several times.
     pub targets: Vec<Name>,
 }

@@ -58,6 +58,8 @@ pub enum Accepted {
     },
     /// Held already: nothing was written but the count.
     Duplicate {
+        /// The event's id here: it may be gone meanwhile.
+        uid: EventUid,
         /// The event's id as it is held.
         id: String,
         /// True when the repeat had other bytes.

@@ -41,7 +41,7 @@ mod walk;
 pub use attempt::{Attempt, Next, Unreported};
 pub use change::{AtMost, AuditFilter, AuditRow, Change, Changed, NewAudit, Record, RecordKind, Write};
 pub use delivery::{
-    Backlog, Cause, Delivery, DeliveryRow, Due, Erased, GaveUp, GivenUp, HandedOver, HeldBound, NewDelivery, Rendered,
+    Backlog, Cause, Delivery, DeliveryRow, Due, Erased, GaveUp, GivenUp, HandedOver, HeldBound, NewDelivery, Read, Rendered,
     Resolution, Severity, State,
 };
 pub use event::{Accepted, Committed, DedupeKey, EventRow, NewEvent, Remember};
@@ -307,8 +307,8 @@ pub trait Store: Send + Sync {
     async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>>;
 
     /// Erases these events for good, in one commit: with their bodies, deliveries and attempts, and what was made of them, which is the
-    /// bodies of digests that carry them. What waits of them is ended as [`Store::cancel`] would; the others of a digest that one of
-    /// them carried go on in another. Dedupe keys stay: a repeat is still one.
+    /// bodies of digests that carry them, now or once an attempt that is under way is recorded. What waits of them is ended as [`Store::cancel`] would; the others of a digest that one of
+    /// them carried go on in another, for the recipients that do not have it. Dedupe keys stay: a repeat is still one.
     async fn erase(&self, events: Vec<EventUid>, now: Timestamp) -> Result<Erased>;
 
     /// Settles a dead letter with a note; false when there is no such dead letter.
@@ -350,8 +350,9 @@ pub trait Store: Send + Sync {
 
     /// Makes of the delivery `id`, which is for several recipients, one for each: it stays for the first of them, the others become new
     /// deliveries of its event, due at `now`, with `body`; the listener of commits is told of them. Answers whom it is for now: where it
-    /// was split before, nothing is written. `None`: it is not held, or final.
-    async fn split(&self, id: DeliveryId, recipients: Vec<String>, body: Rendered, now: Timestamp) -> Result<Option<String>>;
+    /// was split before, nothing is written. `None`: it is not held, or final. What a digest carries, all of them carry; where something was
+    /// taken out of it since it was read ([`Delivery::unmade`]), `body` is not kept, and each has its own made.
+    async fn split(&self, of: Read, recipients: Vec<String>, body: Rendered, now: Timestamp) -> Result<Option<String>>;
 
     /// Records what an attempt that waits for a report ([`Next::Awaits`]) came to: its error, what followed, and `detail` behind what it
     /// said before. False: it waits no more, and nothing was written.

@@ -1,6 +1,9 @@
 //! Requests that were not accepted.
 
-use crate::{clock::Timestamp, envelope::Name};
+use crate::{
+    clock::Timestamp,
+    envelope::{EventUid, Name},
+};
 
 /// A request that was not accepted.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +37,7 @@ pub struct Rejection {
     pub rejection: NewRejection,
     /// True when the whole request is kept and can be retried.
     pub kept: bool,
-    /// The event's id it became when it was retried with success.
+    /// The event that it became when it was retried with success, by its id here: its sender's would outlive an erasure.
     pub accepted_as: Option<String>,
     /// When it was last retried.
     pub retried_at: Option<Timestamp>,
@@ -44,7 +47,7 @@ pub struct Rejection {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retried {
     /// It passed and became this event (or was a duplicate of it): its kept bytes are dropped.
-    Accepted(String),
+    Accepted(EventUid),
     /// It failed again, for this reason; it stays.
     Failed(String),
 }

@@ -1,10 +1,13 @@
 //! Erasing events by id, subject and namespace: what is gone is nowhere any more, and what is beside it goes on.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
-use crate::support::{Receiver, Routes, SOON, TestApp, routes, spawn_app, until};
+use crate::support::{
+    Received, Receiver, Reply, Routes, SOON, TestApp, app::MINUTELY, minutes, routes, seconds, spawn_app, until,
+};
 
 const NAME: &str = "Wilhelmina-4711";
 
@@ -101,4 +104,53 @@ async fn what_is_erased_is_said_exactly_and_by_admins() {
     let token = app.token(&["webhooks", "events:read", "deliveries:write", "config:write"], &[]).await;
     let answer = app.ask_as(&token, "POST", "/api/v1/erasures", Some(&json!({"id": "evt_1"}))).await;
     assert_eq!((answer.status, ids(&app).await.len()), (403, 4));
+}
+
+/// `evt_1` to `evt_3`, of which the second one is somebody's, and a digest that takes ten minutes for all of them.
+async fn gathered(ops: &Receiver, more: &str) -> TestApp {
+    let slack = format!("kind: slack, url: \"http://{}/services/T0/B0/hush\", {MINUTELY}{more}", ops.addr);
+    let digest = "name: expired, match: {type: credential.expired}, to: [ops], digest: {key: $.namespace, window: 10m, max: 50}";
+    let other = "name: other, match: {type: workflow.started}, to: [ops]";
+    let app = spawn_app(routes().interactor().destination("ops", &slack).rule(digest).rule(other)).await;
+    for (id, credential) in [("evt_1", "cred_one"), ("evt_2", NAME), ("evt_3", "cred_three")] {
+        app.takes_of(id, "credential.expired", json!({"credential_id": credential, "namespace": "ns-a"})).await;
+    }
+    until("all to be gathered", SOON, async || app.rows("").await.iter().all(|row| app.due_in(row) == 600.0).then_some(())).await;
+    app
+}
+
+fn tells_of_the_others(digest: &Received) {
+    let text = digest.text();
+    assert!(!text.contains(NAME) && text.contains("cred_one") && text.contains("cred_three"), "{text}");
+}
+
+#[tokio::test]
+async fn a_digest_that_is_under_way_brings_back_nothing_that_is_erased() {
+    let gate = Arc::new(Semaphore::new(0));
+    let ops = Receiver::start([Reply::Late(503, gate.clone()), 200.into()]).await;
+    let app = gathered(&ops, "").await;
+    app.clock.advance(minutes(10));
+    assert!(ops.first().await.text().contains(NAME));
+    assert_eq!(erases(&app, json!({"id": "evt_2", "source": "interactor"})).await["made"], 1);
+    gate.add_permits(1);
+    app.tried("target=ops&state=pending", 1).await;
+    app.clock.advance(minutes(1));
+    ops.wait_for(2).await;
+    tells_of_the_others(&ops.seen()[1]);
+}
+
+#[tokio::test]
+async fn a_digest_in_hand_is_made_without_what_is_erased() {
+    let ops = Receiver::ok().await;
+    let app = gathered(&ops, ", rate_limit: 1/m").await;
+    // It may go once the rate allows it, and what it tells of was read.
+    app.clock.advance(seconds(599));
+    takes(&app, "evt_4", "another", "ns-b").await;
+    ops.wait_for(1).await;
+    app.clock.advance(seconds(1));
+    app.counts("target=ops&state=digested", 2).await;
+    assert_eq!(erases(&app, json!({"id": "evt_2", "source": "interactor"})).await["made"], 1);
+    app.clock.advance(minutes(1));
+    ops.wait_for(2).await;
+    tells_of_the_others(&ops.seen()[1]);
 }

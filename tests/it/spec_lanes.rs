@@ -111,6 +111,7 @@ fn attempt(delivery: DeliveryId, number: u32, epoch: i64, next: Next, clock: &Cl
         counts: true,
         stood_still_ms: 0,
         epoch,
+        unmade: None,
     }
 }
 

@@ -216,7 +216,7 @@ impl Whatsapp {
         }
         let texts = numbers.iter().map(ToString::to_string).collect();
         let made = Rendered { content_type: body.content_type.clone(), body: body.bytes.clone(), progress: None, reached: false };
-        match attempt.store.split(attempt.delivery.id, texts, made, attempt.at).await {
+        match attempt.store.split(attempt.delivery.read(), texts, made, attempt.at).await {
             Ok(Some(own)) => Number::parse(&own).ok_or_else(|| Box::new(nobody(&NoRecipients::Nobody("a number")))),
             Ok(None) => {
                 let detail = "nothing was sent: the delivery is not in the store".to_owned();

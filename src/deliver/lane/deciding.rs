@@ -90,8 +90,14 @@ impl Lane {
         let (id, ordered) = (it.id, it.order_key.is_some());
         self.count(it, decision);
         let mut state = self.inbox.state();
+        let is_stale = state.stale.remove(&id) && carried.is_some();
         // It was cancelled meanwhile, or the lane was lost.
         if !state.claimed.contains_key(&id) {
+            return;
+        }
+        if is_stale {
+            state.claimed.remove(&id);
+            state.behind = true;
             return;
         }
         if let Decision::Go(_) = decision {

@@ -38,7 +38,7 @@ impl Bench {
         DeliveryId { event: self.accept(event).await, n: 1 }
     }
 
-    async fn ends(&self, id: &str, resets: &[Key], cancels: &[Key]) -> EventUid {
+    pub(super) async fn ends(&self, id: &str, resets: &[Key], cancels: &[Key]) -> EventUid {
         let endings = Endings { resets: resets.to_vec(), cancels: cancels.to_vec() };
         self.accept(NewEvent { endings, ..self.event(id) }).await
     }
@@ -161,7 +161,11 @@ pub(crate) async fn one_that_reached_somebody_gives_up_its_place_to_nobody(bench
     // So does one that was split, until the last of them dies.
     let [first, other] = [bench.handled("evt_3", throttled(OTHER)).await, bench.handled("evt_4", throttled(OTHER)).await];
     bench.decided(first).await;
-    bench.store.split(first, vec!["+1".into(), "+2".into()], body(false), bench.clock.now()).await.unwrap();
+    bench
+        .store
+        .split(Read { id: first, unmade: 0 }, vec!["+1".into(), "+2".into()], body(false), bench.clock.now())
+        .await
+        .unwrap();
     bench.recorded(first, 1, dead).await;
     bench.decided(other).await;
     assert_eq!(bench.stands(other).await, "suppressed throttle", "the second may still arrive");
@@ -212,15 +216,15 @@ pub(crate) async fn a_later_event_cancels_what_waits_for_its_key(bench: Bench) {
     let bench = bench.restart().await;
     bench.store.on_commit(heard.clone());
     let named = NewEvent { endings: Endings { cancels: vec![NAMED], ..Endings::default() }, ..bench.event("evt_5") };
-    bench.accept(named.clone()).await;
-    assert_eq!(bench.store.accept(named).await.unwrap(), Accepted::Duplicate { id: "evt_5".into(), mismatch: false });
+    let uid = bench.accept(named.clone()).await;
+    assert_eq!(repeat_of(bench.store.accept(named).await.unwrap()), ("evt_5".into(), false));
     let told = heard.events.lock().unwrap().clone();
     assert_eq!(told.len(), 1, "told with the commit of the event, though it is for nobody");
     assert_eq!(told[0].cancelled, [("crm".into(), waiting), ("crm".into(), retrying)]);
     for id in [waiting, retrying] {
         let row = bench.delivery(id).await.unwrap();
         assert_eq!((row.state, row.cause, row.due_at), (State::Cancelled, Some(Cause::CancelOn), None));
-        assert_eq!(row.reason.as_deref(), Some("credential.expired evt_5 came"));
+        assert_eq!(row.reason, Some(format!("credential.expired {uid} came")));
     }
     assert_eq!((bench.stands(both).await, bench.stands(done).await), ("pending".into(), "delivered".into()));
     bench.ends("evt_6", &[], &[OTHER]).await;

@@ -51,6 +51,7 @@ macro_rules! contract {
             what_was_read_past_never_fills_later
             others_hear_what_is_new
             others_hear_what_ended_and_what_was_freed
+            others_hear_what_was_taken_out_of_a_digest
             what_a_process_of_this_machine_owned_is_taken_once_that_has_ended
             an_order_key_has_one_head_wherever_events_come_in
             a_shard_that_some_owners_lack_is_for_the_others
@@ -154,6 +155,10 @@ macro_rules! contract {
             a_digest_goes_on_without_what_is_erased
             a_dead_digest_stays_one_without_what_is_erased
             a_digest_that_gathers_goes_on_without_what_is_erased
+            nothing_that_stays_names_what_is_erased
+            a_digest_for_several_goes_on_without_what_is_erased
+            whoever_has_a_digest_does_not_get_it_twice_for_what_is_erased
+            what_was_made_of_a_digest_before_is_not_kept
         );
         contract!(@ $open, people:
             a_retried_dead_letter_starts_anew
@@ -321,6 +326,7 @@ impl Bench {
             counts: true,
             stood_still_ms: 0,
             epoch: 0,
+            unmade: None,
         }
     }
 
@@ -356,6 +362,14 @@ impl NewEvent {
         self.dedupe.body = first_16(&body);
         self.envelope = Envelope { body: body.into(), data: None, ..self.envelope };
         self
+    }
+}
+
+/// The id under which a repeat is held, and whether it had other bytes.
+fn repeat_of(accepted: Accepted) -> (String, bool) {
+    match accepted {
+        Accepted::Duplicate { id, mismatch, .. } => (id, mismatch),
+        new => panic!("{new:?}"),
     }
 }
 

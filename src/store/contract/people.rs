@@ -134,7 +134,7 @@ pub(crate) async fn what_replays_make_is_listed_as_it_is_made(bench: Bench) {
     assert_eq!(list(false, Page::After(0)).await, planned, "the others");
     // One for several recipients is one for each: the others come behind it, and to whoever has read on.
     let body = Rendered { content_type: "text/plain".into(), body: "x".into(), progress: None, reached: false };
-    bench.store.split(made[0], vec!["a".into(), "b".into()], body, bench.clock.now()).await.unwrap();
+    bench.store.split(Read { id: made[0], unmade: 0 }, vec!["a".into(), "b".into()], body, bench.clock.now()).await.unwrap();
     let other = DeliveryId { event: events[2], n: 4 };
     assert_eq!(list(true, Page::After(made[2].place())).await, [other]);
     let only = Filter { replayed: Some(true), event: Some(events[2]), page: Page::After(0), ..Filter::default() };

@@ -91,14 +91,15 @@ pub(crate) async fn a_retried_rejection_is_settled(bench: Bench) {
     let two = vec![rejection(&bench, Some("a"), Some(10)), rejection(&bench, Some("a"), Some(20))];
     bench.store.reject(two, 10, MANY).await.unwrap();
     let ids: Vec<_> = bench.store.quarantined(Filter::default(), 0).await.unwrap().iter().map(|row| row.id).collect();
+    let uid = bench.accept(bench.event("evt_1")).await;
     bench.clock.advance(seconds(60));
     let now = bench.clock.now();
     bench.store.settle_rejection(ids[0], now, Retried::Failed("still the wrong secret".into())).await.unwrap();
-    bench.store.settle_rejection(ids[1], now, Retried::Accepted("evt_1".into())).await.unwrap();
+    bench.store.settle_rejection(ids[1], now, Retried::Accepted(uid)).await.unwrap();
     let rows = bench.store.rejections(Filter { page: Page::After(0), ..Filter::default() }).await.unwrap();
     assert_eq!((rows[0].kept, rows[0].retried_at, rows[0].accepted_as.as_deref()), (true, Some(now), None));
     assert_eq!(rows[0].rejection.reason, "still the wrong secret");
-    assert_eq!((rows[1].kept, rows[1].retried_at, rows[1].accepted_as.as_deref()), (false, Some(now), Some("evt_1")));
+    assert_eq!((rows[1].kept, rows[1].retried_at, rows[1].accepted_as.as_deref()), (false, Some(now), Some(&*uid.to_string())));
     assert_eq!(kept(&bench, Some("a")).await, [10]);
     // What was settled no longer counts towards the bound.
     bench.store.reject(vec![rejection(&bench, Some("a"), Some(30))], 2, MANY).await.unwrap();

@@ -109,7 +109,7 @@ pub(crate) async fn one_for_several_becomes_one_for_each_and_only_once(bench: Be
     let body = Rendered { content_type: "text/plain".into(), body: Bytes::from_static(b"hello"), progress: None, reached: false };
     let split = async |among: &[&str]| {
         let among = among.iter().map(ToString::to_string).collect();
-        bench.store.split(id, among, body.clone(), bench.clock.now()).await.unwrap()
+        bench.store.split(Read { id, unmade: 0 }, among, body.clone(), bench.clock.now()).await.unwrap()
     };
     assert_eq!(split(&["+1", "+2", "+3"]).await.as_deref(), Some("+1"));
     assert_eq!(split(&["+9", "+8"]).await.as_deref(), Some("+1"), "split already");

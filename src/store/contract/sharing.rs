@@ -177,6 +177,15 @@ pub(crate) async fn others_hear_what_ended_and_what_was_freed(bench: Bench) {
     other.close().await;
 }
 
+pub(crate) async fn others_hear_what_was_taken_out_of_a_digest(bench: Bench) {
+    let (other, heard) = (bench.beside().await, Arc::new(Heard::default()));
+    other.on_commit(heard.clone());
+    let [carrier, second, _] = bench.digest().await;
+    assert_eq!(bench.erased(&[second.event]).await.carriers, [carrier]);
+    until(&heard, "what is to be read anew", |heard| !heard.ended.lock().unwrap().is_empty()).await;
+    other.close().await;
+}
+
 pub(crate) async fn what_a_process_of_this_machine_owned_is_taken_once_that_has_ended(bench: Bench) {
     let other = bench.beside().await;
     let theirs = other.own_shards(OwnerId(2), bench.clock.now(), LEASE).await.unwrap();

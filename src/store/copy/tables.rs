@@ -219,6 +219,7 @@ const DELIVERY: &[Column] = &[
     long("carrier"),
     int("attempts"),
     int("uncounted"),
+    int("unmade"),
     small("state"),
     small("cause"),
     small("severity"),

@@ -45,8 +45,8 @@ pub(super) struct Accept {
 pub(super) enum Done {
     /// On disk as `seq`, its deliveries due at `at`.
     New { seq: i64, suffix: Option<i64>, at: i64 },
-    /// Held already, under its id with `suffix`.
-    Repeat { suffix: Option<i64>, mismatch: bool },
+    /// Held already as `seq`, under its id with `suffix`.
+    Repeat { seq: i64, suffix: Option<i64>, mismatch: bool },
 }
 
 impl Accept {
@@ -82,7 +82,9 @@ impl Job for Accept {
         let id = &event.envelope.id;
         let _ = reply.send(outcome.and_then(|()| done.unwrap_or(Err(Error::Closed))).map(|done| match done {
             Done::New { seq, suffix, .. } => Accepted::New { uid: EventUid { salt, seq }, id: with_suffix(id, suffix) },
-            Done::Repeat { suffix, mismatch } => Accepted::Duplicate { id: with_suffix(id, suffix), mismatch },
+            Done::Repeat { seq, suffix, mismatch } => {
+                Accepted::Duplicate { uid: EventUid { salt, seq }, id: with_suffix(id, suffix), mismatch }
+            }
         }));
     }
 }
@@ -268,7 +270,7 @@ async fn take_in(
             Known::Repeat { seq, suffix, mismatch } => {
                 let counted = rows.repeats.entry(seq).or_default();
                 *counted = (counted.0 + 1, counted.1 + i64::from(mismatch));
-                Ok(Done::Repeat { suffix, mismatch })
+                Ok(Done::Repeat { seq, suffix, mismatch })
             }
             Known::New { suffix } => match number(session, event).await? {
                 Ok(seq) => {

@@ -1,6 +1,10 @@
 //! Digests: the first delivery of a key carries those that gather behind it, falls due when the digest ends, and takes them along.
 
-use super::{connect::Pg, rows::Cells, session::Session};
+use super::{
+    connect::{Db, Pg},
+    rows::Cells,
+    session::Session,
+};
 use crate::store::{
     Cause, Stage,
     codes::{DIGESTED, SUPPRESSED, cause_code},
@@ -78,9 +82,18 @@ pub(super) async fn close(session: &Session<'_>, carrier: i64, now: i64) -> Pg<u
     Ok(u32::try_from(carries).unwrap_or(u32::MAX))
 }
 
+/// Whom those name that go out inside a carrier: itself, or where the digest goes to several recipients, the first of those that carry it.
+pub(super) const FIRST_OF: &str = "SELECT carrier FROM deliveries WHERE place = $1 AND stage = 5 AND carrier IS NOT NULL";
+
+/// See [`FIRST_OF`].
+pub(super) async fn first_of(db: &Db, carrier: i64) -> Pg<i64> {
+    db.first(FIRST_OF, &[&carrier]).await?.map_or(Ok(carrier), |row| row.try_get(0))
+}
+
 /// How many went out, or are to go out, inside `carrier`.
 pub(super) async fn carries(session: &Session<'_>, carrier: i64) -> Pg<u32> {
     let sql = "SELECT count(*) FROM deliveries WHERE carrier = $1 AND state = 5";
+    let carrier = first_of(session.db, carrier).await?;
     session.db.first(sql, &[&carrier]).await?.map_or(Ok(0), |row| Cells::of(&row).count())
 }
 

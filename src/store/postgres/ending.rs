@@ -8,7 +8,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    envelope::{DeliveryId, Name},
+    envelope::{DeliveryId, EventUid, Name},
     store::{
         Cause, Endings, NewEvent,
         codes::{CANCELLED, EXPIRED},
@@ -32,8 +32,8 @@ pub(super) async fn end(session: &Session<'_>, event: &NewEvent, seq: i64) -> Pg
         let keys: Vec<&[u8]> = resets.iter().map(|key| &key[..]).collect();
         session.db.run(RESET, &[&keys, &seq, &session.now]).await?;
     }
-    let envelope = &event.envelope;
-    let reason = format!("{} {} came", envelope.r#type, envelope.id);
+    // By our own id: its sender's would outlive its erasure here.
+    let reason = format!("{} {} came", event.envelope.r#type, EventUid { salt: session.salt(), seq });
     let (mut cancelled, mut targets) = (Vec::new(), Vec::new());
     for key in cancels {
         // One that carries others went its way already; one whose keys were not all named yet waits on.

@@ -29,8 +29,8 @@ use self::{
 use super::{
     Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Committed, Decision, DeliveryRow, Due, Erased,
     Error, EventRow, Filter, Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection,
-    OnCommit, Owned, OwnerId, Profile, Pruned, RecordKind, Rejection, Rendered, Replica, Resolution, Result, Retention, Retried,
-    Store, Unreported, Walk, Walked, copy as copied,
+    OnCommit, Owned, OwnerId, Profile, Pruned, Read, RecordKind, Rejection, Rendered, Replica, Resolution, Result, Retention,
+    Retried, Store, Unreported, Walk, Walked, copy as copied,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -307,8 +307,8 @@ impl Store for Postgres {
         read!(self.work, |db| people::remove_setting(db, key))
     }
 
-    async fn split(&self, id: DeliveryId, recipients: Vec<String>, body: Rendered, now: Timestamp) -> Result<Option<String>> {
-        let done = locked!(self, none(), |session| replay::split(session, id, &recipients, &body, now))?;
+    async fn split(&self, of: Read, recipients: Vec<String>, body: Rendered, now: Timestamp) -> Result<Option<String>> {
+        let done = locked!(self, none(), |session| replay::split(session, of, &recipients, &body, now))?;
         self.tell(done.told);
         Ok(done.own)
     }

@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 use super::{
     clauses::{Value, Where},
     connect::{Db, Pg},
+    digest,
     rows::{self, ATTEMPT, Cells, Event, Reading},
     text::Text,
 };
@@ -168,7 +169,8 @@ pub(super) const CARRIED: &str = "SELECT place FROM deliveries
 
 /// The events of what `carrier` carries; see [`crate::store::Store::carried`].
 pub(super) async fn carried(db: &Db, reading: &Reading, carrier: DeliveryId, limit: u32) -> Pg<Vec<(DeliveryId, Arc<Envelope>)>> {
-    let rows = db.rows(CARRIED, &[&carrier.place(), &i64::from(limit)]).await?;
+    let first = digest::first_of(db, carrier.place()).await?;
+    let rows = db.rows(CARRIED, &[&first, &i64::from(limit)]).await?;
     let places: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<Pg<_>>()?;
     let events = events_at(db, reading, &places).await?;
     let with_event = |place: &i64| Some((DeliveryId::at(reading.salt, *place), events.get(&(place >> 16))?.clone()));
@@ -337,7 +339,8 @@ fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     }
     if let Some(carrier) = filter.carrier {
         let ours = if carrier.event.salt == salt { carrier.place() } else { -1 };
-        clauses.and("d.carrier = $ AND d.state = 5", [ours.into()]);
+        let first = "coalesce((SELECT carrier FROM deliveries WHERE place = $ AND stage = 5), $)";
+        clauses.and(&format!("d.carrier = {first} AND d.state = 5"), [ours.into(), ours.into()]);
     }
     if let Some(state) = filter.state {
         clauses.and(&is_in(state), []);

@@ -3,7 +3,12 @@
 //! Nearly all attempts are of deliveries that are in nobody's way: a batch of them is one statement, and waits for nobody ([`freely`]).
 //! Where one is ordered, or has died of which a throttle knows, or was recorded before, the batch is made under the lock of the store.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
@@ -86,7 +91,8 @@ impl Work<Record> for Recorder {
     async fn send(&mut self, batch: Vec<Record>) -> std::result::Result<Sent<Record>, Vec<Record>> {
         let attempts = of(&batch, self.shared.reading.salt);
         let (first, rest) = rounds(&attempts);
-        let plain = !first.is_empty() && rest.is_empty() && !first.iter().any(|attempt| bodies::progresses(attempt));
+        let careful = |attempt: &&Attempt| bodies::progresses(attempt) || attempt.unmade.is_some();
+        let plain = !first.is_empty() && rest.is_empty() && !first.iter().any(careful);
         drop((attempts, first, rest));
         if !plain {
             return Err(batch);
@@ -129,6 +135,8 @@ pub(super) fn of(batch: &[Record], salt: u64) -> Vec<&Attempt> {
 
 async fn under_lock(db: &Db, shared: &Shared, attempts: &[&Attempt]) -> Pg<()> {
     let session = Session::begin(db, shared).await?;
+    let timely = timely(db, attempts).await?;
+    let attempts: &[&Attempt] = &timely.iter().map(|attempt| &**attempt).collect::<Vec<_>>();
     let (first, rest) = rounds(attempts);
     let settled = write(db, &Rows::of(&first, session.now)).await?;
     let mut moved = Vec::new();
@@ -155,6 +163,28 @@ async fn under_lock(db: &Db, shared: &Shared, attempts: &[&Attempt]) -> Pg<()> {
     count(db, shared, attempts).await?;
     session.speak().await?;
     db.commit().await
+}
+
+/// How often something was taken out of digests.
+pub(super) const UNMADE: &str = "SELECT place, unmade FROM deliveries WHERE place = ANY($1)";
+
+/// `attempts`, those of digests out of which something was taken since they were read without what tells of that.
+async fn timely<'a>(db: &Db, attempts: &[&'a Attempt]) -> Pg<Vec<Cow<'a, Attempt>>> {
+    let of_digests = attempts.iter().filter(|attempt| attempt.unmade.is_some());
+    let places: Vec<i64> = of_digests.map(|attempt| attempt.delivery.place()).collect();
+    let mut now = HashMap::new();
+    if !places.is_empty() {
+        for row in db.rows(UNMADE, &[&places]).await? {
+            let mut cells = Cells::of(&row);
+            now.insert(cells.int()?, cells.count()?);
+        }
+    }
+    let is_late = |attempt: &Attempt| {
+        let now = now.get(&attempt.delivery.place());
+        attempt.unmade.zip(now).is_some_and(|(read, now)| read != *now)
+    };
+    let timely = |attempt: &&'a Attempt| if is_late(attempt) { Cow::Owned(attempt.bare()) } else { Cow::Borrowed(*attempt) };
+    Ok(attempts.iter().map(timely).collect())
 }
 
 /// The first attempt of each delivery, in the order of deliveries, and the others as they came.

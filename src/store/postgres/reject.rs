@@ -79,7 +79,7 @@ pub(super) async fn settle(session: &Session<'_>, id: i64, at: i64, outcome: &Re
     match outcome {
         Retried::Accepted(event) => {
             let sql = "UPDATE rejections SET accepted_as = $1, retried_at = $2 WHERE id = $3";
-            session.db.run(sql, &[&Text::of(event), &at, &id]).await?;
+            session.db.run(sql, &[&event.to_string(), &at, &id]).await?;
             session.db.run("DELETE FROM quarantine WHERE id = $1", &[&id]).await?;
         }
         Retried::Failed(reason) => {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock::{Timestamp, to_ms},
     envelope::{DeliveryId, Envelope, EventUid},
-    store::{Committed, Delivery, Error, N_MAX, NewDelivery, Rendered, Stage, codes::stage_code},
+    store::{Committed, Delivery, Error, N_MAX, NewDelivery, Read, Rendered, Stage, codes::stage_code},
 };
 
 /// What a step made, and what is told of it once it is on disk.
@@ -121,14 +121,15 @@ impl Split {
 /// One that is not final and for whom it is.
 pub(super) const KNOWN: &str = "SELECT recipient FROM deliveries WHERE place = $1 AND state = 0";
 
-/// Splits `id`; see [`crate::store::Store::split`].
+/// Splits `of`; see [`crate::store::Store::split`].
 pub(super) async fn split(
     session: &Session<'_>,
-    id: DeliveryId,
+    of: Read,
     recipients: &[String],
     body: &Rendered,
     now: Timestamp,
 ) -> Answer<Split> {
+    let id = of.id;
     if id.event.salt != session.salt() {
         return Ok(Ok(Split::NOTHING));
     }
@@ -157,12 +158,18 @@ pub(super) async fn split(
         severity: it.severity,
         ..NewDelivery::to(it.target.clone())
     };
-    let stage = if it.stage == Stage::Free { Stage::Free } else { Stage::Passed };
+    let stage = match it.stage {
+        Stage::Free | Stage::Carrying => it.stage,
+        _ => Stage::Passed,
+    };
+    let body = (it.unmade == of.unmade).then_some(body);
     insert(session, id.event, first, &vec![planned.clone(); others.len()], to_ms(now), it.replayed).await?;
     let places: Vec<i64> =
         std::iter::once(id).chain((first..=last).map(|n| DeliveryId { event: id.event, n })).map(DeliveryId::place).collect();
     name(session, &places, recipients, &it, stage).await?;
-    keep_bodies(session, &places, body).await?;
+    if let Some(body) = body {
+        keep_bodies(session, &places, body).await?;
+    }
     grow(session, id.event.seq, last).await?;
     if it.replayed && first <= last {
         note(session, &format!("split {id}"), id.event.seq, (first, last), to_ms(now)).await?;
@@ -172,7 +179,7 @@ pub(super) async fn split(
         created_at: it.created_at,
         replayed: it.replayed,
         stage,
-        body: Some(body.clone()),
+        body: body.cloned(),
         ..Delivery::new(DeliveryId { event: id.event, n }, planned.clone(), now)
     };
     let deliveries = (first..).zip(others).map(made).collect();
@@ -184,15 +191,22 @@ pub(super) async fn split(
 async fn name(session: &Session<'_>, places: &[i64], recipients: &[String], it: &Delivery, stage: Stage) -> Pg<()> {
     let Some((from, others)) = places.split_first() else { return Ok(()) };
     let names: Vec<Text<'_>> = recipients.iter().map(|name| Text::of(name)).collect();
-    let sql = "UPDATE deliveries d SET recipient = u.name, created_at = $3, stage = CASE d.place WHEN $4 THEN d.stage ELSE $5::bigint END
+    // What a digest carries, the others find by the first.
+    let sql = "UPDATE deliveries d SET recipient = u.name, created_at = $3, stage = CASE d.place WHEN $4 THEN d.stage ELSE $5::bigint END,
+            carrier = CASE WHEN d.place <> $4 AND $5::bigint = 5 THEN $4 END
         FROM unnest($1::bigint[], $2::text[]) AS u (place, name) WHERE d.place = u.place";
     session.db.run(sql, &[&places, &names, &to_ms(it.created_at), from, &stage_code(stage)]).await?;
+    share_handling(session, *from, others).await
+}
+
+/// What the rules want of the delivery at `from` they want of those at `others`, too.
+pub(super) async fn share_handling(session: &Session<'_>, from: i64, others: &[i64]) -> Pg<()> {
     for sql in [
         "INSERT INTO handling (place, plan, cancels) SELECT u.place, h.plan, h.cancels FROM handling h, unnest($2::bigint[]) AS u (place)
             WHERE h.place = $1",
         "INSERT INTO awaited (key, place) SELECT w.key, u.place FROM awaited w, unnest($2::bigint[]) AS u (place) WHERE w.place = $1",
     ] {
-        session.db.run(sql, &[from, &others]).await?;
+        session.db.run(sql, &[&from, &others]).await?;
     }
     Ok(())
 }

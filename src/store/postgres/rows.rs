@@ -41,7 +41,7 @@ macro_rules! delivery_columns {
     () => {
         "d.place, t.name, d.state, d.cause, d.rule, d.template, d.created_at, d.due_at, d.first_attempt_at, d.attempts, d.error,
         d.order_key, d.severity, d.replay, d.uncounted, d.stood_still_ms, d.out_of_order, d.resolved_at, d.note, d.stage, d.carrier,
-        d.renewed_at, d.recipient, d.unconfirmed, d.turn = 4"
+        d.renewed_at, d.recipient, d.unconfirmed, d.turn = 4, d.unmade"
     };
 }
 pub(super) use delivery_columns;
@@ -191,6 +191,7 @@ impl Reading {
             recipient: None,
             unconfirmed: false,
             awaits_report: false,
+            unmade: 0,
         };
         // One column holds what a person settled a death with, or why it was not sent.
         let (resolved_at, note) = (cells.some_time()?, cells.some_text()?);
@@ -199,11 +200,14 @@ impl Reading {
             None => delivery.reason = note,
         }
         delivery.stage = stage(cells.int()?);
-        delivery.carrier = cells.some_int()?.map(|place| DeliveryId::at(self.salt, place));
+        // Of those that carry a digest to several recipients, the others name the first one.
+        let carrier = cells.some_int()?.filter(|_| delivery.stage != Stage::Carrying);
+        delivery.carrier = carrier.map(|place| DeliveryId::at(self.salt, place));
         delivery.renewed_at = cells.some_time()?;
         delivery.recipient = cells.some_text()?;
         delivery.unconfirmed = cells.take()?;
         delivery.awaits_report = cells.take()?;
+        delivery.unmade = cells.count()?;
         Ok(delivery)
     }
 
@@ -244,6 +248,7 @@ impl Reading {
             counts,
             stood_still_ms: 0,
             epoch,
+            unmade: None,
         })
     }
 }

@@ -38,8 +38,8 @@ pub(super) struct Accept {
 enum Done {
     /// On disk as `seq`, its deliveries due at `at`.
     New { seq: i64, suffix: Option<i64>, at: i64 },
-    /// Held already, under its id with `suffix`.
-    Repeat { suffix: Option<i64>, mismatch: bool },
+    /// Held already as `seq`, under its id with `suffix`.
+    Repeat { seq: i64, suffix: Option<i64>, mismatch: bool },
 }
 
 impl Accept {
@@ -77,7 +77,9 @@ impl Job for Accept {
         let id = event.envelope.id;
         let _ = reply.send(outcome.and_then(|()| done.unwrap_or(Err(Error::Closed))).map(|done| match done {
             Done::New { seq, suffix, .. } => Accepted::New { uid: EventUid { salt, seq }, id: with_suffix(id, suffix) },
-            Done::Repeat { suffix, mismatch } => Accepted::Duplicate { id: with_suffix(id, suffix), mismatch },
+            Done::Repeat { seq, suffix, mismatch } => {
+                Accepted::Duplicate { uid: EventUid { salt, seq }, id: with_suffix(id, suffix), mismatch }
+            }
         }));
     }
 
@@ -98,7 +100,7 @@ fn accept(session: &mut Session, event: &NewEvent, cancelled: &mut Vec<(Name, De
         Known::Repeat { seq, suffix, mismatch } => {
             count_repeat(session, seq, mismatch)?;
             keep_setting(session, event)?;
-            return Ok(Ok(Done::Repeat { suffix, mismatch }));
+            return Ok(Ok(Done::Repeat { seq, suffix, mismatch }));
         }
         Known::New { suffix } => suffix,
     };

@@ -74,8 +74,15 @@ pub(super) fn close(conn: &Connection, carrier: i64, now: i64) -> rusqlite::Resu
     Ok(u32::try_from(carries).unwrap_or(u32::MAX))
 }
 
+/// Whom those name that go out inside `carrier`: itself, or where the digest goes to several recipients, the first of those that carry it.
+pub(super) fn first_of(conn: &Connection, carrier: i64) -> rusqlite::Result<i64> {
+    let mut look = conn.prepare_cached("SELECT carrier FROM deliveries WHERE place = ? AND stage = 5")?;
+    Ok(look.query_row([carrier], |row| row.get(0)).optional()?.flatten().unwrap_or(carrier))
+}
+
 /// How many went out, or are to go out, inside `carrier`.
 pub(super) fn carries(conn: &Connection, carrier: i64) -> rusqlite::Result<u32> {
+    let carrier = first_of(conn, carrier)?;
     let sql = "SELECT count(*) FROM deliveries WHERE carrier = ? AND state = 5";
     conn.prepare_cached(sql)?.query_row([carrier], |row| row.get(0))
 }

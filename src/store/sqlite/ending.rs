@@ -9,7 +9,7 @@ use super::{
     session::{Answer, Session},
 };
 use crate::{
-    envelope::{DeliveryId, Name},
+    envelope::{DeliveryId, EventUid, Name},
     store::{Cause, Endings, Handling, Key, NewEvent},
 };
 
@@ -32,8 +32,8 @@ pub(super) fn end(session: &Session, event: &NewEvent, seq: i64) -> rusqlite::Re
         let sql = "INSERT OR REPLACE INTO resets (key, seq, at) VALUES (?, ?, ?)";
         session.conn.prepare_cached(sql)?.execute((key, seq, session.now))?;
     }
-    let envelope = &event.envelope;
-    let reason = format!("{} {} came", envelope.r#type, envelope.id);
+    // By our own id: its sender's would outlive its erasure here.
+    let reason = format!("{} {} came", event.envelope.r#type, EventUid { salt: session.salt, seq });
     let mut cancelled = Vec::new();
     for key in cancels {
         for place in named(&session.conn, key)? {

@@ -27,8 +27,8 @@ use self::{
 use super::{
     Accepted, Ask, Attempt, AuditFilter, AuditRow, Backlog, Change, Changed, Decision, DeliveryRow, Due, Erased, Error, EventRow,
     Filter, Foreseen, GaveUp, GivenUp, HandedOver, Handling, HeldBound, NewDelivery, NewEvent, NewRejection, OnCommit, Owned,
-    OwnerId, Profile, Pruned, Record, RecordKind, Rejection, Rendered, Replica, Resolution, Result, Retention, Retried, SHARDS,
-    Store, Unreported, Walk, Walked,
+    OwnerId, Profile, Pruned, Read, Record, RecordKind, Rejection, Rendered, Replica, Resolution, Result, Retention, Retried,
+    SHARDS, Store, Unreported, Walk, Walked,
 };
 use crate::{
     clock::{Clock, Timestamp, to_ms},
@@ -265,9 +265,9 @@ impl Store for Sqlite {
         self.writer.run(move |session| session.remove_setting(&key)).await
     }
 
-    async fn split(&self, id: DeliveryId, recipients: Vec<String>, body: Rendered, now: Timestamp) -> Result<Option<String>> {
+    async fn split(&self, of: Read, recipients: Vec<String>, body: Rendered, now: Timestamp) -> Result<Option<String>> {
         let reading = self.reading.clone();
-        self.writer.make(|reply| Split::new(id, recipients, body, now, reading, reply)).await
+        self.writer.make(|reply| Split::new(of, recipients, body, now, reading, reply)).await
     }
 
     async fn reported(&self, attempt: Attempt) -> Result<bool> {

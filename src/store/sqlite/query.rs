@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
 
 use super::{
-    replay,
+    digest, replay,
     rows::{self, Cells, Reading, amount, cause_code, state_code},
 };
 use crate::{
@@ -174,8 +174,9 @@ pub(super) fn carried(
     carrier: DeliveryId,
     limit: u32,
 ) -> rusqlite::Result<Vec<(DeliveryId, Arc<Envelope>)>> {
+    let first = digest::first_of(conn, carrier.place())?;
     let mut places = conn.prepare_cached(CARRIED)?;
-    let rows = places.query_map((carrier.place(), limit), |row| row.get::<_, i64>(0))?;
+    let rows = places.query_map((first, limit), |row| row.get::<_, i64>(0))?;
     let mut events = Vec::new();
     for place in rows {
         let id = DeliveryId::at(reading.salt, place?);
@@ -370,7 +371,8 @@ fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     }
     if let Some(carrier) = filter.carrier {
         let ours = if carrier.event.salt == salt { carrier.place() } else { -1 };
-        clauses.and("d.carrier = ? AND d.state = 5", [ours.into()]);
+        let first = "coalesce((SELECT carrier FROM deliveries WHERE place = ? AND stage = 5), ?)";
+        clauses.and(&format!("d.carrier = {first} AND d.state = 5"), [ours.into(), ours.into()]);
     }
     if let Some(time) = filter.due_before {
         clauses.and("d.due_at < ?", [to_ms(time).into()]);

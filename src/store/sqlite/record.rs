@@ -1,5 +1,7 @@
 //! Keeping attempts, and moving their deliveries to what the attempts left them as.
 
+use std::borrow::Cow;
+
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
@@ -21,6 +23,7 @@ pub(super) fn record(session: &mut Session, attempts: &[Attempt]) -> Answer<()> 
         let place = attempt.delivery.place();
         let after = After::of(attempt.next, now);
         let conn = &session.conn;
+        let attempt = &*timely(conn, attempt)?;
         if let Some(number) = keep(conn, place, attempt, &after)? {
             // A former owner's failures change nothing.
             let moves = attempt.next == Next::Delivered || !session.owned.is_stale(attempt.epoch);
@@ -57,6 +60,14 @@ impl After {
             }
         }
     }
+}
+
+/// `attempt`, of a digest out of which something was taken since it was read, without what tells of that.
+fn timely<'a>(conn: &Connection, attempt: &'a Attempt) -> rusqlite::Result<Cow<'a, Attempt>> {
+    let Some(read) = attempt.unmade else { return Ok(Cow::Borrowed(attempt)) };
+    let mut look = conn.prepare_cached("SELECT unmade FROM deliveries WHERE place = ?")?;
+    let now: Option<u32> = look.query_row([attempt.delivery.place()], |row| row.get(0)).optional()?;
+    Ok(if now.is_some_and(|now| now != read) { Cow::Owned(attempt.bare()) } else { Cow::Borrowed(attempt) })
 }
 
 /// Writes the attempt's row; gives its number, or `None` when it was recorded before.

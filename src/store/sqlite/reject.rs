@@ -60,7 +60,7 @@ pub(super) fn settle(conn: &Connection, id: i64, at: i64, outcome: &Retried) -> 
     match outcome {
         Retried::Accepted(event) => {
             let sql = "UPDATE rejections SET accepted_as = ?, retried_at = ? WHERE id = ?";
-            conn.prepare_cached(sql)?.execute((event, at, id))?;
+            conn.prepare_cached(sql)?.execute((event.to_string(), at, id))?;
             conn.prepare_cached("DELETE FROM quarantine WHERE id = ?")?.execute([id])?;
         }
         Retried::Failed(reason) => {

@@ -60,7 +60,7 @@ macro_rules! delivery_columns {
             $target,
             ", d.state, d.cause, d.rule, d.template, d.created_at, d.due_at, d.first_attempt_at, d.attempts, d.error, d.order_key,
             d.severity, d.replay, d.uncounted, d.stood_still_ms, d.out_of_order, d.resolved_at, d.note, d.stage, d.carrier,
-            d.renewed_at, d.recipient, d.unconfirmed, d.turn = 4"
+            d.renewed_at, d.recipient, d.unconfirmed, d.turn = 4, d.unmade"
         )
     };
 }
@@ -180,6 +180,7 @@ impl Reading {
             recipient: None,
             unconfirmed: false,
             awaits_report: false,
+            unmade: 0,
         };
         // One column holds what a person settled a death with, or why it was not sent.
         let (resolved_at, note) = (cells.time()?, cells.take::<Option<String>>()?);
@@ -188,11 +189,14 @@ impl Reading {
             None => delivery.reason = note,
         }
         delivery.stage = stage(cells.take()?);
-        delivery.carrier = cells.take::<Option<i64>>()?.map(|place| DeliveryId::at(self.salt, place));
+        // Of those that carry a digest to several recipients, the others name the first one.
+        let carrier = cells.take::<Option<i64>>()?.filter(|_| delivery.stage != Stage::Carrying);
+        delivery.carrier = carrier.map(|place| DeliveryId::at(self.salt, place));
         delivery.renewed_at = cells.time()?;
         delivery.recipient = cells.take()?;
         delivery.unconfirmed = cells.take()?;
         delivery.awaits_report = cells.take()?;
+        delivery.unmade = cells.take()?;
         Ok(delivery)
     }
 
@@ -212,6 +216,7 @@ impl Reading {
             counts: row.get("counts")?,
             stood_still_ms: 0,
             epoch: row.get("epoch")?,
+            unmade: None,
         })
     }
 }

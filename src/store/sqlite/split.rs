@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::{
@@ -14,13 +14,15 @@ use super::{
 use crate::{
     clock::{Timestamp, to_ms},
     envelope::{DeliveryId, Envelope},
-    store::{Committed, Delivery, Error, N_MAX, NewDelivery, Rendered, Result, Stage},
+    store::{Committed, Delivery, Error, N_MAX, NewDelivery, Read, Rendered, Result, Stage},
 };
 
 /// The job of one [`crate::store::Store::split`].
 pub(super) struct Split {
     /// What is split.
     pub(super) id: DeliveryId,
+    /// How often something had been taken out of it when `body` was made.
+    pub(super) unmade: u32,
     /// Among whom; the first keeps the delivery.
     pub(super) recipients: Vec<String>,
     /// What all of them are sent.
@@ -46,16 +48,16 @@ pub(super) const KNOWN: &str = "SELECT recipient FROM deliveries WHERE place = ?
 const NAME: &str = "UPDATE deliveries SET recipient = ?2, created_at = ?3 WHERE place = ?1";
 
 impl Split {
-    /// Splits `id` and answers through `reply`.
+    /// Splits `of` and answers through `reply`.
     pub(super) fn new(
-        id: DeliveryId,
+        of: Read,
         recipients: Vec<String>,
         body: Rendered,
         now: Timestamp,
         reading: Reading,
         reply: oneshot::Sender<Result<Option<String>>>,
     ) -> Self {
-        Self { id, recipients, body, now, reading, done: None, reply }
+        Self { id: of.id, unmade: of.unmade, recipients, body, now, reading, done: None, reply }
     }
 
     fn make(&self, session: &mut Session) -> Answer<Done> {
@@ -93,23 +95,27 @@ impl Split {
             )));
         }
         let created_at = to_ms(it.created_at);
-        let stage = if it.stage == Stage::Free { Stage::Free } else { Stage::Passed };
+        let stage = match it.stage {
+            Stage::Free | Stage::Carrying => it.stage,
+            _ => Stage::Passed,
+        };
+        let body = (it.unmade == self.unmade).then_some(&self.body);
         session.conn.prepare_cached(NAME)?.execute((self.id.place(), own, created_at))?;
-        self.keep_body(session, self.id)?;
+        keep_body(session, self.id, body)?;
         let mut made = Vec::new();
         for (n, recipient) in (first..).zip(others) {
             let id = DeliveryId { event: self.id.event, n };
             let planned = planned(&it);
             accept::insert_delivery(session, id, &planned, to_ms(self.now), it.replayed)?;
             session.conn.prepare_cached(NAME)?.execute((id.place(), recipient, created_at))?;
-            self.decided(session, id, stage)?;
-            self.keep_body(session, id)?;
+            decided(&session.conn, self.id, id, stage)?;
+            keep_body(session, id, body)?;
             made.push(Delivery {
                 recipient: Some(recipient.clone()),
                 created_at: it.created_at,
                 replayed: it.replayed,
                 stage,
-                body: Some(self.body.clone()),
+                body: body.cloned(),
                 ..Delivery::new(id, planned, self.now)
             });
         }
@@ -119,25 +125,33 @@ impl Split {
         }
         Ok(Ok(Done { own: Some(own.clone()), others: Some((Arc::new(event.envelope), made)) }))
     }
+}
 
-    /// What was decided about the one holds for all; what may still cancel it, cancels them.
-    fn decided(&self, session: &Session, id: DeliveryId, stage: Stage) -> rusqlite::Result<()> {
-        let (from, to) = (self.id.place(), id.place());
-        session.conn.prepare_cached("UPDATE deliveries SET stage = ?2 WHERE place = ?1")?.execute((to, stage_code(stage)))?;
-        for sql in [
-            "INSERT INTO handling (place, plan, cancels) SELECT ?2, plan, cancels FROM handling WHERE place = ?1",
-            "INSERT INTO awaited (key, place) SELECT key, ?2 FROM awaited WHERE place = ?1",
-        ] {
-            session.conn.prepare_cached(sql)?.execute((from, to))?;
-        }
-        Ok(())
-    }
+/// What was decided about the one holds for all; what may still cancel it, cancels them.
+fn decided(conn: &Connection, one: DeliveryId, other: DeliveryId, stage: Stage) -> rusqlite::Result<()> {
+    // What it carries, the others find by it.
+    let first = (stage == Stage::Carrying).then_some(one.place());
+    let sql = "UPDATE deliveries SET stage = ?2, carrier = ?3 WHERE place = ?1";
+    conn.prepare_cached(sql)?.execute((other.place(), stage_code(stage), first))?;
+    share_handling(conn, one.place(), other.place())
+}
 
-    fn keep_body(&self, session: &Session, id: DeliveryId) -> rusqlite::Result<()> {
-        let sql = "INSERT INTO bodies (place, content_type, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
-        session.conn.prepare_cached(sql)?.execute((id.place(), &self.body.content_type, &*self.body.body))?;
-        Ok(())
+/// What the rules want of the delivery at `from` they want of the one at `to`, too.
+pub(super) fn share_handling(conn: &Connection, from: i64, to: i64) -> rusqlite::Result<()> {
+    for sql in [
+        "INSERT INTO handling (place, plan, cancels) SELECT ?2, plan, cancels FROM handling WHERE place = ?1",
+        "INSERT INTO awaited (key, place) SELECT key, ?2 FROM awaited WHERE place = ?1",
+    ] {
+        conn.prepare_cached(sql)?.execute((from, to))?;
     }
+    Ok(())
+}
+
+fn keep_body(session: &Session, id: DeliveryId, body: Option<&Rendered>) -> rusqlite::Result<()> {
+    let Some(body) = body else { return Ok(()) };
+    let sql = "INSERT INTO bodies (place, content_type, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
+    session.conn.prepare_cached(sql)?.execute((id.place(), &body.content_type, &*body.body))?;
+    Ok(())
 }
 
 /// One like `it`, for somebody else.

@@ -93,9 +93,10 @@ CREATE TABLE deliveries (
     stood_still_ms   BIGINT NOT NULL DEFAULT 0,
     resolved_at      BIGINT,               -- of a dead letter that a person settled
     renewed_at       BIGINT,               -- when a person last retried it: its ttl runs from there
-    carrier          BIGINT,               -- the place of the delivery inside which its event goes out
+    carrier          BIGINT,               -- the place of the delivery inside which its event goes out; or see `recipient`
     attempts         INTEGER NOT NULL DEFAULT 0,
     uncounted        INTEGER NOT NULL DEFAULT 0,
+    unmade           INTEGER NOT NULL DEFAULT 0,  -- how often something was taken out of the digest it carries
     state            SMALLINT NOT NULL,
     cause            SMALLINT,
     severity         SMALLINT NOT NULL DEFAULT 0,
@@ -111,7 +112,8 @@ CREATE TABLE deliveries (
     template         TEXT,
     error            TEXT,
     note             TEXT,                 -- what a person settled a death with, or why it was not sent
-    recipient        TEXT                  -- whom it is for, once one that was for several was split
+    recipient        TEXT                  -- whom it is for, once one that was for several was split: of a digest, the others name
+                                           -- the first one, which those inside name too, as their `carrier`
 ) PARTITION BY RANGE (place);
 -- The queues of each lane.
 CREATE INDEX deliveries_pending ON deliveries (target_id, turn, due_at, created_at, place) WHERE state = 0;
