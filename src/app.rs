@@ -351,7 +351,7 @@ impl App {
             warn!("following other replicas had failed");
         }
         announcing.finish().await;
-        if let Err(error) = handles.ingest.keep_statistics().await {
+        if let Err(error) = handles.ingest.keep_statistics(&|_| false).await {
             warn!("the counts of the sources since the last round are lost: {error}");
         }
         if let Err(error) = handles.tokens.keep_uses(Duration::ZERO).await {

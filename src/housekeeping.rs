@@ -48,8 +48,16 @@ impl Keeper {
         let now = handles.clock.now();
         let backlog = handles.store.backlog().await?;
         handles.metrics.backlog(&gauges(&backlog, handles, now));
-        handles.ingest.notices().into_iter().for_each(|notice| handles.announcer.tell(notice));
-        handles.ingest.keep_statistics().await?;
+        // What came in elsewhere is known before a source is called silent; and of several replicas one tells.
+        let ownership = handles.deliver.ownership();
+        let owns = move |source: &Name| ownership.owns(source);
+        handles.ingest.keep_statistics(&owns).await?;
+        let told = handles.ingest.notices(&owns);
+        if !told.is_empty() {
+            told.into_iter().for_each(|notice| handles.announcer.tell(notice));
+            // Whoever tells of it next knows that it was told.
+            handles.ingest.keep_statistics(&owns).await?;
+        }
         handles.tokens.tidy(now).await?;
         handles.deliver.expire().await?;
         handles.subscriptions.tidy(&backlog).await?;

@@ -19,6 +19,7 @@ use self::{
     answer::{Code, Limited, Rejection},
     inbound::{Inbound, Place},
     intake::{Read, Room},
+    keeping::Keeping,
     kinds::Facts,
     quarantine::{Quarantine, Refused},
     request::Raw,
@@ -26,7 +27,7 @@ use self::{
 use crate::{
     announce::{Announcer, Notice},
     clock::{Clock, Timestamp, rfc3339_ms},
-    envelope::Envelope,
+    envelope::{Envelope, Name},
     live::Live,
     route::{Plan, Router},
     seal::Sealer,
@@ -42,6 +43,7 @@ mod doctor;
 mod handshake;
 mod inbound;
 mod intake;
+mod keeping;
 pub(crate) mod kinds;
 pub(crate) mod limits;
 mod mapping;
@@ -108,13 +110,12 @@ pub struct Ingest {
     types: Arc<EventTypes>,
     announcer: Announcer,
     room: Room,
+    /// What is kept of the counts; one at a time writes it.
+    keeping: tokio::sync::Mutex<Keeping>,
 }
 
 /// Longest time the store is waited for: senders are promised an answer within 5 s of their last byte.
 const STORE_TIMEOUT: Duration = Duration::from_millis(4_500);
-
-/// Where the store keeps what [`Ingest::statistics`] tells.
-const STATISTICS: &str = "sources.statistics";
 
 /// Why a request did not become an event.
 enum Failure {
@@ -148,6 +149,7 @@ impl Ingest {
             types,
             announcer,
             room: Room::new(),
+            keeping: tokio::sync::Mutex::default(),
         }
     }
 
@@ -175,26 +177,29 @@ impl Ingest {
         inbound.statistics.read(&inbound.sources)
     }
 
-    /// Goes on counting where a former run stopped; before the first request.
+    /// Goes on counting where former runs, and other replicas, stopped; before the first request.
     pub async fn restore_statistics(&self) -> store::Result<()> {
-        let kept = self.store.setting(STATISTICS).await?;
-        let inbound = self.inbound.now();
-        inbound.statistics.restore(&inbound.sources, kept.as_deref(), self.clock.now());
-        Ok(())
+        self.keeping.lock().await.restore(&*self.store, &self.inbound.now(), self.clock.now()).await
     }
 
-    /// Keeps the statistics for the next run, if there is anything new.
-    pub async fn keep_statistics(&self) -> store::Result<()> {
+    /// Keeps the statistics for the next run and for other replicas, if there is anything new, and learns what these have counted. `owns`:
+    /// which sources this relay tells of.
+    pub async fn keep_statistics(&self, owns: &(dyn Fn(&Name) -> bool + Send + Sync)) -> store::Result<()> {
+        let mut keeping = self.keeping.lock().await;
         let inbound = self.inbound.now();
-        let Some(text) = inbound.statistics.changed(&inbound.sources) else { return Ok(()) };
-        let kept = self.store.set_setting(STATISTICS, text).await;
-        kept.inspect_err(|_| inbound.statistics.not_kept())
+        let is_dirty = inbound.statistics.changed();
+        let kept = keeping.exchange(&*self.store, &inbound, is_dirty, owns, self.clock.now()).await;
+        kept.inspect_err(|_| {
+            if is_dirty {
+                inbound.statistics.not_kept();
+            }
+        })
     }
 
-    /// What there is to tell about the sources now; each thing comes once.
-    pub fn notices(&self) -> Vec<Notice> {
+    /// What there is to tell now about the sources that this relay tells of; each thing comes once.
+    pub fn notices(&self, owns: &(dyn Fn(&Name) -> bool + Send + Sync)) -> Vec<Notice> {
         let inbound = self.inbound.now();
-        inbound.statistics.notices(&inbound.sources, self.clock.now())
+        inbound.statistics.notices(&inbound.sources, owns, self.clock.now())
     }
 
     /// Waits until all rejections so far are written: before the store is closed.

@@ -1,6 +1,6 @@
 //! What came in by each source: how much of it with which answer, when something was accepted last, and when each secret was last of
-//! use. Counted beside the way of a request, kept over restarts as one text (the store's, by way of `housekeeping`), and the reason for
-//! two of the relay's own notices: a source that only refuses, and one that is silent.
+//! use. Counted beside the way of a request, kept over restarts and added up over replicas (`keeping`), and the reason for two
+//! of the relay's own notices: a source that only refuses, and one that is silent.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,6 +29,8 @@ const TROUBLE: Duration = Duration::from_secs(300);
 const TROUBLE_MIN: u64 = 10;
 /// Refusals are counted by minute.
 const MINUTE_MS: i64 = 60_000;
+/// Secrets of one source whose last use is kept; of those that are not in this file the ones used last.
+const SECRETS_MAX: usize = 64;
 /// Hex digits of a secret's keyed hash by which its last use is kept.
 const DIGEST_LEN: usize = 16;
 
@@ -77,8 +79,18 @@ struct Counts {
 /// What is counted of a source whatever the file says of it.
 struct Tally {
     statuses: [AtomicU64; STATUSES],
+    kept: Mutex<Known>,
     last_received: AtomicI64,
     trouble: Mutex<Trouble>,
+}
+
+/// How much of what is counted is kept.
+struct Known {
+    statuses: [u64; STATUSES],
+    /// It was looked at: whatever comes on top of it has come since.
+    met: bool,
+    /// This relay told of the source then, and knows best what was told.
+    owned: bool,
 }
 
 /// What two notices need to know.
@@ -132,9 +144,8 @@ impl Statistics {
     pub(super) fn refused(&self, position: usize, code: Code, now: Timestamp) {
         let Some(counts) = self.sources.get(position) else { return };
         counts.count(ACCEPTED.len() + code.index());
-        // What the relay cannot take in says nothing about its sender, nor does a visitor's GET.
-        if !matches!(code, Code::Unavailable | Code::MethodNotAllowed) {
-            counts.trouble().refused(code, now);
+        if Trouble::minds(code.index()) {
+            counts.trouble().refused(code.index(), 1, now);
         }
         self.dirty.store(true, Relaxed);
     }
@@ -144,20 +155,41 @@ impl Statistics {
         sources.iter().zip(&self.sources).map(|(source, counts)| counts.read(source)).collect()
     }
 
-    /// What is worth telling at `now`, each thing once until something is accepted.
-    pub(super) fn notices(&self, sources: &[Source], now: Timestamp) -> Vec<Notice> {
-        let all = sources.iter().zip(&self.sources);
-        all.flat_map(|(source, counts)| [counts.rejecting(source, now), counts.silent(source, now)]).flatten().collect()
+    /// What is worth telling at `now` of those of them that this relay `owns`, each thing once until something is accepted.
+    pub(super) fn notices(&self, sources: &[Source], owns: &dyn Fn(&Name) -> bool, now: Timestamp) -> Vec<Notice> {
+        let all = sources.iter().zip(&self.sources).filter(|(source, _)| owns(&source.name));
+        let told: Vec<_> =
+            all.flat_map(|(source, counts)| [counts.rejecting(source, now), counts.silent(source, now)]).flatten().collect();
+        if !told.is_empty() {
+            self.dirty.store(true, Relaxed);
+        }
+        told
     }
 
-    /// The text to be kept, when anything has come since the last time.
-    pub(super) fn changed(&self, sources: &[Source]) -> Option<String> {
-        self.dirty.swap(false, Relaxed).then(|| {
-            let kept: BTreeMap<&str, Kept> =
-                sources.iter().zip(&self.sources).map(|(source, counts)| (source.name.as_str(), counts.keep())).collect();
-            // Names, words and numbers can always be written.
-            serde_json::to_string(&kept).unwrap_or_default()
-        })
+    /// Whether anything has come, or was told, since this was last asked.
+    pub(super) fn changed(&self) -> bool {
+        self.dirty.swap(false, Relaxed)
+    }
+
+    /// What is to be kept in place of `read`: that, and what was counted here since.
+    pub(super) fn sum(&self, sources: &[Source], read: &Book, whose: &Whose<'_>) -> Book {
+        // Other replicas may go by another file.
+        let mut sum = if whose.shared { read.clone() } else { Book::new() };
+        for (source, counts) in sources.iter().zip(&self.sources) {
+            let name = source.name.as_str();
+            sum.insert(name.to_owned(), counts.sum(read.get(name), (whose.owns)(&source.name)));
+        }
+        sum
+    }
+
+    /// Takes up what others had added to `read`, in whose place `written` is kept now.
+    pub(super) fn adopt(&self, sources: &[Source], (read, written): (&Book, &Book), whose: &Whose<'_>, now: Timestamp) {
+        for (source, counts) in sources.iter().zip(&self.sources) {
+            let name = source.name.as_str();
+            if let Some(written) = written.get(name) {
+                counts.adopt(read.get(name), written, (whose.owns)(&source.name), now);
+            }
+        }
     }
 
     /// Notes that what was to be kept could not be.
@@ -165,19 +197,29 @@ impl Statistics {
         self.dirty.store(true, Relaxed);
     }
 
-    /// Takes up what a former run kept; sources are known by name from `now` on.
-    pub(super) fn restore(&self, sources: &[Source], text: Option<&str>, now: Timestamp) {
-        let kept: BTreeMap<String, Kept> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    /// Takes up what former runs left; sources are known by name from `now` on. `stays`: it is kept already.
+    pub(super) fn restore(&self, sources: &[Source], book: &Book, stays: bool, now: Timestamp) {
         for (source, counts) in sources.iter().zip(&self.sources) {
-            counts.restore(kept.get(source.name.as_str()), now);
+            counts.restore(book.get(source.name.as_str()), stays, now);
         }
         self.dirty.store(true, Relaxed);
     }
 }
 
+/// What is kept of the sources, by name.
+pub(super) type Book = BTreeMap<String, Kept>;
+
+/// Who tells what of sources, and keeps what was told.
+pub(super) struct Whose<'a> {
+    /// Which of them this relay tells of.
+    pub(super) owns: &'a (dyn Fn(&Name) -> bool + Send + Sync),
+    /// Whether there may be other replicas.
+    pub(super) shared: bool,
+}
+
 /// What is kept of one source.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Kept {
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Kept {
     counts: BTreeMap<String, u64>,
     last_received: i64,
     /// Last uses by the keyed hash of the secret.
@@ -189,7 +231,18 @@ struct Kept {
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { statuses: std::array::from_fn(|_| AtomicU64::new(0)), last_received: AtomicI64::new(0), trouble: Mutex::default() }
+        Self {
+            statuses: std::array::from_fn(|_| AtomicU64::new(0)),
+            kept: Mutex::default(),
+            last_received: AtomicI64::new(0),
+            trouble: Mutex::default(),
+        }
+    }
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { statuses: [0; STATUSES], met: false, owned: false }
     }
 }
 
@@ -228,8 +281,7 @@ impl Counts {
     }
 
     fn by_word(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let words = ACCEPTED.into_iter().chain(Code::words());
-        words.zip(&self.tally.statuses).map(|(word, count)| (word, count.load(Relaxed))).filter(|(_, count)| 0 < *count)
+        words().zip(&self.tally.statuses).map(|(word, count)| (word, count.load(Relaxed))).filter(|(_, count)| 0 < *count)
     }
 
     fn read(&self, source: &Source) -> SourceStatistics {
@@ -272,45 +324,114 @@ impl Counts {
         (!told).then(|| Notice::Silent { source: source.name.clone(), last_at })
     }
 
-    fn keep(&self) -> Kept {
+    /// What `read` becomes with what was counted here since.
+    fn sum(&self, read: Option<&Kept>, owns: bool) -> Kept {
+        let mut sum = read.cloned().unwrap_or_default();
+        let known = self.known();
+        for ((word, status), known) in words().zip(&self.tally.statuses).zip(&known.statuses) {
+            let here = status.load(Relaxed).saturating_sub(*known);
+            if 0 < here {
+                *sum.counts.entry(word.to_owned()).or_default() += here;
+            }
+        }
+        sum.last_received = sum.last_received.max(self.tally.last_received.load(Relaxed));
+        for (digest, last_use) in self.digests.iter().zip(&self.secrets) {
+            let kept = sum.secrets.entry(digest.clone()).or_default();
+            *kept = last_use.load(Relaxed).max(*kept);
+        }
+        self.forget_secrets(&mut sum.secrets);
         let trouble = self.trouble();
-        Kept {
-            counts: self.by_word().map(|(word, count)| (word.to_owned(), count)).collect(),
-            last_received: self.tally.last_received.load(Relaxed),
-            secrets: self.digests.iter().cloned().zip(self.secrets.iter().map(|last_use| last_use.load(Relaxed))).collect(),
-            rejecting_told: trouble.rejecting_told,
-            silent_told: trouble.silent_told,
-            known_since: trouble.known_since.map(to_ms),
+        sum.known_since = sum.known_since.max(trouble.known_since.map(to_ms));
+        if owns && known.owned {
+            (sum.rejecting_told, sum.silent_told) = (trouble.rejecting_told, trouble.silent_told);
+        }
+        sum
+    }
+
+    /// Forgets those of another file that were used longest ago, once they are too many.
+    fn forget_secrets(&self, secrets: &mut BTreeMap<String, i64>) {
+        while SECRETS_MAX.max(self.digests.len()) < secrets.len() {
+            let others = secrets.iter().filter(|(digest, _)| !self.digests.contains(digest));
+            let Some(oldest) = others.min_by_key(|(_, last_use)| **last_use).map(|(digest, _)| digest.clone()) else { return };
+            secrets.remove(&oldest);
         }
     }
 
-    fn restore(&self, kept: Option<&Kept>, now: Timestamp) {
+    /// Takes up what others had added to `read`, in whose place `written` is kept now.
+    fn adopt(&self, read: Option<&Kept>, written: &Kept, owns: bool, now: Timestamp) {
+        let mut known = self.known();
+        let met = std::mem::replace(&mut known.met, true);
+        let knows_best = std::mem::replace(&mut known.owned, owns) && owns;
         let mut trouble = self.trouble();
-        let Some(kept) = kept else {
-            trouble.known_since = Some(now);
-            return;
-        };
-        for (word, status) in ACCEPTED.into_iter().chain(Code::words()).zip(&self.tally.statuses) {
-            status.fetch_add(kept.counts.get(word).copied().unwrap_or_default(), Relaxed);
+        for (n, ((word, status), known)) in words().zip(&self.tally.statuses).zip(&mut known.statuses).enumerate() {
+            let of = |kept: &Kept| kept.counts.get(word).copied().unwrap_or_default();
+            let elsewhere = read.map_or(0, of).saturating_sub(*known);
+            status.fetch_add(elsewhere, Relaxed);
+            *known = of(written);
+            // What others refuse, the one that tells of it has to know.
+            let code = n.checked_sub(ACCEPTED.len());
+            if let Some(code) = code.filter(|code| met && 0 < elsewhere && Trouble::minds(*code)) {
+                trouble.refused(code, elsewhere, now);
+            }
         }
+        self.take_times(written);
+        trouble.known_since = trouble.known_since.max(written.known_since.map(from_ms));
+        if !knows_best && let Some(read) = read {
+            (trouble.rejecting_told, trouble.silent_told) = (read.rejecting_told, read.silent_told);
+        }
+    }
+
+    fn take_times(&self, kept: &Kept) {
         self.tally.last_received.fetch_max(kept.last_received, Relaxed);
         for (digest, last_use) in self.digests.iter().zip(&self.secrets) {
             last_use.fetch_max(kept.secrets.get(digest).copied().unwrap_or_default(), Relaxed);
         }
-        (trouble.rejecting_told, trouble.silent_told) = (kept.rejecting_told, kept.silent_told);
-        trouble.known_since = kept.known_since.map(from_ms).or(Some(now));
+    }
+
+    fn restore(&self, left: Option<&Kept>, stays: bool, now: Timestamp) {
+        let mut known = self.known();
+        known.met = true;
+        let mut trouble = self.trouble();
+        let Some(left) = left else {
+            trouble.known_since = Some(now);
+            return;
+        };
+        for ((word, status), known) in words().zip(&self.tally.statuses).zip(&mut known.statuses) {
+            let count = left.counts.get(word).copied().unwrap_or_default();
+            status.fetch_add(count, Relaxed);
+            *known = if stays { count } else { 0 };
+        }
+        self.take_times(left);
+        (trouble.rejecting_told, trouble.silent_told) = (left.rejecting_told, left.silent_told);
+        trouble.known_since = left.known_since.map(from_ms).or(Some(now));
+    }
+
+    /// How much of what was counted is kept.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.tally.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// The word of each status.
+fn words() -> impl Iterator<Item = &'static str> {
+    ACCEPTED.into_iter().chain(Code::words())
+}
+
 impl Trouble {
-    fn refused(&mut self, code: Code, now: Timestamp) {
+    /// What the relay cannot take in says nothing about its sender, nor does a visitor's GET.
+    fn minds(code: usize) -> bool {
+        ![Code::Unavailable, Code::MethodNotAllowed].iter().any(|it| it.index() == code)
+    }
+
+    /// So many were refused with the code at this place.
+    fn refused(&mut self, code: usize, times: u64, now: Timestamp) {
         let minute = to_ms(now).div_euclid(MINUTE_MS);
         if self.minutes.last().is_none_or(|(last, _)| *last != minute) {
             self.forget(minute);
             self.minutes.push((minute, [0; Code::COUNT]));
         }
-        if let Some(count) = self.minutes.last_mut().and_then(|(_, counts)| counts.get_mut(code.index())) {
-            *count += 1;
+        if let Some(count) = self.minutes.last_mut().and_then(|(_, counts)| counts.get_mut(code)) {
+            *count += times;
         }
     }
 
@@ -359,6 +480,8 @@ mod tests {
         vec![source("agents", &text).unwrap()]
     }
 
+    const ALONE: Whose<'static> = Whose { owns: &|_| true, shared: false };
+
     fn taken() -> Accepted {
         Accepted::Duplicate { uid: EventUid { salt: 0, seq: 1 }, id: "a".to_owned(), mismatch: false }
     }
@@ -371,7 +494,7 @@ mod tests {
     fn bench() -> (Vec<Source>, Statistics, Clock) {
         let (sources, clock) = (agents(r#"["fresh", "stale"]"#), Clock::manual("2026-01-20T12:00:00Z"));
         let statistics = Statistics::new(&sources, None, &sealer(), clock.now());
-        statistics.restore(&sources, None, clock.now());
+        statistics.restore(&sources, &Book::new(), false, clock.now());
         (sources, statistics, clock)
     }
 
@@ -381,11 +504,12 @@ mod tests {
         statistics.used(0, Some(1), clock.now());
         statistics.accepted(0, &taken(), clock.now());
         statistics.refused(0, Code::InvalidSignature, clock.now());
-        let kept = statistics.changed(&sources).unwrap();
-        assert!(!kept.contains("stale") && statistics.changed(&sources).is_none());
+        assert!(statistics.changed() && !statistics.changed());
+        let kept = statistics.sum(&sources, &Book::new(), &ALONE);
+        assert!(!serde_json::to_string(&kept).unwrap().contains("stale"));
         let rotated = agents(r#"["newest", "stale", "fresh"]"#);
         let after = Statistics::new(&rotated, None, &sealer(), clock.now());
-        after.restore(&rotated, Some(&kept), clock.now());
+        after.restore(&rotated, &kept, true, clock.now());
         let read = after.read(&rotated).remove(0);
         assert_eq!(read.counts, [("duplicate", 1), ("invalid_signature", 1)]);
         assert_eq!((read.last_received_at, read.secrets), (Some(clock.now()), vec![None, Some(clock.now()), None]));
@@ -404,7 +528,7 @@ mod tests {
         let read = after.read(&rotated).remove(0);
         assert_eq!(read.counts, [("duplicate", 2)]);
         assert_eq!((read.last_received_at, read.secrets), (Some(clock.now()), vec![None, Some(clock.now())]));
-        assert!(after.changed(&rotated).is_some(), "the names may be others");
+        assert!(after.changed(), "the names may be others");
     }
 
     #[test]
@@ -412,19 +536,19 @@ mod tests {
         let (sources, statistics, clock) = bench();
         let refuse = |times: u32| (0..times).for_each(|_| statistics.refused(0, Code::InvalidSignature, clock.now()));
         refuse(9);
-        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()), []);
         refuse(1);
         let told = Notice::Rejecting { source: "agents".into(), count: 10, reason: "invalid_signature".to_owned() };
-        assert_eq!(statistics.notices(&sources, clock.now()), [told]);
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()), [told]);
         refuse(100);
-        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()), []);
         statistics.accepted(0, &taken(), clock.now());
-        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()), []);
         clock.advance(minutes(4));
         refuse(20);
-        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()), []);
         clock.advance(minutes(1));
-        assert_eq!(statistics.notices(&sources, clock.now()).len(), 1);
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()).len(), 1);
     }
 
     #[test]
@@ -434,21 +558,27 @@ mod tests {
         clock.advance(minutes(7));
         (0..9).for_each(|_| statistics.refused(0, Code::InvalidTimestamp, clock.now()));
         (0..50).for_each(|_| statistics.refused(0, Code::Unavailable, clock.now()));
-        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()), []);
     }
 
     #[test]
     fn silence_is_told_of_once() {
         let (sources, statistics, clock) = bench();
         clock.advance(minutes(59));
-        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()), []);
         clock.advance(minutes(1));
-        assert_eq!(statistics.notices(&sources, clock.now()), [Notice::Silent { source: "agents".into(), last_at: None }]);
-        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        assert_eq!(
+            statistics.notices(&sources, &|_| true, clock.now()),
+            [Notice::Silent { source: "agents".into(), last_at: None }]
+        );
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()), []);
         let heard = clock.now();
         statistics.accepted(0, &taken(), heard);
-        assert_eq!(statistics.notices(&sources, clock.now()), []);
+        assert_eq!(statistics.notices(&sources, &|_| true, clock.now()), []);
         clock.advance(minutes(60));
-        assert_eq!(statistics.notices(&sources, clock.now()), [Notice::Silent { source: "agents".into(), last_at: Some(heard) }]);
+        assert_eq!(
+            statistics.notices(&sources, &|_| true, clock.now()),
+            [Notice::Silent { source: "agents".into(), last_at: Some(heard) }]
+        );
     }
 }

@@ -31,6 +31,10 @@ pub(super) struct Memory {
     pub(super) events: Mutex<Vec<NewEvent>>,
     pub(super) settings: Mutex<BTreeMap<String, String>>,
     rejections: Mutex<BTreeMap<i64, Rejection>>,
+    /// Records, in the order of their revisions.
+    records: Mutex<Vec<store::Record>>,
+    /// Relays over it are replicas.
+    shared: Mutex<bool>,
 }
 
 impl Memory {
@@ -221,11 +225,26 @@ impl Store for Memory {
     async fn set_thread(&self, _: [u8; 16], _: Option<String>) -> Result<()> {
         Err(Error::Closed)
     }
-    async fn change(&self, _: crate::store::Change) -> Result<crate::store::Changed> {
-        Err(Error::Closed)
+    async fn change(&self, change: store::Change) -> Result<store::Changed> {
+        let mut records = self.records.lock().unwrap();
+        let revision = records.last().map_or(0, |last| last.revision) + 1;
+        for write in change.writes {
+            let store::Write::Put { kind, id, owner, doc, sealed, expected } = write else { return Err(Error::Closed) };
+            let at = records.iter().position(|known| (known.kind, &known.id) == (kind, &id));
+            if at.map(|at| records[at].revision) != expected {
+                return Ok(store::Changed::Conflict);
+            }
+            at.map(|at| records.remove(at));
+            records.push(store::Record { kind, id, owner, revision, doc: Some(doc), sealed });
+        }
+        Ok(store::Changed::Done { revision })
     }
-    async fn records(&self, _: crate::store::RecordKind, _: i64) -> Result<Vec<crate::store::Record>> {
-        Ok(Vec::new())
+    async fn records(&self, kind: store::RecordKind, after: i64) -> Result<Vec<store::Record>> {
+        let records = self.records.lock().unwrap();
+        Ok(records.iter().filter(|it| it.kind == kind && after < it.revision).cloned().collect())
+    }
+    fn is_shared(&self) -> bool {
+        *self.shared.lock().unwrap()
     }
     async fn audit(&self, _: crate::store::AuditFilter) -> Result<Vec<crate::store::AuditRow>> {
         Err(Error::Closed)
@@ -633,4 +652,84 @@ async fn a_request_ends_by_the_file_it_began_with() {
     relay.ingest.switch(ways_in(&[("b", KEYED)]));
     assert_eq!(relay.ingest.conclude(&began, place, request, fault).await.status(), StatusCode::OK);
     assert_eq!(relay.store.events.lock().unwrap()[0].envelope.source.as_str(), "a");
+}
+
+const SILENT: &str =
+    r#"{"kind": "trigger", "path": "/triggers/b", "header": {"name": "X-Key", "value": "k3y"}, "silent_after": "1h"}"#;
+
+/// Three replicas behind a load balancer, none of which has taken anything in.
+async fn replicas() -> [Relay; 3] {
+    let first = relay(&[("b", SILENT)]);
+    *first.store.shared.lock().unwrap() = true;
+    let more = || over(first.store.clone(), first.clock.clone(), &[("b", SILENT)]);
+    let all = [more(), more(), first];
+    for relay in &all {
+        relay.ingest.restore_statistics().await.unwrap();
+    }
+    all
+}
+
+/// Each keeps what it counted, and tells what there is to tell; the one at `owner` is to.
+async fn round(replicas: &[Relay; 3], owner: usize) -> Vec<Notice> {
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        for (n, relay) in replicas.iter().enumerate() {
+            relay.ingest.keep_statistics(&|_| n == owner).await.unwrap();
+            told.extend(relay.ingest.notices(&|_| n == owner));
+        }
+    }
+    told
+}
+
+#[tokio::test]
+async fn replicas_count_together_and_one_of_them_tells_of_silence_once() {
+    let replicas = replicas().await;
+    let clock = &replicas[0].clock;
+    for n in 0..9 {
+        clock.advance(Duration::from_secs(30 * 60));
+        let body = format!(r#"{{"n": {n}}}"#);
+        assert_eq!(replicas[n % 3].post("/triggers/b", &[("x-key", "k3y")], body.as_bytes()).await.0, StatusCode::OK);
+        assert_eq!(round(&replicas, 0).await, [], "another has heard from it");
+    }
+    let last = clock.now();
+    for relay in &replicas {
+        let source = relay.ingest.statistics().remove(0);
+        assert_eq!(
+            (source.counts, source.last_received_at, source.secrets),
+            (vec![("success", 9)], Some(last), vec![Some(last)])
+        );
+    }
+    clock.advance(Duration::from_secs(3600));
+    assert_eq!(round(&replicas, 0).await, [Notice::Silent { source: "b".into(), last_at: Some(last) }]);
+    // Whoever is to tell from now on knows what was told; and so does a run after this one.
+    assert_eq!(round(&replicas, 1).await, []);
+    let [.., third] = &replicas;
+    let next = over(third.store.clone(), third.clock.clone(), &[("b", SILENT)]);
+    next.ingest.restore_statistics().await.unwrap();
+    next.ingest.keep_statistics(&|_| true).await.unwrap();
+    assert_eq!(next.ingest.notices(&|_| true), []);
+    assert_eq!(next.ingest.statistics(), third.ingest.statistics());
+}
+
+#[tokio::test]
+async fn what_replicas_refuse_together_is_told_once() {
+    let replicas = replicas().await;
+    for relay in &replicas {
+        for _ in 0..4 {
+            assert_eq!(relay.post("/triggers/b", &[("x-key", "wrong")], b"{}").await.0, StatusCode::UNAUTHORIZED);
+        }
+    }
+    let told = round(&replicas, 2).await;
+    assert!(matches!(&*told, [Notice::Rejecting { count: 12, .. }]), "{told:?}");
+    assert_eq!(round(&replicas, 0).await, []);
+    // One that learns of a source what long was known tells nothing of that.
+    let [.., third] = &replicas;
+    let other = over(third.store.clone(), third.clock.clone(), &[("a", TRIGGER)]);
+    other.ingest.restore_statistics().await.unwrap();
+    other.ingest.switch(ways_in(&[("b", SILENT)]));
+    other.ingest.keep_statistics(&|_| true).await.unwrap();
+    assert_eq!(
+        (other.ingest.notices(&|_| true), &other.ingest.statistics()[0].counts),
+        (Vec::new(), &third.ingest.statistics()[0].counts)
+    );
 }

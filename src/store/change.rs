@@ -21,6 +21,8 @@ pub enum RecordKind {
     Job,
     /// What replicas agree on about their configurations.
     Configuration,
+    /// What came in by each source.
+    Sources,
 }
 
 impl RecordKind {
@@ -32,6 +34,7 @@ impl RecordKind {
             Self::Lane => "lane",
             Self::Job => "job",
             Self::Configuration => "configuration",
+            Self::Sources => "sources",
         }
     }
 }
