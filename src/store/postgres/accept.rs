@@ -273,7 +273,7 @@ async fn take_in(
                 Ok(Done::Repeat { seq, suffix, mismatch })
             }
             Known::New { suffix } => match number(session, event).await? {
-                Ok(seq) => {
+                Ok((seq, targets)) => {
                     // What it ends comes before what it begins; it is alone in its run.
                     if !event.endings.is_empty() {
                         cancelled = ending::end(session, event, seq).await?;
@@ -282,7 +282,7 @@ async fn take_in(
                     }
                     let seen = remembered(event, seq, suffix, session.now);
                     known.insert(event.dedupe.key, seen);
-                    rows.push(session, event, seen, &mut heads);
+                    rows.push(session, event, seen, &targets, &mut heads);
                     Ok(Done::New { seq, suffix, at: session.now })
                 }
                 Err(refused) => Err(refused),
@@ -297,8 +297,8 @@ async fn take_in(
     Ok(outcomes)
 }
 
-/// The place of `event` in the order of commits, where there is room for it.
-async fn number(session: &mut Session<'_>, event: &NewEvent) -> Answer<i64> {
+/// The place of `event` in the order of commits, where there is room for it, and the numbers of its targets.
+async fn number(session: &mut Session<'_>, event: &NewEvent) -> Answer<(i64, Vec<i64>)> {
     if let Err(refused) = prune::make_room(session).await? {
         return Ok(Err(refused));
     }
@@ -307,19 +307,29 @@ async fn number(session: &mut Session<'_>, event: &NewEvent) -> Answer<i64> {
         let why = format!("an event has at most {N_MAX} deliveries, a store {SEQ_MAX} events");
         return Ok(Err(Error::Backend(why.into())));
     }
+    // Known since the batch began.
+    let targets: Option<Vec<i64>> = event.deliveries.iter().map(|planned| session.shared.known(&planned.target)).collect();
+    let Some(targets) = targets else {
+        return Ok(Err(Error::Backend("the number of a target is not known".into())));
+    };
     session.last_seq = seq;
-    Ok(Ok(seq))
+    Ok(Ok((seq, targets)))
 }
 
 impl<'r> Run<'r> {
-    /// Adds a new event.
-    fn push(&mut self, session: &Session<'_>, event: &'r NewEvent, seen: Seen, heads: &mut HashSet<lanes::Head>) {
+    /// Adds a new event, on its way to these targets.
+    fn push(
+        &mut self,
+        session: &Session<'_>,
+        event: &'r NewEvent,
+        seen: Seen,
+        targets: &[i64],
+        heads: &mut HashSet<lanes::Head>,
+    ) {
         self.keys.put(event.dedupe.key, seen);
         self.events.push(event, seen.seq, seen.suffix);
-        for (n, planned) in (1..).zip(&event.deliveries) {
+        for ((n, planned), &target) in (1..).zip(&event.deliveries).zip(targets) {
             let place = DeliveryId { event: EventUid { salt: session.salt(), seq: seen.seq }, n }.place();
-            // Known since the batch began.
-            let target = session.shared.known(&planned.target).unwrap_or(-1);
             self.deliveries.push(place, target, planned, session.now, false, lanes::turn(heads, target, planned));
             self.targets.push(target);
             if let Some(handling) = &planned.handling {

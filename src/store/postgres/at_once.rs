@@ -110,7 +110,7 @@ async fn write(db: &Db, shared: &Shared, batch: &[Accept], now: i64, limit: Opti
         keys.put(event.dedupe.key, remembered(event, seq, None, now));
         for (n, planned) in (1..).zip(&event.deliveries) {
             let place = DeliveryId { event: EventUid { salt: 0, seq }, n }.place();
-            let target = shared.known(&planned.target).unwrap_or(-1);
+            let Some(target) = shared.known(&planned.target) else { return Ok(None) };
             deliveries.push(place, target, planned, now, false, super::lanes::turn(&mut HashSet::new(), target, planned));
             targets.push(target);
             if let Some(handling) = &planned.handling {

@@ -58,6 +58,7 @@ mod held;
 mod insert;
 mod lanes;
 mod news;
+mod numbers;
 mod owners;
 mod partitions;
 mod people;
@@ -97,7 +98,7 @@ pub(in crate::store) use insert::size_of as size_of_event;
 const BATCHES: usize = 4;
 /// Connections of other writes.
 const WORK: usize = 4;
-/// Connections that answer the lanes, whose questions are short.
+/// Connections that answer the lanes and those who look for what others changed, whose questions are short.
 const LANES: usize = 4;
 /// Connections that answer lists, which may take long: they must not hold up a delivery.
 const LISTS: usize = 3;
@@ -292,7 +293,7 @@ impl Store for Postgres {
     }
 
     async fn setting(&self, key: &str) -> Result<Option<String>> {
-        read!(self.lists, |db| people::setting(db, key))
+        read!(self.lanes, |db| people::setting(db, key))
     }
 
     async fn set_setting(&self, key: &str, value: String) -> Result<()> {
@@ -300,7 +301,7 @@ impl Store for Postgres {
     }
 
     async fn settings(&self, prefix: &str) -> Result<Vec<(String, String)>> {
-        read!(self.lists, |db| people::settings(db, prefix))
+        read!(self.lanes, |db| people::settings(db, prefix))
     }
 
     async fn remove_setting(&self, key: &str) -> Result<()> {
@@ -347,7 +348,7 @@ impl Store for Postgres {
     }
 
     async fn replicas(&self, now: Timestamp) -> Result<Vec<Replica>> {
-        read!(self.lists, |db| owners::replicas(db, &self.shared, now))
+        read!(self.lanes, |db| owners::replicas(db, &self.shared, now))
     }
 
     async fn retry(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
@@ -416,7 +417,7 @@ impl Store for Postgres {
     }
 
     async fn records(&self, kind: RecordKind, after: i64) -> Result<Vec<super::Record>> {
-        read!(self.lists, |db| people::records(db, kind, after))
+        read!(self.lanes, |db| people::records(db, kind, after))
     }
 
     async fn record_of(&self, kind: RecordKind, id: &str) -> Result<Option<super::Record>> {

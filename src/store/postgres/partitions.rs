@@ -332,10 +332,11 @@ async fn is_alone(db: &Db) -> Pg<bool> {
     db.first(ALONE, &[]).await?.map_or(Ok(false), |row| row.try_get(0))
 }
 
-/// Has `tables` for this transaction alone, or fails: for as long as it waits for those who use them, everybody else waits too.
-async fn alone_with(db: &Db, tables: &str) -> Pg<()> {
+/// Has `tables` for this transaction alone (`EXCLUSIVE`: others may read them), or fails: for as long as it waits for those who use them,
+/// everybody else waits too.
+async fn alone_with(db: &Db, tables: &str, mode: &str) -> Pg<()> {
     db.script(&format!("SET LOCAL lock_timeout = {WAIT_MS}; SET LOCAL statement_timeout = {WAIT_MS}")).await?;
-    db.script(&format!("LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")).await?;
+    db.script(&format!("LOCK TABLE {tables} IN {mode} MODE")).await?;
     db.script("SET LOCAL statement_timeout = 0").await
 }
 
@@ -352,7 +353,7 @@ async fn begin(db: &Db, shared: &Shared, layout: &Layout, next: i64, now: Timest
         if db.run("INSERT INTO partitions (number) VALUES ($1) ON CONFLICT DO NOTHING", &[&next]).await? != 0 {
             db.script(&tables(next)).await?;
             // PostgreSQL looks whether the rest holds what belongs into it.
-            alone_with(db, &TABLES.map(|(table, _)| format!("{table}_rest")).join(", ")).await?;
+            alone_with(db, &TABLES.map(|(table, _)| format!("{table}_rest")).join(", "), "ACCESS EXCLUSIVE").await?;
             db.script(&attach(next)).await?;
         }
         Ok(true)

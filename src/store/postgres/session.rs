@@ -2,7 +2,6 @@
 //! the effects in order.
 
 use std::{
-    collections::{HashMap, HashSet},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -15,6 +14,7 @@ use tokio::sync::watch;
 use super::{
     connect::{Db, Pg, fault, is_again},
     news::{self, Unsaid},
+    numbers::Numbers,
     presence::Presence,
     prune::Room,
     rows::Reading,
@@ -51,13 +51,13 @@ pub(super) struct Shared {
     /// The latest time a transaction saw, in ms.
     seen: AtomicI64,
     /// Numbers of targets that are on disk.
-    targets: Mutex<HashMap<Name, i64>>,
+    targets: Mutex<Numbers>,
 }
 
 /// How long others who own nothing are told of what is committed after they were last heard of.
 const ALONE_AFTER: Duration = Duration::from_mins(1);
-/// Names of targets whose numbers are kept in memory.
-const TARGETS_MAX: usize = 100_000;
+/// Names of targets whose numbers are kept in memory, twice.
+const TARGETS_MAX: usize = 50_000;
 
 impl Shared {
     pub(super) fn new(reading: Reading, clock: Clock, newest: i64) -> Self {
@@ -75,7 +75,7 @@ impl Shared {
             unsure: AtomicBool::new(false),
             company: AtomicBool::new(true),
             heard_at: Mutex::default(),
-            targets: Mutex::default(),
+            targets: Mutex::new(Numbers::new(TARGETS_MAX)),
         }
     }
 
@@ -118,12 +118,12 @@ impl Shared {
 
     /// The number of `name` where it is known here.
     pub(super) fn known(&self, name: &Name) -> Option<i64> {
-        self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(name)
     }
 
     /// Sees to it that every one of `names` has a number on disk that is known here; outside of any transaction.
     pub(super) async fn ensure<'n>(&self, db: &Db, names: impl Iterator<Item = &'n Name>) -> Pg<()> {
-        let missing: HashSet<&Name> = names.filter(|name| self.known(name).is_none()).collect();
+        let missing = self.targets.lock().unwrap_or_else(PoisonError::into_inner).missing(names);
         if missing.is_empty() {
             return Ok(());
         }
@@ -135,12 +135,9 @@ impl Shared {
         db.run(sql, &[&names, &shards]).await?;
         let found = db.rows("SELECT name, id FROM targets WHERE name = ANY($1)", &[&names]).await?;
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        if TARGETS_MAX < targets.len() {
-            targets.clear();
-        }
         for row in &found {
             let name: Text<'static> = row.try_get(0)?;
-            targets.insert(name.into_string().as_str().into(), row.try_get(1)?);
+            targets.put(name.into_string().as_str().into(), row.try_get(1)?);
         }
         Ok(())
     }

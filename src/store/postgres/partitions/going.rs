@@ -6,7 +6,7 @@ use std::{collections::HashSet, time::Instant};
 use super::{
     super::super::codes::EXPIRED,
     super::connect::{Db, Pg},
-    IDENTITY, Partition, REST, Sizes, TABLES, alone_with, is_alone, within,
+    Partition, REST, Sizes, TABLES, alone_with, is_alone, within,
 };
 
 /// Rows that are moved at once,
@@ -41,8 +41,9 @@ pub(super) async fn drop_one(db: &Db, it: &Partition, left: bool, sizes: Sizes) 
         };
         let goes = if left { Goes::nothing_of(&stays) } else { Goes::of(db, number, &stays).await? };
         let began = Instant::now();
-        db.first(IDENTITY, &[]).await?;
-        alone_with(db, &TABLES.map(|(table, _)| format!("ONLY {table}")).join(", ")).await?;
+        // Before them: whoever takes events in asks for this one first, and has none of the others while he waits for it.
+        alone_with(db, "identity", "EXCLUSIVE").await?;
+        alone_with(db, &TABLES.map(|(table, _)| format!("ONLY {table}")).join(", "), "ACCESS EXCLUSIVE").await?;
         if !is_as_it_was(db, it, &stays).await? {
             return Ok(Came::NotNow);
         }

@@ -386,3 +386,41 @@ async fn while_two_replicas_prune_at_once_nothing_is_lost_and_nobody_waits_for_l
     assert_eq!(bench.due("n8n").await, []);
     bed.counts_are_right().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_as_many_events_as_can_come_in_through_two_replicas_what_is_old_is_dropped_without_many_tries() {
+    let bed = Bed::new().await;
+    bed.delivered("old", 30).await;
+    bed.turn().await;
+    bed.bench.clock.advance(HOUR + Duration::from_millis(1));
+    let (stop, taken) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let sends = async |replica: usize| {
+        while !stop.load(Ordering::Relaxed) {
+            let name = format!("young_{}", taken.fetch_add(1, Ordering::Relaxed));
+            bed.replicas[replica].accept(bed.bench.event(&name).to(&["crm"])).await.unwrap();
+        }
+    };
+    let senders = async { tokio::join!(sends(0), sends(1), sends(0), sends(1), sends(0), sends(1)) };
+    let drops = async {
+        until_sent(&taken, 200).await;
+        let mut tries = 0;
+        while bed.is_there(0).await && tries < PATIENCE {
+            tries += 1;
+            bed.prune_by(0).await.unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        tries
+    };
+    let (_, tries) = tokio::join!(senders, drops);
+    println!("{tries} tries, {taken:?} events meanwhile");
+    assert!(tries <= 10, "{tries} tries");
+    bed.counts_are_right().await;
+}
+
+async fn until_sent(taken: &AtomicUsize, count: usize) {
+    let began = Instant::now();
+    while taken.load(Ordering::Relaxed) < count {
+        assert!(began.elapsed() < Duration::from_mins(2), "nothing comes in");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
