@@ -202,7 +202,7 @@ impl Ingest {
             let known = async { db.rows_of(&known, &[&keys]).await };
             let (begun, locked, known, heads) = tokio::join!(biased; db.begin(), db.rows_of(&lock, &[]), known, heads);
             begun?;
-            *session = Some(Session::locked(db, &self.shared, &locked?)?);
+            *session = Some(Session::locked(db, &self.shared, &locked?).await?);
             (known?, heads?)
         } else {
             let known = async { db.rows_of(&known, &[&keys]).await };

@@ -20,12 +20,12 @@ use crate::{
 };
 
 /// Everything at once: the lock, the places, the rows, the word to others. What `here` finds in the way (a key that is known, no room,
-/// no places left) leaves all that follows without a row. `$wanted`: what rules want of deliveries, where any want something.
+/// no places left, another server) leaves all that follows without a row. `$wanted`: what rules want of deliveries, where any want something.
 macro_rules! at_once {
     ($($wanted:literal)?) => {
         concat!(
             "WITH here AS (UPDATE identity SET last_seq = last_seq + $1::int, used = used + $2::bigint
-        WHERE one AND last_seq + $1::int <= $3::bigint AND NOT EXISTS (SELECT FROM dedupe WHERE key = ANY($24::bytea[]))
+        WHERE one AND server = pg_postmaster_start_time() AND last_seq + $1::int <= $3::bigint AND NOT EXISTS (SELECT FROM dedupe WHERE key = ANY($24::bytea[]))
             AND ($4::bigint IS NULL OR used + (SELECT coalesce(sum(bytes), 0)::bigint FROM usage) < $4::bigint)
         RETURNING last_seq - $1::int AS base),
     known AS (INSERT INTO dedupe (key, body, seq, seen_at, hashed, suffix, forget_at)

@@ -79,7 +79,7 @@ pub(super) async fn change(session: &Session<'_>, change: &Change) -> Answer<Cha
     {
         return Ok(Ok(Changed::TooMany));
     }
-    let newest = session.db.first("SELECT coalesce(max(revision), 0) FROM records", &[]).await?;
+    let newest = session.db.first("SELECT greatest(revision, (SELECT max(revision) FROM records)) FROM identity", &[]).await?;
     let revision = newest.map_or(Ok(0), |row| row.try_get::<_, i64>(0))? + 1;
     for write in &change.writes {
         put(session, write, revision).await?;

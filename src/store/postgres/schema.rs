@@ -105,7 +105,9 @@ async fn migrate(tx: &tokio_postgres::Transaction<'_>, from: i32) -> Result<()> 
     }
     if from == 0 {
         tx.batch_execute(&partitions::first()).await.map_err(theirs)?;
-        tx.execute("INSERT INTO identity (salt) VALUES ($1)", &[&random_salt()?]).await.map_err(theirs)?;
+        tx.execute("INSERT INTO identity (salt, server) VALUES ($1, pg_postmaster_start_time())", &[&random_salt()?])
+            .await
+            .map_err(theirs)?;
     }
     let known = "UPDATE hookyard SET version = $1, works_since = greatest(works_since, $2)";
     tx.execute(known, &[&VERSION, &WORKS_SINCE]).await.map_err(theirs)?;

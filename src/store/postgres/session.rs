@@ -149,9 +149,17 @@ impl Shared {
 }
 
 /// Holds the lock of the store until the commit: what is read and written then happens before or after what others do under it.
-/// The second column: bytes in use.
-pub(super) const LOCK: &str =
-    "SELECT last_seq, used + (SELECT coalesce(sum(bytes), 0)::bigint FROM usage) FROM identity FOR UPDATE OF identity";
+/// The second column: bytes in use; the third: whether the server is the one that gave out the last numbers.
+pub(super) const LOCK: &str = "SELECT last_seq, used + (SELECT coalesce(sum(bytes), 0)::bigint FROM usage),
+        server IS NOT DISTINCT FROM pg_postmaster_start_time() FROM identity FOR UPDATE OF identity";
+/// Passes over numbers. After a failover to an asynchronous standby the last that were given out are not known there: relays still have
+/// events, attempts and records in hand that go by them, and no other may come to bear them.
+const LEAP: &str =
+    "UPDATE identity SET server = pg_postmaster_start_time(), last_seq = last_seq + $1::bigint, epoch = epoch + $1::bigint,
+        revision = greatest(revision, (SELECT max(revision) FROM records)) + $1::bigint
+    RETURNING last_seq";
+/// More than are given out while a standby lags behind, in minutes at what one server can take; and little of what there is.
+const LEAP_BY: i64 = 1 << 22;
 
 /// Tells whoever listens.
 pub(super) const NOTIFY: &str = "SELECT pg_notify($1, $2)";
@@ -178,15 +186,22 @@ impl<'d> Session<'d> {
         let lock = db.statement(LOCK).await?;
         let (begun, locked) = tokio::join!(biased; db.begin(), db.rows_of(&lock, &[]));
         begun?;
-        Self::locked(db, shared, &locked?)
+        Self::locked(db, shared, &locked?).await
     }
 
     /// One that was begun and holds the lock: what [`LOCK`] said.
-    pub(super) fn locked(db: &'d Db, shared: &'d Shared, rows: &[tokio_postgres::Row]) -> Pg<Self> {
-        let (last_seq, used) = match rows.first() {
-            Some(row) => (row.try_get(0)?, row.try_get(1)?),
-            None => (0, 0),
+    pub(super) async fn locked(db: &'d Db, shared: &'d Shared, rows: &[tokio_postgres::Row]) -> Pg<Self> {
+        let (mut last_seq, used, same) = match rows.first() {
+            Some(row) => (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?),
+            None => (0, 0, true),
         };
+        if !same && let Some(row) = db.first(LEAP, &[&LEAP_BY]).await? {
+            last_seq = row.try_get(0)?;
+            tracing::info!(
+                last_seq,
+                "the database's server was started again, or is another: numbers that it may not know of are passed over"
+            );
+        }
         let (now, used) = (shared.now(), AtomicI64::new(used));
         Ok(Self { db, shared, now, last_seq, used, had_room: OnceLock::new(), unsaid: Mutex::default() })
     }

@@ -8,6 +8,7 @@ use crate::{
     store::contract::{Opening, contract},
 };
 
+mod another_server;
 mod hearing;
 mod partitions;
 mod plans;

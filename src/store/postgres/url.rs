@@ -13,6 +13,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// How long a connection is silent until it is asked whether it is still there.
 const SILENT: Duration = Duration::from_secs(15);
+/// How often it is asked then, and how many times: an answer to what was asked may never come from a machine that is gone.
+const PROBED: Duration = Duration::from_secs(3);
+const PROBES: u32 = 3;
 
 /// How the server's certificate is looked at, as PostgreSQL's own clients do (`sslmode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +117,8 @@ pub(super) fn parse(url: &str) -> Result<Place, String> {
         config.connect_timeout(CONNECT);
     }
     // A standby takes nothing in: of several servers, the one that does; after a failover, the new one.
-    config.target_session_attrs(TargetSessionAttrs::ReadWrite).tcp_user_timeout(UNACKNOWLEDGED).keepalives_idle(SILENT);
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite).tcp_user_timeout(UNACKNOWLEDGED);
+    config.keepalives_idle(SILENT).keepalives_interval(PROBED).keepalives_retries(PROBES);
     Ok(Place { config, verify, authorities })
 }
 

@@ -8,7 +8,9 @@ CREATE TABLE identity (
     last_seq  BIGINT NOT NULL DEFAULT 0,   -- the last `seq` given out or passed over: it outlives the event, so that none is given twice
     epoch     BIGINT NOT NULL DEFAULT 0,   -- the last that was given to owners of shards
     used      BIGINT NOT NULL DEFAULT 0,   -- bytes of the events that are held, as they were counted when they came
-    probed_at BIGINT                       -- when the store last proved that it can write
+    probed_at BIGINT,                      -- when the store last proved that it can write
+    server    TIMESTAMPTZ,                 -- since when the server runs that gave out the numbers above; another may not know the last of them
+    revision  BIGINT NOT NULL DEFAULT 0    -- no record gets this number or one before it
 ) WITH (fillfactor = 10);
 
 -- Bytes of bodies and answers that came later; a sum over rows, so that nobody waits for another.

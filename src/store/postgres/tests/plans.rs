@@ -20,7 +20,7 @@ const PARTITIONS: i64 = 9;
 /// When the first of them were planned, in ms.
 const AT: i64 = 1_768_910_400_000;
 /// How often lanes ask in the comparison, of each store in turn.
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 120;
 /// How many they ask for.
 const ASKED: u32 = 64;
 
@@ -60,10 +60,11 @@ async fn fill(client: &tokio_postgres::Client, deliveries: i64, spread: i64) {
             FROM deliveries WHERE state IN (1, 4) AND place % 5 = 0;
         INSERT INTO digests (target_id, key, carrier, ends_at, gathered)
             SELECT 1, decode(md5(place::text), 'hex'), place, created_at, 1 FROM deliveries WHERE state = 0 AND target_id = 1 AND place % 9 = 0;
-        UPDATE identity SET last_seq = (SELECT max(seq) FROM events);
-        ANALYZE"
+        UPDATE identity SET last_seq = (SELECT max(seq) FROM events)"
     );
     client.batch_execute(&load).await.unwrap();
+    // As the server does by itself within a minute: whether it has done so yet is not what is measured.
+    client.batch_execute("VACUUM ANALYZE").await.unwrap();
 }
 
 /// How PostgreSQL runs `sql` for those that ask the same all the time.
@@ -182,10 +183,10 @@ async fn nothing_walks(folder: &Path, left_out: &str) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// Half of all that was measured was faster.
-fn median(mut all: Vec<Duration>) -> Duration {
+/// A quarter of all that was measured was faster: what the work itself takes, whoever else is busy on the machine at times.
+fn quartile(mut all: Vec<Duration>) -> Duration {
     all.sort_unstable();
-    all[all.len() / 2]
+    all[all.len() / 4]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,7 +213,7 @@ async fn with_a_million_deliveries_nothing_hot_walks_and_claiming_takes_as_long_
             assert!(due.len() == ASKED as usize && next.is_some(), "{target}: {}", due.len());
         }
     }
-    let [few, many] = took.map(median);
+    let [few, many] = took.map(quartile);
     println!("claiming {ASKED}: {few:?} with {FEW} deliveries stored, {many:?} with {MANY}");
     assert!(many <= 2 * few, "{many:?} with {MANY} deliveries stored, {few:?} with {FEW}");
     for store in stores {
