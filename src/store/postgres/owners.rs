@@ -23,6 +23,7 @@ use crate::{
 pub(super) async fn own(session: &Session<'_>, owner: OwnerId, now: Timestamp, lease: Duration) -> Answer<Vec<Owned>> {
     // Replicas' clocks differ: leases go by the database's.
     let ahead = ahead(session.db, session.shared, to_ms(now)).await?;
+    session.shared.differs(ahead);
     let (me, until) = (owner.0.cast_signed(), to_ms(later(now, lease)).saturating_add(ahead));
     let now = to_ms(now).saturating_add(ahead);
     bury(session, me).await?;

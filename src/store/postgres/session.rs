@@ -50,12 +50,16 @@ pub(super) struct Shared {
     heard_at: Mutex<Option<Instant>>,
     /// The latest time a transaction saw, in ms.
     seen: AtomicI64,
+    /// The database's clock differs from this machine's.
+    differs: AtomicBool,
     /// Numbers of targets that are on disk.
     targets: Mutex<Numbers>,
 }
 
 /// How long others who own nothing are told of what is committed after they were last heard of.
 const ALONE_AFTER: Duration = Duration::from_mins(1);
+/// From how much on people are told that the database's clock differs, in ms.
+const CLOCK_MS: i64 = 1000;
 /// Names of targets whose numbers are kept in memory, twice.
 const TARGETS_MAX: usize = 50_000;
 
@@ -75,6 +79,7 @@ impl Shared {
             unsure: AtomicBool::new(false),
             company: AtomicBool::new(true),
             heard_at: Mutex::default(),
+            differs: AtomicBool::new(false),
             targets: Mutex::new(Numbers::new(TARGETS_MAX)),
         }
     }
@@ -114,6 +119,19 @@ impl Shared {
             self.set_back.store(true, Ordering::Relaxed);
         }
         now
+    }
+
+    /// The database's clock is so many ms ahead of this machine's: people are told when that begins to matter, and when it ends to.
+    pub(super) fn differs(&self, ahead: i64) {
+        let matters = CLOCK_MS < ahead.saturating_abs();
+        match (self.differs.swap(matters, Ordering::Relaxed), matters) {
+            (false, true) => tracing::warn!(
+                ahead_ms = ahead,
+                "the database's clock is {ahead} ms ahead of this machine's (behind, where that is below zero): what this relay takes in and another delivers goes out, or expires, that much too early or too late; keep both by NTP"
+            ),
+            (true, false) => tracing::info!("this machine's clock goes as the database's again"),
+            _ => {}
+        }
     }
 
     /// The number of `name` where it is known here.
