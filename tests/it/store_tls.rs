@@ -16,7 +16,8 @@ fn openssl(folder: &Path, arguments: &str) {
 /// Makes an authority, another, and a certificate of the first for `localhost`.
 fn certificates(folder: &Path) {
     let settings = "[req]\ndistinguished_name=name\nprompt=no\n[name]\nCN=hookyard tests\n[ca]\nbasicConstraints=critical,CA:TRUE\n\
-        keyUsage=critical,keyCertSign\n[leaf]\nbasicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:localhost\n";
+        keyUsage=critical,keyCertSign\n[leaf]\nbasicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:localhost\n\
+        [own]\nbasicConstraints=CA:TRUE\nsubjectAltName=DNS:localhost\n";
     std::fs::write(folder.join("c.cnf"), settings).unwrap();
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -config c.cnf";
     for name in ["ca", "other"] {
@@ -103,4 +104,57 @@ async fn each_sslmode_encrypts_and_trusts_as_it_says() {
     let said = opens(&server, "127.0.0.1", "sslmode=disable").await.unwrap_err();
     assert!(said.contains("no pg_hba.conf entry"), "{said}");
     assert_eq!(opens(&server, "127.0.0.1", "sslmode=prefer").await, Ok(true));
+}
+
+/// Starts a server that shows the certificate in this file, whose key is `server.key`.
+async fn shows(server: &Server, file: &str) {
+    let path = |name: &str| server.folder().join(name).display().to_string();
+    own(&server.folder().join("server.key"));
+    own(&server.folder().join(file));
+    let tls = format!("ssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'", path(file), path("server.key"));
+    server.with(&tls, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_as_openssl_makes_them_are_taken_or_it_is_said_what_they_lack() {
+    let server = Server::start().await;
+    server.asks("CREATE ROLE watcher LOGIN SUPERUSER");
+    let folder = server.folder().to_owned();
+    certificates(&folder);
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (ca, other, mine) = (path("ca.pem"), path("other.pem"), path("own.crt"));
+
+    // Signed without a word on extensions.
+    openssl(&folder, "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 8 -days 2 -out first.crt");
+    openssl(&folder, "x509 -in first.crt -noout -text -out first.txt");
+    let text = std::fs::read_to_string(folder.join("first.txt")).unwrap();
+    assert!(text.contains("Version: 1 "), "this openssl is too new to make one: {text}");
+    shows(&server, "first.crt").await;
+    for query in ["", "sslmode=prefer", "sslmode=require"] {
+        assert_eq!(opens(&server, "localhost", query).await, Ok(true), "{query}");
+    }
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let said = opens(&server, "localhost", &format!("sslmode={mode}&sslrootcert={ca}")).await.unwrap_err();
+        assert!(said.contains("version 1") && said.contains("subjectAltName"), "{mode}: {said}");
+    }
+
+    // Signed by itself, as an authority.
+    let sign = "x509 -req -in server.csr -signkey server.key -set_serial 9 -extfile c.cnf -extensions own";
+    openssl(&folder, &format!("{sign} -days 2 -out own.crt"));
+    shows(&server, "own.crt").await;
+    for (mode, host) in [("require", "127.0.0.1"), ("verify-ca", "127.0.0.1"), ("verify-full", "localhost")] {
+        assert_eq!(opens(&server, host, &format!("sslmode={mode}&sslrootcert={mine}")).await, Ok(true), "{mode}");
+    }
+    let said = opens(&server, "127.0.0.1", &format!("sslmode=verify-full&sslrootcert={mine}")).await.unwrap_err();
+    assert!(said.contains("certificate") && said.contains("127.0.0.1"), "another name: {said}");
+    for roots in [&ca, &other] {
+        let said = opens(&server, "localhost", &format!("sslmode=verify-ca&sslrootcert={roots}")).await.unwrap_err();
+        assert!(said.contains("certificate") && said.contains("sslrootcert"), "another's word: {said}");
+    }
+
+    // Its time is over.
+    openssl(&folder, &format!("{sign} -days -1 -out old.crt"));
+    shows(&server, "old.crt").await;
+    let said = opens(&server, "localhost", &format!("sslmode=verify-full&sslrootcert={}", path("old.crt"))).await.unwrap_err();
+    assert!(said.to_lowercase().contains("expired"), "{said}");
 }

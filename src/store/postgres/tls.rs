@@ -9,19 +9,26 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 
 use super::url::{Place, Verify};
 use crate::store::{Error, Result};
+
+/// What the verifier says of a certificate whose version knows no extensions: `openssl x509 -req` makes such ones of its own accord.
+const OF_VERSION_1: &str = "UnsupportedCertVersion";
+/// What it says of one that says of itself that it is an authority, once its dates are right: `openssl req -x509` makes such ones.
+const OF_AN_AUTHORITY: &str = "CaUsedAsEndEntity";
 
 /// Makes connections encrypted.
 #[derive(Clone)]
@@ -35,39 +42,49 @@ impl Tls {
     pub(super) fn new(place: &Place) -> Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let failed = |error: rustls::Error| Error::Backend(format!("TLS cannot be set up: {error}").into());
-        let trusted = match place.verify {
-            Verify::Nothing => None,
-            Verify::Authority | Verify::Full => Some(trusted(place, &provider)?),
+        let (trusted, named) = match place.verify {
+            Verify::Nothing => (None, Vec::new()),
+            Verify::Authority | Verify::Full => {
+                let named = named(place)?;
+                (Some(trusted(&named, &provider)?), named)
+            }
         };
-        let looks = Looks { trusted, any_name: place.verify != Verify::Full, provider: provider.clone() };
+        let looks = Looks { trusted, named, any_name: place.verify != Verify::Full, provider: provider.clone() };
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(failed)?;
         let config = config.dangerous().with_custom_certificate_verifier(Arc::new(looks)).with_no_client_auth();
         Ok(Self(Arc::new(config)))
     }
 }
 
-/// Who decides whether an authority is trusted.
-fn trusted(place: &Place, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
-    let failed = |error: &dyn std::fmt::Display| Error::Unreadable(format!("the authorities of the store's TLS: {error}"));
-    let roots = match &place.authorities {
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
-                roots.add(certificate.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
-            }
-            roots
-        }
-        None => match rustls_platform_verifier::Verifier::new(provider.clone()) {
+/// The certificates that the URL says to trust; none: those of the system.
+fn named(place: &Place) -> Result<Vec<CertificateDer<'static>>> {
+    let Some(path) = &place.authorities else { return Ok(Vec::new()) };
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
+    match read {
+        Ok(none) if none.is_empty() => Err(unusable(&"it names no certificate")),
+        read => read.map_err(|error| unusable(&error)),
+    }
+}
+
+fn unusable(why: &dyn std::fmt::Display) -> Error {
+    Error::Unreadable(format!("the authorities of the store's TLS: {why}"))
+}
+
+/// Who decides whether an authority is trusted: one of `named`, or of the system's.
+fn trusted(named: &[CertificateDer<'static>], provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in named {
+        roots.add(certificate.clone()).map_err(|error| unusable(&error))?;
+    }
+    if roots.is_empty() {
+        match rustls_platform_verifier::Verifier::new(provider.clone()) {
             Ok(of_the_system) => return Ok(Arc::new(of_the_system)),
             // A bare container has no certificates of its own.
-            Err(_) => webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().fold(RootCertStore::empty(), |mut roots, certificate| {
-                roots.add_parsable_certificates([certificate.clone()]);
-                roots
-            }),
-        },
-    };
+            Err(_) => _ = roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned()),
+        }
+    }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-    Ok(verifier.map_err(|error| failed(&error))?)
+    Ok(verifier.map_err(|error| unusable(&error))?)
 }
 
 /// How the server's certificate is looked at.
@@ -75,8 +92,24 @@ fn trusted(place: &Place, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn Serv
 struct Looks {
     /// `None`: any will do.
     trusted: Option<Arc<dyn ServerCertVerifier>>,
+    /// Those that the URL says to trust: each of them may be the server's own.
+    named: Vec<CertificateDer<'static>>,
     any_name: bool,
     provider: Arc<CryptoProvider>,
+}
+
+impl Looks {
+    /// Whether a certificate that is trusted itself is for a server of this name. That the server has its key, the handshake shows.
+    fn fits(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        server_name: &ServerName<'_>,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        if !self.any_name {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
 }
 
 impl ServerCertVerifier for Looks {
@@ -94,6 +127,8 @@ impl ServerCertVerifier for Looks {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if self.any_name => Ok(ServerCertVerified::assertion()),
+            // As PostgreSQL's own clients do: signed by itself, and named, it needs no authority besides.
+            Err(error) if says(&error, OF_AN_AUTHORITY) && self.named.contains(end_entity) => self.fits(end_entity, server_name),
             other => other,
         }
     }
@@ -104,6 +139,10 @@ impl ServerCertVerifier for Looks {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        // Where anybody may answer it tells nothing, and the certificate may be one that cannot be read here.
+        if self.trusted.is_none() {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
@@ -113,6 +152,10 @@ impl ServerCertVerifier for Looks {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        // Where anybody may answer it tells nothing, and the certificate may be one that cannot be read here.
+        if self.trusted.is_none() {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
@@ -146,9 +189,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Hands
     fn connect(self, stream: S) -> Self::Future {
         Box::pin(async move {
             let name = self.name.ok_or_else(|| io::Error::other("the server has no name that a certificate could be for"))?;
-            tokio_rustls::TlsConnector::from(self.config).connect(name, stream).await.map(Encrypted)
+            tokio_rustls::TlsConnector::from(self.config).connect(name, stream).await.map(Encrypted).map_err(explained)
         })
     }
+}
+
+/// Whether `error` is this one of the verifier's, for which there is no other name.
+fn says(error: &rustls::Error, what: &str) -> bool {
+    matches!(error, rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(said))) if said.to_string() == what)
+}
+
+/// Says what to do about certificates that PostgreSQL's own clients take.
+fn explained(error: io::Error) -> io::Error {
+    let Some(said) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else { return error };
+    let help = if says(said, OF_VERSION_1) {
+        "it is of X.509 version 1, as `openssl x509 -req` makes it: with `-extfile` of a file that says `subjectAltName = DNS:<server>` it \
+         becomes one that can be verified"
+    } else if says(said, OF_AN_AUTHORITY) {
+        "it is an authority's: either `sslrootcert` names this very certificate, or the authority signs another for the server"
+    } else {
+        return error;
+    };
+    io::Error::new(error.kind(), format!("{said}: {help}"))
 }
 
 /// A connection that is encrypted.
