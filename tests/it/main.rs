@@ -74,6 +74,7 @@ mod spec_retention;
 mod spec_rules;
 mod spec_states;
 mod spec_subscriptions;
+mod standbys;
 mod store;
 mod store_tls;
 mod storm;

@@ -96,7 +96,7 @@ fn envelope(id: &str, body: String, clock: &Clock) -> Envelope {
     }
 }
 
-fn attempt(delivery: DeliveryId, number: u32, epoch: i64, next: Next, clock: &Clock) -> Attempt {
+pub(crate) fn attempt(delivery: DeliveryId, number: u32, epoch: i64, next: Next, clock: &Clock) -> Attempt {
     Attempt {
         delivery,
         number,

@@ -132,9 +132,10 @@ impl Work<Accept> for Ingest {
         let mut left = session::AGAIN;
         loop {
             let db = self.connection.get().await?;
+            let mark = db.mark();
             let done = self.write(&db, batch).await.inspect_err(|error| self.shared.may_have_committed(error));
             match done {
-                Ok(()) => return Ok(()),
+                Ok(()) => return session::waited(&db, &self.shared, mark),
                 Err(error) if session::again(&db, &error, &mut left).await => {}
                 Err(error) => return Err(session::broken(&db, &error)),
             }

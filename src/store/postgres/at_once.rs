@@ -12,7 +12,7 @@ use super::{
     batch::Came,
     connect::{Db, Pg, is_refusal},
     insert::{Deliveries, Events, Keys, Waiting},
-    session::{Shared, broken},
+    session::{Shared, broken, waited},
 };
 use crate::{
     envelope::{DeliveryId, EventUid},
@@ -81,7 +81,7 @@ pub(super) async fn prepare(db: &Db) -> Pg<()> {
 
 /// Takes in `batch`; `limit`: how many bytes may be in use. The numbers of all its targets are known.
 pub(super) async fn take_in(db: Arc<Db>, shared: Arc<Shared>, mut batch: Vec<Accept>, limit: Option<i64>) -> (Vec<Accept>, Came) {
-    let now = shared.now();
+    let (now, mark) = (shared.now(), db.mark());
     let written = write(&db, &shared, &batch, now, limit).await.inspect_err(|error| shared.may_have_committed(error));
     let came = match written {
         Ok(Some(base)) => {
@@ -90,7 +90,7 @@ pub(super) async fn take_in(db: Arc<Db>, shared: Arc<Shared>, mut batch: Vec<Acc
                 job.salt = shared.reading.salt;
                 job.cancelled.clear();
             }
-            Came::Done
+            waited(&db, &shared, mark).map_or_else(Came::Failed, |()| Came::Done)
         }
         Ok(None) => Came::NeedsCare,
         Err(error) if is_refusal(&error) => Came::Failed(broken(&db, &error)),

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Metrics, Object, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    Connect, Hook, HookError, Manager, ManagerConfig, Metrics, Object, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
 use tokio_postgres::{
     Row, Statement,
@@ -19,7 +20,11 @@ use tokio_postgres::{
     types::ToSql,
 };
 
-use super::{tls::Tls, url::Place};
+use super::{
+    notices::{Mark, Notices},
+    tls::Tls,
+    url::Place,
+};
 use crate::store::{Error, Result};
 
 /// How long a connection that is free is waited for, and how long a new one may take.
@@ -115,7 +120,31 @@ pub(super) struct Pool {
     connections: deadpool_postgres::Pool,
     gate: Arc<Gate>,
     outdated: Arc<Outdated>,
+    notices: Notices,
 }
+
+/// Makes connections that hear what the server says beside its answers.
+struct Hearing {
+    tls: Tls,
+    notices: Notices,
+}
+
+impl Connect for Hearing {
+    fn connect(&self, config: &tokio_postgres::Config) -> Connecting<'_> {
+        let (tls, notices, config) = (self.tls.clone(), self.notices.clone(), config.clone());
+        Box::pin(async move {
+            let (client, connection) = config.connect(tls).await?;
+            let driver = tokio::spawn(async move {
+                if let Err(error) = notices.drive(connection).await {
+                    tracing::warn!("a connection to the database is lost: {error}");
+                }
+            });
+            Ok((client, driver))
+        })
+    }
+}
+
+type Connecting<'c> = Pin<Box<dyn Future<Output = Pg<(tokio_postgres::Client, tokio::task::JoinHandle<()>)>> + Send + 'c>>;
 
 /// When one connection of a pool last found that its server can take nothing (a standby now, a full disk): those made before are not
 /// used again, so that the servers are asked anew.
@@ -136,7 +165,9 @@ impl Pool {
     /// At most `count` connections to `place`; none is made yet.
     pub(super) fn new(place: &Place, tls: &Tls, gate: &Arc<Gate>, count: usize, by_index: bool) -> Result<Self> {
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(place.config.clone(), tls.clone(), manager);
+        let notices = Notices::default();
+        let hearing = Hearing { tls: tls.clone(), notices: notices.clone() };
+        let manager = Manager::from_connect(place.config.clone(), hearing, manager);
         let settings = if by_index { format!("{SETTINGS}{BY_INDEX}") } else { SETTINGS.to_owned() };
         let set = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
             let settings = settings.clone();
@@ -156,7 +187,7 @@ impl Pool {
             .runtime(Runtime::Tokio1)
             .build();
         let connections = pool.map_err(|error| Error::Backend(error.to_string().into()))?;
-        Ok(Self { connections, gate: gate.clone(), outdated })
+        Ok(Self { connections, gate: gate.clone(), outdated, notices })
     }
 
     /// A connection that nobody else uses.
@@ -175,7 +206,7 @@ impl Pool {
             Err(error) => return Err(self.gate.shut(refused(&error))),
         };
         self.gate.open();
-        Ok(Db { client, open: AtomicBool::new(false), outdated: self.outdated.clone() })
+        Ok(Db { client, open: AtomicBool::new(false), outdated: self.outdated.clone(), notices: self.notices.clone() })
     }
 
     /// Connections in use go on; nobody gets another.
@@ -241,6 +272,7 @@ pub(super) struct Db {
     /// A transaction is open.
     open: AtomicBool,
     outdated: Arc<Outdated>,
+    notices: Notices,
 }
 
 impl Db {
@@ -298,6 +330,16 @@ impl Db {
         self.client.batch_execute("COMMIT").await?;
         self.open.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// To be taken before a commit is sent: what [`Db::waited`] goes by.
+    pub(super) fn mark(&self) -> Mark {
+        self.notices.mark()
+    }
+
+    /// Whether no commit was answered since `mark`, on any connection of the pool, without having waited for its standbys.
+    pub(super) fn waited(&self, mark: Mark) -> bool {
+        self.notices.mark() == mark
     }
 
     /// Undoes it.

@@ -9,7 +9,7 @@ use super::{
     bodies::Bodies,
     connect::{Db, Pg, is_refusal},
     record::{self, Record, Rows},
-    session::{Shared, broken},
+    session::{Shared, broken, waited},
 };
 
 /// What may be recorded freely: attempts at deliveries that wait, that nobody stands behind, and whose death no throttle knows of, by
@@ -58,8 +58,9 @@ pub(super) async fn prepare(db: &Db) -> Pg<()> {
 
 /// Records the attempts of `batch`, of which no two are of one delivery.
 pub(super) async fn record(db: Arc<Db>, shared: Arc<Shared>, batch: Vec<Record>) -> (Vec<Record>, Came) {
+    let mark = db.mark();
     let came = match write(&db, &shared, &batch).await {
-        Ok(true) => Came::Done,
+        Ok(true) => waited(&db, &shared, mark).map_or_else(Came::Failed, |()| Came::Done),
         Ok(false) => Came::NeedsCare,
         Err(error) if is_refusal(&error) => Came::Failed(broken(&db, &error)),
         // Somebody changed one of them at the same moment, or one is recorded already: the other way finds out which.

@@ -58,6 +58,7 @@ mod held;
 mod insert;
 mod lanes;
 mod news;
+mod notices;
 mod numbers;
 mod owners;
 mod partitions;

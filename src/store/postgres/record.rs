@@ -113,8 +113,9 @@ impl Work<Record> for Recorder {
         let mut left = session::AGAIN;
         loop {
             let db = self.connection.get().await?;
+            let mark = db.mark();
             match under_lock(&db, &self.shared, &attempts).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return session::waited(&db, &self.shared, mark),
                 Err(error) if session::again(&db, &error, &mut left).await => {}
                 Err(error) => return Err(session::broken(&db, &error)),
             }

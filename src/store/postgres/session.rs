@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::{
     connect::{Db, Pg, fault, is_again},
     news::{self, Unsaid},
+    notices::Mark,
     numbers::Numbers,
     presence::Presence,
     prune::Room,
@@ -277,8 +278,20 @@ impl<'d> Session<'d> {
     }
 }
 
+/// Refuses what was committed since `mark` where the server did not wait for the standbys that it was to wait for: it is on that server's
+/// disk, and may be nowhere else. Whoever is refused asks again, and the answer to that comes behind it on the way to the standbys.
+pub(super) fn waited(db: &Db, shared: &Shared, mark: Mark) -> Result<()> {
+    if db.waited(mark) {
+        return Ok(());
+    }
+    // It is there to be delivered.
+    shared.unsure.store(true, Ordering::Relaxed);
+    Err(Error::Full("the commit did not wait for the database's standbys: somebody has ended that".into()))
+}
+
 /// Ends a transaction by what it came to. `None`: it was undone and is to be made again.
-pub(super) async fn end<T>(db: &Db, done: Pg<Result<T>>) -> Option<Result<T>> {
+pub(super) async fn end<T>(db: &Db, shared: &Shared, done: Pg<Result<T>>) -> Option<Result<T>> {
+    let mark = db.mark();
     let committed = match done {
         // A refusal leaves what made room for it, or found that there is none.
         Ok(answer) => db.commit().await.map(|()| answer),
@@ -290,7 +303,7 @@ pub(super) async fn end<T>(db: &Db, done: Pg<Result<T>>) -> Option<Result<T>> {
         }
     };
     match committed {
-        Ok(answer) => Some(answer),
+        Ok(answer) => Some(waited(db, shared, mark).and(answer)),
         Err(error) if is_again(&error) => None,
         Err(error) => Some(Err(broken(db, &error))),
     }
@@ -329,7 +342,7 @@ macro_rules! locked {
                 Ok(done)
             };
             let done = done.await;
-            match $crate::store::postgres::session::end(&db, done).await {
+            match $crate::store::postgres::session::end(&db, &$self.shared, done).await {
                 Some(answer) => break answer,
                 None if left == 0 => break Err($crate::store::Error::Full("others wrote the same at the same time".into())),
                 None => left -= 1,
