@@ -26,7 +26,7 @@ use crate::{
     clock::{Timestamp, earlier, later, short},
     deliver::{Ailment, Deliver, Outlets, Told, Tried},
     envelope::Name,
-    jobs::{Jobs, State as JobState},
+    jobs::{Jobs, Kind, State as JobState},
     route::subscribers,
     store::{self, Backlog, Filter, HandedOver, HeldBound, Page, State},
 };
@@ -117,6 +117,7 @@ impl Subscriptions {
     /// What housekeeping does for subscriptions: notes which event types came, and lets the oldest of what is held for too long, or is
     /// too much, expire.
     pub async fn tidy(&self, backlog: &[Backlog]) -> store::Result<()> {
+        self.forget_erased().await?;
         self.parts.types.keep(&*self.parts.store).await?;
         let Some(running) = self.running.get() else { return Ok(()) };
         running.deliver.call_for(backlog);
@@ -138,6 +139,28 @@ impl Subscriptions {
                 self.bound(running, &row.target, old.then_some(cutoff)).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Forgets which event types came of namespaces that were erased. Every replica does: each has its own memory of them, and writes all
+    /// of that over what the others wrote.
+    pub(super) async fn forget_erased(&self) -> store::Result<()> {
+        let Some(running) = self.running.get() else { return Ok(()) };
+        let mut jobs = running.jobs.list();
+        jobs.retain(|job| job.kind == Kind::Erase && job.state == JobState::Done && job.filter.namespaces.is_some());
+        let known = |id: &str| self.erased.lock().unwrap_or_else(PoisonError::into_inner).contains(id);
+        for job in jobs.iter().filter(|job| !known(&job.id)) {
+            for namespace in job.filter.namespaces.iter().flatten() {
+                // Of one source only, or others came since: the store names it anyway.
+                let rest = Filter { namespaces: Some(vec![namespace.clone()]), limit: 1, ..Filter::default() };
+                if !self.parts.types.knows(namespace) || self.parts.store.events(rest).await?.is_empty() {
+                    self.parts.types.forget(namespace);
+                }
+            }
+            self.erased.lock().unwrap_or_else(PoisonError::into_inner).insert(job.id.clone());
+        }
+        let there: BTreeSet<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+        self.erased.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| there.contains(id.as_str()));
         Ok(())
     }
 

@@ -31,7 +31,7 @@ use crate::{
     seal::Sealer,
     secret::Secret,
     sign,
-    store::{self, AtMost, Change, Changed, NewAudit, RecordKind, Store, Write},
+    store::{self, AtMost, Change, Changed, NewAudit, Record, RecordKind, Store, Write},
 };
 
 mod audit;
@@ -63,6 +63,10 @@ use wanted::Names;
 /// How long graces last at the least from a start on: while the relay was off, nobody could come. At most `subscriptions.grace`.
 const AFTER_START: Duration = Duration::from_secs(300);
 
+/// The store shows for a day that a record was removed. Who has not looked for as long as this, or whose clock was set by as much, looks
+/// at all there is: what is not there any more is gone.
+const LOOKED_MAX: Duration = Duration::from_secs(12 * 3600);
+
 /// How often a change is made anew, where another replica made one of the same subscription first.
 const TRIES: u32 = 5;
 
@@ -93,6 +97,10 @@ pub struct Subscriptions {
     unread: RwLock<BTreeSet<Name>>,
     /// The newest revision that was read from the store.
     seen: AtomicI64,
+    /// When that was, as far as nothing was missed since.
+    looked: Mutex<Timestamp>,
+    /// The erasures after which it was looked what of their namespaces is still known.
+    erased: Mutex<BTreeSet<String>>,
     /// How many deliveries waited for those that hold some when it was last looked how large they are.
     weighed: Mutex<HashMap<Name, u64>>,
     /// Held by whoever changes one, from reading it to the end.
@@ -140,11 +148,13 @@ impl Subscriptions {
     pub(crate) fn none(parts: Parts, settings: Settings) -> Self {
         let settings = Live::new(Arc::new(settings));
         Self {
+            looked: Mutex::new(parts.clock.now()),
             parts,
             settings,
             known: RwLock::default(),
             unread: RwLock::default(),
             seen: AtomicI64::new(0),
+            erased: Mutex::default(),
             weighed: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             running: OnceLock::new(),
@@ -154,6 +164,7 @@ impl Subscriptions {
     /// Reads what the store keeps, and plans for it. Nothing is sent before [`Subscriptions::start`].
     pub async fn load(parts: Parts, settings: Settings) -> store::Result<Arc<Self>> {
         parts.types.restore(&*parts.store).await?;
+        let looked = Mutex::new(parts.clock.now());
         let grace_until = later(parts.clock.now(), settings.grace.min(AFTER_START));
         let (mut known, mut unread, mut seen) = (HashMap::new(), BTreeSet::new(), 0);
         for record in parts.store.records(RecordKind::Subscription, 0).await? {
@@ -177,7 +188,7 @@ impl Subscriptions {
         let planned = known.values().filter(|kept| kept.subscription.is_planned());
         parts.subscribers.load(planned.map(|kept| kept.subscription.subscriber()).collect());
         let (known, unread) = (RwLock::new(known), RwLock::new(unread));
-        Ok(Arc::new(Self { known, unread, seen: AtomicI64::new(seen), ..Self::none(parts, settings) }))
+        Ok(Arc::new(Self { known, unread, seen: AtomicI64::new(seen), looked, ..Self::none(parts, settings) }))
     }
 
     /// Goes by another file from now on.
@@ -211,6 +222,7 @@ impl Subscriptions {
 
     /// Notes which event types came: before the store is closed.
     pub(crate) async fn keep_types(&self) -> store::Result<()> {
+        self.forget_erased().await?;
         self.parts.types.keep(&*self.parts.store).await
     }
 
@@ -524,8 +536,13 @@ impl Subscriptions {
 
     /// Reads what others have changed. Under [`Subscriptions::changing`].
     async fn catch_up(&self) -> store::Result<()> {
-        let seen = self.seen.load(Ordering::Relaxed);
+        let (now, looked) = (self.parts.clock.now(), *self.looked.lock().unwrap_or_else(PoisonError::into_inner));
+        let blind = LOOKED_MAX < now.duration_since(looked).unsigned_abs();
+        let seen = if blind { 0 } else { self.seen.load(Ordering::Relaxed) };
         let records = self.parts.store.records(RecordKind::Subscription, seen).await?;
+        if blind {
+            self.forget_all_but(&records);
+        }
         for record in records {
             self.seen.fetch_max(record.revision, Ordering::Relaxed);
             let Some(id) = Name::parse(&record.id) else { continue };
@@ -544,7 +561,17 @@ impl Subscriptions {
             }
             self.unread.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         }
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = now;
         Ok(())
+    }
+
+    /// Goes by `records` being all there are.
+    fn forget_all_but(&self, records: &[Record]) {
+        let there: BTreeSet<&str> = records.iter().map(|record| record.id.as_str()).collect();
+        self.unread.write().unwrap_or_else(PoisonError::into_inner).retain(|id| there.contains(id.as_str()));
+        for gone in self.all(|it| !there.contains(it.id.as_str())) {
+            self.forget(&gone.subscription.id);
+        }
     }
 
     /// Goes by what another replica has made of a subscription.

@@ -84,6 +84,50 @@ fn sets_of_namespaces_are_told_apart_and_the_bootstrap_token_has_none() {
     assert_eq!((of(None, "tok_a"), of(None, BOOTSTRAP)), ("unbound".to_owned(), BOOTSTRAP.to_owned()));
 }
 
+#[tokio::test]
+async fn who_could_not_look_for_a_day_forgets_what_was_removed_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual("2026-01-20T12:00:00Z");
+    let store = store::sqlite::open(&folder.path().join("store"), clock.clone()).await.unwrap();
+    let ids = ["a", "b"].map(|c| Name::from(format!("wh_{}", c.repeat(26)).as_str()));
+    let put = |id: &Name, doc: &str| Write::Put {
+        kind: RecordKind::Subscription,
+        id: id.to_string(),
+        owner: String::new(),
+        doc: doc.to_owned(),
+        sealed: Some(bytes::Bytes::new()),
+        expected: None,
+    };
+    let change = async |write: Write| {
+        let done = store.change(Change { writes: vec![write], ..Change::default() }).await.unwrap();
+        let Changed::Done { revision } = done else { panic!("{done:?}") };
+        revision
+    };
+    let living = Subscription { life: Life::Living, disabled: None, ..sample() };
+    let first = change(put(&ids[0], &Subscription { id: ids[0].clone(), ..living.clone() }.to_doc())).await;
+    let subscribers = Subscribers::default();
+    let parts = Parts {
+        store: store.clone(),
+        sealer: Sealer::of_key(&[7; 32]),
+        clock: clock.clone(),
+        announcer: Announcer::new().0,
+        subscribers,
+        types: Arc::new(EventTypes::new(Vec::new())),
+    };
+    let all = Subscriptions::load(parts, Settings::default()).await.unwrap();
+    change(Write::Remove { kind: RecordKind::Subscription, id: ids[0].to_string(), expected: first }).await;
+    change(put(&ids[1], &Subscription { id: ids[1].clone(), ..living }.to_doc())).await;
+    // Nothing shows any more that it was there.
+    clock.advance(Duration::from_secs(25 * 3600));
+    let day = Duration::from_secs(24 * 3600);
+    let retention = store::Retention { events: day, dead_letters: day, rejections: day, audit: day, max_bytes: None };
+    store.prune(clock.now(), retention, Vec::new()).await.unwrap();
+    assert!(store.records(RecordKind::Subscription, first).await.unwrap().iter().all(|record| record.doc.is_some()));
+    assert!(all.keeps(&ids[0]));
+    all.refresh().await.unwrap();
+    assert!(!all.keeps(&ids[0]) && all.keeps(&ids[1]));
+}
+
 proptest! {
     #[test]
     fn no_document_breaks_reading(doc in ".{0,200}", key in "[a-z_]{1,12}", value in ".{0,20}") {

@@ -112,6 +112,23 @@ impl EventTypes {
         }
     }
 
+    /// Whether anything was received of `namespace`, as far as it is remembered.
+    pub(super) fn knows(&self, namespace: &str) -> bool {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).types.values().any(|of| of.contains(namespace))
+    }
+
+    /// Nothing of `namespace` is remembered from now on, until more is received. The store, too, forgets it with the next
+    /// [`EventTypes::keep`], whoever wrote it there.
+    pub(super) fn forget(&self, namespace: &str) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        let Seen { types, pairs, news } = &mut *seen;
+        types.retain(|_, of| {
+            *pairs -= usize::from(of.remove(namespace));
+            !of.is_empty()
+        });
+        *news = true;
+    }
+
     /// Whether an event that `glob` fits can come, as far as somebody bound to `namespaces` may know.
     pub fn fits(&self, glob: &Glob, namespaces: Option<&BTreeSet<String>>) -> bool {
         if fixed().any(|known| glob.matches(known)) || self.file.now().iter().any(|known| glob.matches(known)) {
@@ -234,6 +251,18 @@ mod tests {
         types.saw("relay.delivery.dead", None);
         assert_eq!(types.seen.read().unwrap().pairs, SEEN_MAX);
         assert!(!types.fits(&glob("relay.delivery.dead"), None));
+    }
+
+    #[test]
+    fn what_is_forgotten_of_a_namespace_stays_of_others() {
+        let types = EventTypes::new(Vec::new());
+        for (r#type, namespace) in [("order.shipped", "acme"), ("order.shipped", "other"), ("acme.returned", "acme")] {
+            types.saw(r#type, Some(namespace));
+        }
+        types.forget("acme");
+        assert!(!types.knows("acme") && types.knows("other"));
+        let seen = types.seen.read().unwrap();
+        assert_eq!((written(&seen), seen.pairs), (r#"{"order.shipped":["other"]}"#.to_owned(), 1));
     }
 
     #[tokio::test]

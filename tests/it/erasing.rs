@@ -2,11 +2,14 @@
 
 use std::{path::Path, sync::Arc};
 
+use hookyard::clock::Clock;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::support::{
-    Received, Receiver, Reply, Routes, SOON, TestApp, app::MINUTELY, minutes, routes, seconds, spawn_app, until,
+    Home, Received, Receiver, Reply, Routes, SOON, TestApp,
+    app::{MINUTELY, START},
+    minutes, routes, seconds, spawn_app, until,
 };
 
 const NAME: &str = "Wilhelmina-4711";
@@ -92,6 +95,51 @@ async fn events_are_erased_by_uid_by_id_and_by_namespace() {
     assert_eq!(erases(&app, json!({"namespace": "ns-a"})).await["made"], 1);
     assert_eq!(ids(&app).await, ["evt_3"]);
     assert_eq!(erases(&app, json!({"event": uid})).await["made"], 0, "it is gone");
+}
+
+/// A namespace that must be named nowhere but by the job that erases it.
+const GONE: &str = "ns-gone-4711";
+
+/// Whether what these relays keep aside of records names `text`, once they have tidied up.
+async fn keep(app: &TestApp, text: &str) -> bool {
+    app.clock.advance(seconds(5));
+    app.handles.store.settings("").await.unwrap().iter().any(|(_, value)| value.contains(text))
+}
+
+/// Types that somebody bound to [`GONE`] may know.
+fn knows(app: &TestApp) -> bool {
+    let bound = [GONE.to_owned()].into();
+    app.handles.subscriptions.types().list(Some(&bound)).iter().any(|known| known == "order.gone")
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_erased_is_remembered_by_no_relay() {
+    let file = routes().interactor();
+    let (home, clock) = (Home::in_postgres(), Clock::manual(START));
+    let shared = TestApp::start(home.clone(), clock.clone(), file.clone()).await;
+    let relays = [vec![spawn_app(file.clone()).await], vec![shared, TestApp::start(home, clock, file.clone()).await]];
+    for relays in &relays {
+        let one = &relays[0];
+        for (n, app) in relays.iter().enumerate() {
+            app.takes_of(&format!("evt_{n}"), "order.gone", json!({"namespace": GONE})).await;
+            app.takes_of(&format!("evt_other_{n}"), "order.stays", json!({"namespace": "ns-b"})).await;
+            assert!(knows(app));
+        }
+        until("it to be kept", SOON, async || keep(one, GONE).await.then_some(())).await;
+        let made = erases(one, json!({"namespace": GONE})).await["made"].as_u64();
+        assert_eq!(made, Some(relays.len() as u64));
+        until("it to be forgotten", SOON, async || (!keep(one, GONE).await && !relays.iter().any(knows)).then_some(())).await;
+        // Whoever has something new to keep does not bring it back.
+        for (n, app) in relays.iter().enumerate() {
+            let kind = format!("order.new{n}");
+            app.takes_of(&format!("evt_new_{n}"), &kind, json!({"namespace": "ns-b"})).await;
+            until("that to be kept", SOON, async || keep(app, &kind).await.then_some(())).await;
+            assert!(!keep(app, GONE).await && keep(app, "order.stays").await);
+        }
+    }
+    let [mut alone, _] = relays;
+    let app = alone.remove(0).restart(file).await;
+    assert!(!keep(&app, GONE).await && !knows(&app));
 }
 
 #[tokio::test]
