@@ -115,9 +115,9 @@ impl Relay {
     }
 
     /// Lets `target` go on; false when this relay cannot.
-    pub(crate) async fn resume(&self, target: &str) -> Outcome<bool> {
-        let status = wire::call(self.admin, "POST", &format!("/api/v1/targets/{target}/resume"), TOKEN).await?;
-        Ok((200..300).contains(&status))
+    pub(crate) fn resume(&self, target: &str) -> impl Future<Output = Outcome<bool>> + Send + use<> {
+        let (admin, path) = (self.admin, format!("/api/v1/targets/{target}/resume"));
+        async move { Ok((200..300).contains(&wire::call(admin, "POST", &path, TOKEN).await?)) }
     }
 
     /// Asks it to stop, as an init system would, and waits until it has.

@@ -232,6 +232,7 @@ impl Store for Fake {
             stood_still_ms: 0,
             epoch: 0,
             unmade: None,
+            ordered: false,
         }])
     }
 

@@ -319,6 +319,7 @@ pub(super) fn settle(destination: &Destination, delivery: &Delivery, made: Made,
         stood_still_ms: standing.still_then,
         epoch: standing.epoch,
         unmade: matches!(delivery.stage, Stage::Gathering | Stage::Carrying).then_some(delivery.unmade),
+        ordered: delivery.order_key.is_some(),
     };
     Settled { attempt, hold, template_failed: tried.template_failed }
 }
@@ -382,6 +383,7 @@ pub(super) fn broken(delivery: crate::envelope::DeliveryId, number: u32, at: Tim
         stood_still_ms: 0,
         epoch: 0,
         unmade: None,
+        ordered: false,
     }
 }
 

@@ -211,7 +211,7 @@ impl Endpoint {
     /// again at once under the next secret. Where its consent is asked for first, there must be one.
     pub(super) async fn post(&self, attempt: &Try<'_>, body: &Body, answer_max: usize) -> Result<Answer, Failure> {
         if let Some(handshake) = &self.handshake {
-            handshake.agree(attempt, &self.ready).await?;
+            Box::pin(handshake.agree(attempt, &self.ready)).await?;
         }
         let rounds = self.signing.as_ref().map_or(1, |signing| signing.rounds(attempt.at));
         let mut round = 0;

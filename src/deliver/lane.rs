@@ -470,7 +470,14 @@ impl Lane {
         let under_way =
             UnderWay { handed: handed.clone(), today: today.clone(), probe, at, began: Instant::now(), still_ms, epoch };
         let over = self.over.clone();
-        let make = async move { over.run_until_cancelled(attempt::make(&today.destination, &today.tools, &handed)).await };
+        // Not by `run_until_cancelled`, whose future holds what it runs twice.
+        let make = async move {
+            tokio::select! {
+                biased;
+                () = over.cancelled() => None,
+                made = attempt::make(&today.destination, &today.tools, &handed) => Some(made),
+            }
+        };
         let task = self.attempts.spawn(make);
         self.under_way.insert(task.id(), under_way);
     }

@@ -128,6 +128,7 @@ impl Bench {
             stood_still_ms: 0,
             epoch: 0,
             unmade: None,
+            ordered: false,
         };
         let epoch = self.store.own_shards(store::OwnerId(7), self.clock.now(), Duration::from_secs(15)).await.unwrap()[0].epoch;
         let attempts = uids.iter().map(|uid| Attempt { epoch, ..attempt(uid) }).collect();

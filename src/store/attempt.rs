@@ -42,6 +42,8 @@ pub struct Attempt {
     /// Of a digest: [`Delivery::unmade`] as it was read. Where more was taken out of it since, neither what was made for the attempt is
     /// kept nor what was answered, which may repeat it.
     pub unmade: Option<u32>,
+    /// Its delivery has an order key: the next one waits for its record.
+    pub ordered: bool,
 }
 
 impl Attempt {

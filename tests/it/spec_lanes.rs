@@ -112,6 +112,7 @@ pub(crate) fn attempt(delivery: DeliveryId, number: u32, epoch: i64, next: Next,
         stood_still_ms: 0,
         epoch,
         unmade: None,
+        ordered: false,
     }
 }
 

@@ -216,14 +216,15 @@ impl Kind {
         why.filter(|why| !matches!(why, NoRecipients::Unavailable(_))).map(|why| why.to_string())
     }
 
-    /// Makes one attempt. No transaction is open and no lock is held while it runs.
+    /// Makes one attempt. No transaction is open and no lock is held while it runs. What is rarer or larger than a request is allocated by
+    /// itself: what is not would make the future of every attempt as large.
     pub(super) async fn send(&self, attempt: &Try<'_>, answers: &Reading) -> Tried {
         match self {
             Self::Webhook(it) => it.send(attempt, answers).await,
             Self::N8n(it) => it.send(attempt, answers).await,
-            Self::Slack(it) => it.send(attempt, answers).await,
-            Self::Whatsapp(it) => it.send(attempt, answers).await,
-            Self::Email(it) => it.send(attempt).await,
+            Self::Slack(it) => Box::pin(it.send(attempt, answers)).await,
+            Self::Whatsapp(it) => Box::pin(it.send(attempt, answers)).await,
+            Self::Email(it) => Box::pin(it.send(attempt)).await,
         }
     }
 }

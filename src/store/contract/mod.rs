@@ -327,6 +327,7 @@ impl Bench {
             stood_still_ms: 0,
             epoch: 0,
             unmade: None,
+            ordered: false,
         }
     }
 

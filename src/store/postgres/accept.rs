@@ -87,6 +87,15 @@ impl Job for Accept {
             }
         }));
     }
+
+    fn rows(&self) -> usize {
+        1 + self.event.deliveries.len()
+    }
+
+    /// Its sender waits for it.
+    fn is_urgent(&self) -> bool {
+        true
+    }
 }
 
 /// The id that an event is kept under.
@@ -117,6 +126,10 @@ impl Ingest {
 impl Work<Accept> for Ingest {
     /// Senders wait for it.
     const WORTH_WHILE: usize = 16;
+
+    fn rest(&self, _: Duration) -> Duration {
+        Duration::ZERO
+    }
 
     async fn send(&mut self, batch: Vec<Accept>) -> std::result::Result<Sent<Accept>, Vec<Accept>> {
         if !at_once::is_ordinary(&batch) {

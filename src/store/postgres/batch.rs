@@ -1,4 +1,5 @@
-//! Tasks that commit together what is queued (group commit): nobody waits for a timer, and the busier it gets, the more share a commit.
+//! Tasks that commit together what is queued (group commit): the busier it gets, the more share a commit. Nobody waits for a timer; what
+//! nobody waits for may.
 
 use std::{
     collections::VecDeque,
@@ -6,12 +7,13 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
+    time::{Instant as Tick, sleep_until},
 };
 
 use super::connect::{Db, Pool};
@@ -26,6 +28,8 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Batches that are under way at once: while the server writes one, the next is made and sent behind it.
 const UNDER_WAY: usize = 2;
+/// Rows that are a batch which waits for no more: as many as a lane that is waiting has queued.
+const ENOUGH: usize = 128;
 
 /// After a batch that needed care though it did not look so, the next tries again without; while more of them do, so many at most go with
 /// care for each that tries.
@@ -37,6 +41,10 @@ pub(super) trait Job: Send + 'static {
     fn bytes(&self) -> usize;
     /// Answers whoever asked, if still there: what it came to, or the error that undid it.
     fn answer(self, outcome: Result<()>);
+    /// Roughly how many rows it writes.
+    fn rows(&self) -> usize;
+    /// Whether somebody gains by its going at once.
+    fn is_urgent(&self) -> bool;
 }
 
 /// A batch that was sent, and what it came to.
@@ -58,6 +66,9 @@ pub(super) trait Work<J>: Send + 'static {
     /// as much as ten events, whatever is in it.
     const WORTH_WHILE: usize;
 
+    /// How long the server is left alone after a batch that took so long, while jobs gather of which none is urgent, and that are not
+    /// yet [`ENOUGH`].
+    fn rest(&self, took: Duration) -> Duration;
     /// Sends `batch`, all of it or nothing, in one exchange: with its first poll it is behind all that were sent before. Gives it back
     /// where it cannot go so.
     fn send(&mut self, batch: Vec<J>) -> impl Future<Output = std::result::Result<Sent<J>, Vec<J>>> + Send;
@@ -131,10 +142,17 @@ impl<J: Job> Writer<J> {
 }
 
 async fn run<J: Job, W: Work<J>>(work: W, mut queue: mpsc::Receiver<Message<J>>) {
-    let mut task =
-        Task { work, gathered: Gathered::default(), under_way: VecDeque::new(), care: Care::default(), failing: false };
+    let mut task = Task {
+        work,
+        gathered: Gathered::default(),
+        under_way: VecDeque::new(),
+        rest_until: Tick::now(),
+        care: Care::default(),
+        failing: false,
+    };
     loop {
-        if task.gathered.may_go(task.under_way.len(), W::WORTH_WHILE) {
+        let rests = task.rests();
+        if !rests && task.gathered.may_go(task.under_way.len(), W::WORTH_WHILE) {
             task.send().await;
             continue;
         }
@@ -142,6 +160,7 @@ async fn run<J: Job, W: Work<J>>(work: W, mut queue: mpsc::Receiver<Message<J>>)
         tokio::select! {
             biased;
             ended = next(&mut task.under_way), if front => task.ended(ended).await,
+            () = sleep_until(task.rest_until), if rests => {}
             message = queue.recv(), if room => match message {
                 Some(message) => task.gathered.take_in(message, &mut queue),
                 // All that was queued is on its way.
@@ -159,11 +178,14 @@ async fn run<J: Job, W: Work<J>>(work: W, mut queue: mpsc::Receiver<Message<J>>)
 struct Gathered<J> {
     jobs: Vec<J>,
     bytes: usize,
+    rows: usize,
+    /// One of them is, or nothing more will come.
+    urgent: bool,
 }
 
 impl<J> Default for Gathered<J> {
     fn default() -> Self {
-        Self { jobs: Vec::new(), bytes: 0 }
+        Self { jobs: Vec::new(), bytes: 0, rows: 0, urgent: false }
     }
 }
 
@@ -177,6 +199,11 @@ impl<J: Job> Gathered<J> {
         !self.jobs.is_empty() && (under_way == 0 || under_way < UNDER_WAY && many)
     }
 
+    /// Whether it had better wait for more, while the server rests.
+    fn may_wait(&self) -> bool {
+        !self.jobs.is_empty() && !self.urgent && self.rows < ENOUGH && self.has_room()
+    }
+
     /// `first` and what is queued behind it, within the bounds of a batch. Nothing more is taken in after a stop.
     fn take_in(&mut self, first: Message<J>, queue: &mut mpsc::Receiver<Message<J>>) {
         let mut next = Some(first);
@@ -184,9 +211,14 @@ impl<J: Job> Gathered<J> {
             match message {
                 Message::Job(job) => {
                     self.bytes += job.bytes();
+                    self.rows += job.rows();
+                    self.urgent |= job.is_urgent();
                     self.jobs.push(job);
                 }
-                Message::Stop => queue.close(),
+                Message::Stop => {
+                    self.urgent = true;
+                    queue.close();
+                }
             }
             next = if self.has_room() { queue.try_recv().ok() } else { None };
         }
@@ -244,12 +276,19 @@ struct Task<J, W> {
     work: W,
     gathered: Gathered<J>,
     under_way: VecDeque<UnderWay<J>>,
+    /// See [`Work::rest`].
+    rest_until: Tick,
     care: Care,
     /// The log gets one line when commits begin to fail and one when that ends.
     failing: bool,
 }
 
 impl<J: Job, W: Work<J>> Task<J, W> {
+    /// Whether what has gathered waits for more until `rest_until`.
+    fn rests(&self) -> bool {
+        self.under_way.is_empty() && self.gathered.may_wait() && Tick::now() < self.rest_until
+    }
+
     /// Sends what has gathered.
     async fn send(&mut self) {
         let (jobs, began) = (std::mem::take(&mut self.gathered).jobs, Instant::now());
@@ -310,6 +349,7 @@ impl<J: Job, W: Work<J>> Task<J, W> {
             tracing::info!("the store takes writes again");
         }
         self.work.committed(&mut jobs, began);
+        self.rest_until = Tick::now() + self.work.rest(began.elapsed());
         jobs.into_iter().for_each(|job| job.answer(Ok(())));
     }
 
@@ -318,5 +358,131 @@ impl<J: Job, W: Work<J>> Task<J, W> {
             tracing::error!("nothing of this was written, whoever asked was told: {error}");
         }
         jobs.into_iter().for_each(|job| job.answer(Err(error.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Slip {
+        rows: usize,
+        urgent: bool,
+        reply: oneshot::Sender<Result<()>>,
+    }
+
+    impl Job for Slip {
+        fn bytes(&self) -> usize {
+            1
+        }
+
+        fn answer(self, outcome: Result<()>) {
+            let _ = self.reply.send(outcome);
+        }
+
+        fn rows(&self) -> usize {
+            self.rows
+        }
+
+        fn is_urgent(&self) -> bool {
+            self.urgent
+        }
+    }
+
+    /// Takes note of how many jobs each batch had, and rests for so long after it.
+    #[derive(Clone)]
+    struct Book {
+        rest: Duration,
+        batches: Arc<Mutex<Vec<usize>>>,
+    }
+
+    impl Work<Slip> for Book {
+        const WORTH_WHILE: usize = 64;
+
+        fn rest(&self, _: Duration) -> Duration {
+            self.rest
+        }
+
+        async fn send(&mut self, batch: Vec<Slip>) -> std::result::Result<Sent<Slip>, Vec<Slip>> {
+            self.batches.lock().unwrap().push(batch.len());
+            Ok(Box::pin(async move { (batch, Came::Done) }))
+        }
+
+        async fn commit(&mut self, _: &mut [Slip]) -> Result<()> {
+            Ok(())
+        }
+
+        fn committed(&mut self, _: &mut [Slip], _: Instant) {}
+    }
+
+    struct Office {
+        book: Book,
+        writer: Writer<Slip>,
+        answers: Vec<oneshot::Receiver<Result<()>>>,
+    }
+
+    impl Office {
+        /// One that has written a batch of one job, and rests for so long now.
+        async fn resting(rest: Duration) -> Self {
+            let book = Book { rest, batches: Arc::default() };
+            let mut office = Self { writer: Writer::start(book.clone()), book, answers: Vec::new() };
+            office.ask(1, false).await;
+            office.all_are_answered().await;
+            office
+        }
+
+        async fn ask(&mut self, rows: usize, urgent: bool) {
+            let (reply, answer) = oneshot::channel();
+            assert!(self.writer.queue.send(Message::Job(Slip { rows, urgent, reply })).await.is_ok());
+            self.answers.push(answer);
+        }
+
+        async fn all_are_answered(&mut self) {
+            for answer in self.answers.drain(..) {
+                answer.await.unwrap().unwrap();
+            }
+        }
+
+        fn batches(&self) -> Vec<usize> {
+            self.book.batches.lock().unwrap().clone()
+        }
+    }
+
+    const LONG: Duration = Duration::from_hours(1);
+
+    #[tokio::test]
+    async fn what_is_not_urgent_gathers_while_the_server_rests_and_goes_with_what_is() {
+        let mut office = Office::resting(LONG).await;
+        for urgent in [false, false, false, true] {
+            office.ask(1, urgent).await;
+        }
+        office.all_are_answered().await;
+        assert_eq!(office.batches(), [1, 4]);
+    }
+
+    #[tokio::test]
+    async fn enough_of_them_wait_for_no_more() {
+        let mut office = Office::resting(LONG).await;
+        office.ask(ENOUGH - 1, false).await;
+        office.ask(1, false).await;
+        office.all_are_answered().await;
+        assert_eq!(office.batches(), [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn the_rest_ends() {
+        let mut office = Office::resting(Duration::from_millis(1)).await;
+        office.ask(1, false).await;
+        office.all_are_answered().await;
+        assert_eq!(office.batches(), [1, 1]);
+    }
+
+    #[tokio::test]
+    async fn what_has_gathered_is_written_when_it_closes() {
+        let mut office = Office::resting(LONG).await;
+        office.ask(1, false).await;
+        office.writer.close().await;
+        office.all_are_answered().await;
+        assert_eq!(office.batches(), [1, 1]);
     }
 }

@@ -249,6 +249,7 @@ impl Reading {
             stood_still_ms: 0,
             epoch,
             unmade: None,
+            ordered: false,
         })
     }
 }

@@ -217,6 +217,7 @@ impl Reading {
             stood_still_ms: 0,
             epoch: row.get("epoch")?,
             unmade: None,
+            ordered: false,
         })
     }
 }
