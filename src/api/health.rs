@@ -44,6 +44,9 @@ pub(super) struct Readiness {
     /// `ok`, where it is ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<&'static str>,
+    /// `refused`, while the store takes no record of what was sent: events come in, and nothing goes out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<GoesBy>,
 }
@@ -91,12 +94,13 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
 )]
 pub(super) async fn ready_in_detail(State(api): State<Api>) -> Response {
     let verdict = verdict(&api).await;
+    let attempts = api.running.refuses_attempts().then_some("refused");
     let config = api.running.config();
     let config = Some(GoesBy { hash: config.hash, error: config.rejected.map(|it| it.error) });
     match verdict {
-        Ok(()) => Json(Readiness { store: Some("ok"), config, ..Readiness::ready() }).into_response(),
+        Ok(()) => Json(Readiness { store: Some("ok"), attempts, config, ..Readiness::ready() }).into_response(),
         Err(reason) => {
-            let body = Readiness { config, ..Readiness::unavailable(reason) };
+            let body = Readiness { attempts, config, ..Readiness::unavailable(reason) };
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }

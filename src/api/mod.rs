@@ -163,6 +163,9 @@ trait Running: Send + Sync {
     /// The deliveries an attempt of which is under way.
     fn in_flight(&self) -> Vec<DeliveryId>;
 
+    /// Whether nothing is sent because the store does not take what was.
+    fn refuses_attempts(&self) -> bool;
+
     /// For every rule of today, whether it fires for `event`, and if not, why not.
     fn explain(&self, event: &Envelope) -> Vec<Why>;
 
@@ -203,6 +206,10 @@ impl Running for Handles {
 
     fn in_flight(&self) -> Vec<DeliveryId> {
         self.deliver.in_flight()
+    }
+
+    fn refuses_attempts(&self) -> bool {
+        self.deliver.is_refused()
     }
 
     fn explain(&self, event: &Envelope) -> Vec<Why> {

@@ -36,6 +36,7 @@ pub(super) struct Fake {
     broken: bool,
     probes: AtomicU32,
     in_flight: Vec<DeliveryId>,
+    refuses_attempts: bool,
     retried: Mutex<Vec<(Filter, SignedDuration)>>,
     /// What people did to lanes, dead letters and jobs.
     pub(super) operated: Operated,
@@ -364,6 +365,10 @@ impl Running for Fake {
 
     fn in_flight(&self) -> Vec<DeliveryId> {
         self.in_flight.clone()
+    }
+
+    fn refuses_attempts(&self) -> bool {
+        self.refuses_attempts
     }
 
     fn explain(&self, event: &Envelope) -> Vec<Why> {
@@ -725,6 +730,14 @@ async fn readiness_follows_the_store_and_asks_it_once_a_second() {
     let (status, body) = ask(api.admin(), request("GET", "/api/v1/events", "")).await;
     assert_eq!((status.as_u16(), &body["error"]), (503, &json!("unavailable")));
     assert!(!body.to_string().contains("fire"), "{body}");
+}
+
+#[tokio::test]
+async fn a_relay_that_cannot_record_what_it_sends_says_so() {
+    let detail = async |fake| ask(api(Arc::new(fake)).admin(), request("GET", "/readyz", "")).await;
+    let (status, body) = detail(Fake { refuses_attempts: true, ..Fake::default() }).await;
+    assert_eq!((status, &body["status"], &body["attempts"]), (StatusCode::OK, &json!("ready"), &json!("refused")));
+    assert_eq!(detail(Fake::default()).await.1.get("attempts"), None);
 }
 
 #[tokio::test]

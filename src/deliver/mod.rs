@@ -488,6 +488,11 @@ impl Deliver {
         Ok(())
     }
 
+    /// Whether the store refuses attempts, or does not answer, so that nothing is sent.
+    pub fn is_refused(&self) -> bool {
+        self.recorder.is_refused()
+    }
+
     /// The deliveries an attempt of which is under way.
     pub fn in_flight(&self) -> Vec<DeliveryId> {
         self.inboxes.in_flight()

@@ -270,6 +270,9 @@ fn ways_out(destinations: Vec<Destination>, clock: &Clock, announcer: &Announcer
     WaysOut { destinations, templates, contacts, allow_targets, site: Site::default() }
 }
 
+/// Whether a store finds fault with an attempt.
+type Fault = fn(&Attempt) -> bool;
+
 /// A store in memory, as far as delivery asks.
 #[derive(Default)]
 pub(crate) struct MemoryStore {
@@ -278,6 +281,12 @@ pub(crate) struct MemoryStore {
     listener: Mutex<Option<Arc<dyn OnCommit>>>,
     /// Refuses writes while set.
     pub(crate) full: AtomicBool,
+    /// Finds fault with such attempts, and writes nothing of what comes with one.
+    pub(crate) fault: Mutex<Option<Fault>>,
+    /// Finds fault with whatever is written, and says so when it is asked.
+    pub(crate) unwell: AtomicBool,
+    /// How often it was asked.
+    pub(crate) asked: AtomicUsize,
     /// Answers no write while set.
     pub(crate) mute: AtomicBool,
     /// Answers no question for due deliveries while set.
@@ -387,6 +396,9 @@ impl Store for MemoryStore {
         }
         if self.full.load(Ordering::SeqCst) {
             return Err(store::Error::Full("no space".into()));
+        }
+        if self.fault.lock().unwrap().is_some_and(|is_at_fault| attempts.iter().any(is_at_fault)) {
+            return Err(store::Error::Backend("no equivalent in encoding LATIN1".into()));
         }
         let mut rows = self.rows.lock().unwrap();
         for attempt in attempts {
@@ -629,7 +641,8 @@ impl Store for MemoryStore {
         tokio::sync::watch::channel(0).1
     }
     async fn ready(&self) -> store::Result<()> {
-        Ok(())
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.unwell.load(Ordering::SeqCst) { Err(store::Error::Backend("torn pages".into())) } else { Ok(()) }
     }
     async fn close(&self) {}
 }
