@@ -22,7 +22,7 @@ macro_rules! free {
 }
 
 /// One row where all ($16) are recorded, none where nothing was. What changed between the look and the writing undoes it all: dividing
-/// by nothing is an error. `$more`: bodies, and the bytes that they add to what is in use.
+/// by nothing is an error. `$more`: bodies, and the bytes that they and the answers ($22) add to what is in use.
 macro_rules! freely {
     ($($more:literal)?) => {
         concat!(
@@ -44,8 +44,9 @@ pub(super) const FREELY: &str = freely!();
 pub(super) const FREELY_WITH: &str = freely!(
     ", made AS (INSERT INTO bodies (place, content_type, body, reached)
             SELECT u.* FROM fit CROSS JOIN unnest($17::bigint[], $18::text[], $19::bytea[], $20::bool[])
-                AS u (place, content_type, body, reached) ON CONFLICT DO NOTHING),
-        counted AS (UPDATE usage SET bytes = bytes + $22::int FROM fit WHERE slot = $21::smallint)"
+                AS u (place, content_type, body, reached) ON CONFLICT DO NOTHING RETURNING octet_length(body) AS n),
+        counted AS (UPDATE usage SET bytes = bytes + $22::int + (SELECT coalesce(sum(n), 0)::bigint FROM made)
+            FROM fit WHERE slot = $21::smallint)"
 );
 
 /// Has the statements ready, so that [`record`] sends with its first poll.
@@ -73,7 +74,7 @@ async fn write(db: &Db, shared: &Shared, batch: &[Record]) -> Pg<bool> {
     let attempts = record::of(batch, shared.reading.salt);
     let (first, _) = record::rounds(&attempts);
     let rows = Rows::of(&first, shared.now());
-    let (bodies, bytes, slot) = (Bodies::of(&first), record::size(&first), shared.slot());
+    let (bodies, bytes, slot) = (Bodies::of(&first), record::answered(&first), shared.slot());
     let count = first.len() as i64;
     let mut params = rows.params().to_vec();
     params.push(&count);

@@ -68,6 +68,7 @@ mod presence;
 mod prune;
 mod query;
 mod record;
+mod recount;
 mod reject;
 mod replay;
 mod reports;
@@ -289,6 +290,7 @@ impl Store for Postgres {
 
     async fn prune(&self, now: Timestamp, retention: Retention, held: Vec<(Name, Timestamp)>) -> Result<Pruned> {
         let tidied = read!(self.work, |db| partitions::tidy(db, &self.shared, now, retention.events))?;
+        read!(self.work, |db| recount::recount(db, &self.shared))?;
         let pruned = locked!(self, held.iter().map(|(name, _)| name), |session| prune::prune(session, now, &retention, &held))?;
         Ok(Pruned { events: pruned.events + tidied.events, more: pruned.more || tidied.more, ..pruned })
     }

@@ -311,7 +311,7 @@ async fn work(db: &Db, shared: &Shared, layout: &Layout, now: Timestamp, kept: D
 }
 
 /// `work` in a transaction.
-async fn within<T>(db: &Db, work: impl Future<Output = Pg<T>>) -> Pg<T> {
+pub(super) async fn within<T>(db: &Db, work: impl Future<Output = Pg<T>>) -> Pg<T> {
     db.begin().await?;
     match work.await {
         Ok(done) => db.commit().await.map(|()| done),
@@ -328,7 +328,7 @@ async fn within<T>(db: &Db, work: impl Future<Output = Pg<T>>) -> Pg<T> {
 const ALONE: &str = "SELECT pg_try_advisory_xact_lock(1214994800, to_regnamespace(quote_ident(current_schema()))::oid::int)";
 
 /// Whether nobody else tidies partitions until this transaction ends.
-async fn is_alone(db: &Db) -> Pg<bool> {
+pub(super) async fn is_alone(db: &Db) -> Pg<bool> {
     db.first(ALONE, &[]).await?.map_or(Ok(false), |row| row.try_get(0))
 }
 
@@ -387,7 +387,7 @@ async fn begin(db: &Db, shared: &Shared, layout: &Layout, next: i64, now: Timest
     .await
 }
 
-async fn number_of(db: &Db, sql: &str) -> Pg<i64> {
+pub(super) async fn number_of(db: &Db, sql: &str) -> Pg<i64> {
     db.rows_once(sql, &[]).await?.first().map_or(Ok(0), |row| row.try_get(0))
 }
 

@@ -1,7 +1,7 @@
 //! Removing what is kept no longer, in slices that hold up nobody else's commit for long, and making room when the store
 //! has reached its limit. The rules are those of `delivery.md`, "Retention".
 //!
-//! What is in use is counted as it comes and goes: the files of a database do not shrink, and hold its other tables.
+//! What is in use is counted as it comes and goes ([`super::recount`]): the files of a database do not shrink, and hold its other tables.
 
 use std::{
     sync::{MutexGuard, PoisonError, atomic::Ordering},
@@ -14,6 +14,7 @@ use super::{
     digest, ending, lanes,
     partitions::{self, Cutoffs, Layout, Pace},
     people,
+    recount::Recounts,
     rows::Cells,
     session::{Session, Shared},
     throttle,
@@ -42,7 +43,8 @@ pub(super) struct Room {
     /// `store.max_bytes`, as the last call of [`prune`] said.
     limit: Option<u64>,
     /// A whole sweep found nothing to remove and the limit is reached.
-    exhausted: bool,
+    pub(super) exhausted: bool,
+    pub(super) recounts: Recounts,
     sweep: Sweep,
     walk: Walk,
     pub(super) pace: Pace,

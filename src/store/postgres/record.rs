@@ -159,27 +159,27 @@ async fn under_lock(db: &Db, shared: &Shared, attempts: &[&Attempt]) -> Pg<()> {
     let (first, rest) = rounds(attempts);
     let settled = write(db, &Rows::of(&first, session.now)).await?;
     let mut moved = Vec::new();
+    let mut more: i64 = settled.iter().map(|it| it.answered).sum();
     for attempt in &first {
-        match settled.iter().find(|it| it.place == attempt.delivery.place()) {
-            Some(it) if it.moved => moved.push(*attempt),
-            Some(_) => slowly(&session, attempt, attempt.number).await?,
-            None => {
-                if let Some(number) = renumber(&session, attempt).await? {
-                    settle_one(&session, attempt, number).await?;
-                }
+        more += match settled.iter().find(|it| it.place == attempt.delivery.place()) {
+            Some(it) if it.moved => {
+                moved.push(*attempt);
+                0
             }
-        }
+            Some(_) => slowly(&session, attempt, attempt.number).await?,
+            None => renumbered(&session, attempt).await?,
+        };
     }
-    keep_bodies(db, &moved).await?;
+    more += keep_bodies(db, &moved).await?;
     let left = settled.iter().filter(|it| it.moved && it.ended);
     lanes::move_up(&session, left.filter_map(|it| it.order)).await?;
     for dead in settled.iter().filter(|it| it.moved && it.died) {
         throttle::died(&session, dead.place, session.now).await?;
     }
     for attempt in rest {
-        one(&session, attempt).await?;
+        more += one(&session, attempt).await?;
     }
-    count(db, shared, attempts).await?;
+    count(db, shared, more).await?;
     session.speak().await?;
     db.commit().await
 }
@@ -257,14 +257,15 @@ pub(super) const RECORD: &str = concat!(
                 response, counts, epoch)
             SELECT a.place, a.number, a.started_at, a.duration_us, a.status, a.error, a.detail, a.outcome, a.cause, a.due_at,
                 a.response, a.counts, a.epoch
-            FROM a JOIN deliveries d ON d.place = a.place ON CONFLICT DO NOTHING RETURNING place),
+            FROM a JOIN deliveries d ON d.place = a.place ON CONFLICT DO NOTHING RETURNING place, octet_length(response) AS answered),
         moved AS (",
     left!(),
     " FROM a, kept WHERE d.place = a.place AND kept.place = a.place AND d.state::int = 0 AND ",
     todays!(),
     "
             RETURNING d.place, d.target_id, d.order_key, d.stage, a.outcome)
-    SELECT kept.place, m.place IS NOT NULL, m.target_id, m.order_key, m.outcome IN (1, 2), m.outcome = 2 AND m.stage <> 0
+    SELECT kept.place, m.place IS NOT NULL, m.target_id, m.order_key, m.outcome IN (1, 2), m.outcome = 2 AND m.stage <> 0,
+        kept.answered
     FROM kept LEFT JOIN moved m ON m.place = kept.place"
 );
 
@@ -279,6 +280,8 @@ struct Settled {
     ended: bool,
     /// It died, and throttles may know of it.
     died: bool,
+    /// How many bytes of what was answered were kept.
+    answered: i64,
 }
 
 /// Attempts by column, as values of a statement.
@@ -356,39 +359,41 @@ fn settled(row: &tokio_postgres::Row) -> Pg<Settled> {
     let (place, moved) = (cells.int()?, cells.take()?);
     let order = cells.some_int()?.zip(cells.some_key()?);
     let ended = cells.take::<Option<bool>>()?.unwrap_or_default();
-    Ok(Settled { place, moved, order, ended, died: cells.take::<Option<bool>>()?.unwrap_or_default() })
+    let died = cells.take::<Option<bool>>()?.unwrap_or_default();
+    Ok(Settled { place, moved, order, ended, died, answered: cells.int()? })
 }
 
-/// Records one attempt of a delivery of which another was recorded in the same breath.
-async fn one(session: &Session<'_>, attempt: &Attempt) -> Pg<()> {
-    match write(session.db, &Rows::of(&[attempt], session.now)).await?.pop() {
-        Some(it) if it.moved => follow(session, attempt, &it).await,
-        Some(_) => slowly(session, attempt, attempt.number).await,
-        None => match renumber(session, attempt).await? {
-            Some(number) => settle_one(session, attempt, number).await,
-            None => Ok(()),
-        },
+/// Records one attempt of a delivery of which another was recorded in the same breath; answers how many bytes more are kept now.
+async fn one(session: &Session<'_>, attempt: &Attempt) -> Pg<i64> {
+    match settle(session, attempt).await? {
+        Some(more) => Ok(more),
+        None => renumbered(session, attempt).await,
     }
 }
 
-async fn settle_one(session: &Session<'_>, attempt: &Attempt, number: u32) -> Pg<()> {
+/// Likewise one whose number is taken, under another; nothing of one that was recorded before, or whose delivery is not held.
+async fn renumbered(session: &Session<'_>, attempt: &Attempt) -> Pg<i64> {
+    let Some(number) = renumber(session, attempt).await? else { return Ok(0) };
     let attempt = Attempt { number, ..attempt.clone() };
-    match write(session.db, &Rows::of(&[&attempt], session.now)).await?.pop() {
-        Some(it) if it.moved => follow(session, &attempt, &it).await,
-        Some(_) => slowly(session, &attempt, number).await,
-        None => Ok(()),
-    }
+    Ok(settle(session, &attempt).await?.unwrap_or_default())
 }
 
-async fn follow(session: &Session<'_>, attempt: &Attempt, it: &Settled) -> Pg<()> {
-    keep_body(session.db, attempt, true).await?;
+/// Likewise one under its own number; `None` when that is taken, or its delivery is not held.
+async fn settle(session: &Session<'_>, attempt: &Attempt) -> Pg<Option<i64>> {
+    let Some(it) = write(session.db, &Rows::of(&[attempt], session.now)).await?.pop() else { return Ok(None) };
+    let made = if it.moved { follow(session, attempt, &it).await? } else { slowly(session, attempt, attempt.number).await? };
+    Ok(Some(it.answered + made))
+}
+
+async fn follow(session: &Session<'_>, attempt: &Attempt, it: &Settled) -> Pg<i64> {
+    let more = keep_body(session.db, attempt, true).await?;
     if it.ended {
         lanes::move_up(session, it.order).await?;
     }
     if it.died {
         throttle::died(session, it.place, session.now).await?;
     }
-    Ok(())
+    Ok(more)
 }
 
 /// The number of an attempt whose own is taken: `None` when it was recorded before, or its delivery is not held.
@@ -407,37 +412,40 @@ pub(super) const ARRIVE: &str = "UPDATE deliveries SET state = 1, cause = NULL, 
         attempts = greatest(attempts, $3::int)
     WHERE place = $1 AND (state = 3 AND cause = 6 OR state = 6)";
 
-/// What is left to do for an attempt that was kept, and whose delivery is final or a newer owner's.
-async fn slowly(session: &Session<'_>, attempt: &Attempt, number: u32) -> Pg<()> {
+/// What is left to do for an attempt that was kept, and whose delivery is final or a newer owner's; answers how many bytes of its body
+/// more are kept now.
+async fn slowly(session: &Session<'_>, attempt: &Attempt, number: u32) -> Pg<i64> {
     let place = attempt.delivery.place();
     if attempt.next == Next::Delivered {
         let number = i32::try_from(number).unwrap_or(i32::MAX);
         if session.db.run(ARRIVE, &[&place, &session.now, &number]).await? != 0 {
-            return Ok(());
+            return Ok(0);
         }
     }
     let dead = matches!(attempt.next, Next::Dead(_));
     if attempt.rendered.is_none() && !dead {
-        return Ok(());
+        return Ok(0);
     }
     let sql = "SELECT s.epoch <= $2 FROM deliveries d JOIN targets t ON t.id = d.target_id JOIN shards s ON s.shard = t.shard
         WHERE d.place = $1";
     let todays = session.db.first(sql, &[&place, &attempt.epoch]).await?;
     let todays = todays.map(|row| row.try_get::<_, bool>(0)).transpose()?.unwrap_or_default();
-    keep_body(session.db, attempt, todays || attempt.next == Next::Delivered).await?;
-    if dead && todays { throttle::died(session, place, session.now).await } else { Ok(()) }
+    let more = keep_body(session.db, attempt, todays || attempt.next == Next::Delivered).await?;
+    if dead && todays {
+        throttle::died(session, place, session.now).await?;
+    }
+    Ok(more)
 }
 
-/// What these attempts leave behind, in bytes.
-pub(super) fn size(attempts: &[&Attempt]) -> i32 {
-    small(attempts.iter().map(|attempt| bytes(attempt)).sum())
+/// What was answered to these attempts, in bytes.
+pub(super) fn answered(attempts: &[&Attempt]) -> i32 {
+    small(attempts.iter().map(|attempt| attempt.response.len()).sum())
 }
 
-/// Adds that to what is in use.
-async fn count(db: &Db, shared: &Shared, attempts: &[&Attempt]) -> Pg<()> {
-    let size = size(attempts);
-    if size == 0 {
+/// So many bytes more are in use, or fewer.
+async fn count(db: &Db, shared: &Shared, more: i64) -> Pg<()> {
+    if more == 0 {
         return Ok(());
     }
-    db.run("UPDATE usage SET bytes = bytes + $2::int WHERE slot = $1", &[&shared.slot(), &size]).await.map(|_| ())
+    db.run("UPDATE usage SET bytes = bytes + $2 WHERE slot = $1", &[&shared.slot(), &more]).await.map(|_| ())
 }

@@ -14,6 +14,7 @@ mod partitions;
 mod plans;
 #[path = "../../../tests/it/support/postgres.rs"]
 mod server;
+mod usage;
 
 contract!(shared: super::opened);
 

@@ -135,6 +135,8 @@ fn hot() -> Vec<(&'static str, String)> {
         ("record::RECORD", record::RECORD),
         ("record::ARRIVE", record::ARRIVE),
         ("bodies::BODIES", bodies::BODIES),
+        ("bodies::BODY", bodies::BODY),
+        ("bodies::BODY_ANEW", bodies::BODY_ANEW),
         ("freely::FREELY", freely::FREELY),
         ("freely::FREELY_WITH", freely::FREELY_WITH),
         ("at_once::AT_ONCE", at_once::AT_ONCE),
