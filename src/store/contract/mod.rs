@@ -47,6 +47,7 @@ macro_rules! contract {
         contract!(@ $open, sharing:
             shards_spread_evenly_as_owners_come_and_go
             a_shard_that_changes_hands_has_a_higher_epoch
+            a_lease_of_a_clock_that_was_ahead_lasts_no_longer_than_any
             a_repeat_is_known_wherever_it_comes
             what_was_read_past_never_fills_later
             others_hear_what_is_new

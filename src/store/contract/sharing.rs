@@ -82,6 +82,26 @@ pub(crate) async fn a_shard_that_changes_hands_has_a_higher_epoch(bench: Bench) 
     assert!(two.iter().all(|(shard, epoch)| before[shard] < *epoch));
 }
 
+pub(crate) async fn a_lease_of_a_clock_that_was_ahead_lasts_no_longer_than_any(bench: Bench) {
+    bench.shares(&[1]).await;
+    bench.clock.set_back(Duration::from_hours(1));
+    // The first may live, and have seen nothing of that.
+    assert!(bench.shares(&[2]).await[0].is_empty());
+    assert!(bench.shares_after(&[2], 10).await[0].is_empty());
+    let rest = bench.shares_after(&[2], 10).await;
+    assert_eq!(rest[0].len(), usize::from(SHARDS), "20 s after its clock was set back it is over");
+    // One that does live keeps what it has.
+    let held = async || {
+        let held = bench.store.own_shards(OwnerId(2), bench.clock.now(), LEASE).await.unwrap();
+        held.into_iter().map(|it| (it.shard, it.epoch)).collect::<Vec<_>>()
+    };
+    let before = held().await;
+    bench.clock.set_back(Duration::from_hours(1));
+    assert!(bench.shares(&[3]).await[0].is_empty());
+    bench.clock.advance(seconds(5));
+    assert_eq!(held().await, before);
+}
+
 pub(crate) async fn a_repeat_is_known_wherever_it_comes(bench: Bench) {
     let other = bench.beside().await;
     let mut copies = tokio::task::JoinSet::new();

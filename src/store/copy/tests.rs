@@ -243,7 +243,10 @@ async fn a_relay_that_comes_to_a_copy_before_it_is_whole_is_noticed() {
     let (from, to) = (filled(folder.path(), "from.db", 3), server::url_of(folder.path()).await);
     let clock = Clock::system();
     for (sql, said) in [
-        ("INSERT INTO owners (owner, until, seen_at) VALUES (1, 9000000000000000, 0)", "a relay works on it"),
+        (
+            "INSERT INTO owners (owner, until, seen_at) SELECT 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint + 50000, 0",
+            "a relay works on it",
+        ),
         ("UPDATE identity SET epoch = epoch + 1", "a relay has worked on the destination"),
     ] {
         let mut meanwhile = Some(sql);
@@ -298,7 +301,7 @@ async fn what_would_spoil_something_is_refused_and_left_as_it_was() {
     assert!(refused(&two, &one).await.starts_with("the destination: the store is in use"));
     relay.close().await;
     let relay = postgres::open(&other, Clock::system()).await.unwrap();
-    relay.own_shards(crate::store::OwnerId(7), Clock::system().now(), Duration::from_secs(600)).await.unwrap();
+    relay.own_shards(crate::store::OwnerId(7), Clock::system().now(), Duration::from_secs(50)).await.unwrap();
     let said = refused(&two, &other).await;
     assert!(said.starts_with("the destination: the store is in use: a relay works on it"), "{said}");
     assert!(refused(&other, &at("new.db")).await.starts_with("the source: the store is in use: a relay works on it"));

@@ -6,6 +6,7 @@ use tokio_postgres::{Client, Row as DbRow, error::SqlState, types::ToSql};
 
 use super::{
     connect::{fault, unreached},
+    owners::LEASE_MAX_MS,
     partitions, schema,
     text::{Int, Text},
     tls::Tls,
@@ -110,8 +111,11 @@ impl End {
     }
 
     async fn is_free(&self) -> Result<()> {
-        let sql = "SELECT count(*), coalesce(max(until), 0) FROM owners WHERE (extract(epoch FROM clock_timestamp()) * 1000)::bigint < until";
-        let row = self.client.query_one(sql, &[]).await.map_err(|error| self.failed(&error))?;
+        let now = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+        let sql = format!(
+            "SELECT count(*), coalesce(max(until), 0) FROM owners WHERE until BETWEEN {now} + 1 AND {now} + {LEASE_MAX_MS}"
+        );
+        let row = self.client.query_one(&sql, &[]).await.map_err(|error| self.failed(&error))?;
         let (live, until): (i64, i64) = (row.get(0), row.get(1));
         if live == 0 {
             return Ok(());

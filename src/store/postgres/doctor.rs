@@ -9,6 +9,7 @@ use tokio_postgres::{
 use super::{
     BATCHES, LANES, LISTS, WALKS, WORK,
     connect::{fault, unreached},
+    owners::LEASE_MAX_MS,
     schema,
     text::unwritten,
     tls::Tls,
@@ -85,6 +86,7 @@ pub(in crate::store) async fn examine(url: &Secret, clock: &Clock) -> Result<Exa
     let mut all = Examined::default();
     let found = &mut all.findings;
     found.push(version(&db, &place).await?);
+    found.push(server::encoding(&db).await?);
     found.push(encrypted(&db, &place).await?);
     found.push(pooler(&place, &tls).await?);
     found.push(clocks(&db, clock).await?);
@@ -227,8 +229,9 @@ async fn store(db: &Asked, all: &mut Examined) -> Result<i64> {
     all.findings.extend(server::partitions(db).await?);
     all.sealed = sealed(db).await?;
     let now = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
-    let live = db.number(&format!("SELECT count(*) FROM owners WHERE {now} < until")).await?;
-    let free = db.number(&format!("SELECT count(*) FROM shards WHERE owner IS NULL OR until <= {now}")).await?;
+    let held = format!("until BETWEEN {now} + 1 AND {now} + {LEASE_MAX_MS}");
+    let live = db.number(&format!("SELECT count(*) FROM owners WHERE {held}")).await?;
+    let free = db.number(&format!("SELECT count(*) FROM shards WHERE owner IS NULL OR NOT {held}")).await?;
     all.findings.push(match (live, free) {
         (0, _) => Finding::good("relays", "none works on it"),
         (n, 0) => Finding::good("relays", format!("{n} work on it, and every lane is one's")),

@@ -19,13 +19,18 @@ use crate::{
     store::{Owned, OwnerId, Profile, Replica},
 };
 
+/// How much longer than a lease one may still last, in ms: clocks are read one after the other.
+const SLACK_MS: i64 = 5000;
+/// Longer than any lease, in ms: what ends later was written when the database's clock was ahead of what it is now, and is nobody's.
+pub(super) const LEASE_MAX_MS: i64 = 60_000;
+
 /// Takes or renews leases; see [`crate::store::Store::own_shards`].
 pub(super) async fn own(session: &Session<'_>, owner: OwnerId, now: Timestamp, lease: Duration) -> Answer<Vec<Owned>> {
     // Replicas' clocks differ: leases go by the database's.
     let ahead = ahead(session.db, session.shared, to_ms(now)).await?;
-    session.shared.differs(ahead);
     let (me, until) = (owner.0.cast_signed(), to_ms(later(now, lease)).saturating_add(ahead));
     let now = to_ms(now).saturating_add(ahead);
+    session.db.run(CUT, &[&until, &until.saturating_add(SLACK_MS)]).await?;
     bury(session, me).await?;
     let spread = spread(session, me, now, until).await?;
     keep(session, me, &spread).await?;
@@ -35,13 +40,21 @@ pub(super) async fn own(session: &Session<'_>, owner: OwnerId, now: Timestamp, l
     held.iter().map(|row| owned(row, ahead)).collect::<Pg<_>>().map(Ok)
 }
 
-/// How far the database's clock is ahead of `now`, in ms; a clock that tests move is everybody's.
+/// Cuts leases that end later than any that is given now: the database's clock was set back since, or another server took over whose is
+/// behind. Who holds one, were it alive, believes in no more than that either, and has it renewed before.
+const CUT: &str = "WITH present AS (UPDATE owners SET until = $1 WHERE $2 < until) UPDATE shards SET until = $1 WHERE $2 < until";
+
+/// How far the database's clock is ahead of `now`, in ms, when it may have been `now` for a while; a clock that tests move is everybody's.
 async fn ahead(db: &Db, shared: &Shared, now: i64) -> Pg<i64> {
     if !shared.clock.is_system() {
         return Ok(0);
     }
-    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $1";
-    db.first(sql, &[&now]).await?.map_or(Ok(0), |row| row.try_get(0))
+    let before = to_ms(shared.clock.now());
+    let row = db.first("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", &[]).await?;
+    let Some(row) = row else { return Ok(0) };
+    let there: i64 = row.try_get(0)?;
+    shared.shows(there, before, to_ms(shared.clock.now()));
+    Ok(there.saturating_sub(now))
 }
 
 /// The live owners that do not leave, this one among them, and the shards with lanes that each lacks.

@@ -36,6 +36,8 @@ pub(super) const USERS: &str = "SELECT coalesce(string_agg(l.pid || coalesce(' f
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.classid = 1214994790 AND l.objid = to_regnamespace(quote_ident(current_schema()))::oid
         AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+/// What a database's text has to be in: any other has no place for some of what is sent.
+pub(super) const ENCODING: &str = "UTF8";
 /// What tells a store from another program's tables.
 const HEAD: &str = "CREATE TABLE hookyard (version INTEGER NOT NULL, works_since INTEGER NOT NULL)";
 
@@ -43,8 +45,10 @@ const HEAD: &str = "CREATE TABLE hookyard (version INTEGER NOT NULL, works_since
 /// is brought up. Of several that start at once one does it, and the others wait for it. Answers the store's salt.
 ///
 /// # Errors
-/// [`Error::Unreadable`] for another program's tables and for a newer schema that this version cannot work with; nothing is written.
+/// [`Error::Unreadable`] for another program's tables, for a newer schema that this version cannot work with, and for a database that cannot
+/// hold any text; nothing is written.
 pub(super) async fn prepare(client: &mut Client) -> Result<u64> {
+    holds_any_text(client).await?;
     let tx = client.transaction().await.map_err(|error| fault(&error))?;
     let done = async {
         tx.query_one(LOCK, &[]).await.map_err(no_schema)?;
@@ -71,6 +75,18 @@ pub(super) async fn prepare(client: &mut Client) -> Result<u64> {
     let salt = done.await?;
     tx.commit().await.map_err(|error| fault(&error))?;
     Ok(salt)
+}
+
+async fn holds_any_text(client: &Client) -> Result<()> {
+    let row = client.query_one("SHOW server_encoding", &[]).await.map_err(|error| fault(&error))?;
+    let encoding: &str = row.try_get(0).map_err(|error| fault(&error))?;
+    if encoding == ENCODING {
+        return Ok(());
+    }
+    Err(Error::Unreadable(format!(
+        "the database's encoding is {encoding}, in which much of what is sent cannot be written; make another, by CREATE DATABASE … \
+         ENCODING 'UTF8' TEMPLATE template0"
+    )))
 }
 
 pub(super) fn no_schema(error: tokio_postgres::Error) -> Error {

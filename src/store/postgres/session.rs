@@ -52,7 +52,7 @@ pub(super) struct Shared {
     /// The latest time a transaction saw, in ms.
     seen: AtomicI64,
     /// The database's clock differs from this machine's.
-    differs: AtomicBool,
+    pub(super) differs: AtomicBool,
     /// Numbers of targets that are on disk.
     targets: Mutex<Numbers>,
 }
@@ -122,8 +122,13 @@ impl Shared {
         now
     }
 
-    /// The database's clock is so many ms ahead of this machine's: people are told when that begins to matter, and when it ends to.
-    pub(super) fn differs(&self, ahead: i64) {
+    /// The database's clock showed `there` at some time between `before` and `after` of this machine's, in ms: people are told when the
+    /// difference begins to matter, and when it ends to. An answer that was long under way tells nothing.
+    pub(super) fn shows(&self, there: i64, before: i64, after: i64) {
+        if CLOCK_MS <= after.saturating_sub(before).saturating_abs() {
+            return;
+        }
+        let ahead = there.saturating_sub(before.midpoint(after));
         let matters = CLOCK_MS < ahead.saturating_abs();
         match (self.differs.swap(matters, Ordering::Relaxed), matters) {
             (false, true) => tracing::warn!(
@@ -383,4 +388,25 @@ pub(super) async fn probe(session: &Session<'_>) -> super::connect::Answer<()> {
     let noise: String = (0..PROBE_BYTES).map(|_| fastrand::alphanumeric()).collect();
     super::people::set_setting(session.db, PROBE, &noise).await?;
     super::prune::make_room(session).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_differ_when_an_answer_that_came_soon_shows_it() {
+        let (words, recent) = (crate::store::held::Words::default(), crate::store::held::Recent::default());
+        let reading = Reading { salt: 7, words, recent };
+        let shared = Shared::new(reading, Clock::manual("2026-01-20T12:00:00Z"), 0);
+        let says = |there, before, after| {
+            shared.shows(there, before, after);
+            shared.differs.load(Ordering::Relaxed)
+        };
+        assert!(!says(10_400, 10_000, 10_800), "it came from the middle");
+        assert!(!says(15_000, 10_000, 15_010), "it was under way for too long to tell");
+        assert!(says(11_500, 10_000, 10_010) && says(8_000, 10_000, 10_010));
+        assert!(says(10_000, 5_000, 10_010), "likewise");
+        assert!(!says(10_900, 10_000, 10_010));
+    }
 }

@@ -70,6 +70,25 @@ async fn another_programs_tables_are_refused_and_left_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_database_that_cannot_hold_any_text_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, client) = (url_of(folder.path()).await, client(folder.path()).await);
+    let name = format!("latin1_{}", std::process::id());
+    let sql = format!("CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+    client.batch_execute(&sql).await.unwrap();
+    let (start, _) = url.reveal().split_once("/postgres?").unwrap();
+    let url = Secret::new(format!("{start}/{name}"));
+    let Err(Error::Unreadable(why)) = open(&url, Clock::system()).await else { panic!("opened") };
+    assert!(why.contains("encoding is LATIN1") && why.contains("ENCODING 'UTF8' TEMPLATE template0"), "{why}");
+    let found = doctor::examine(&url, &Clock::system()).await.unwrap().findings;
+    let said = found.iter().find(|it| it.check == "encoding").unwrap();
+    assert!(said.health == crate::store::doctor::Health::Bad && said.said.contains("LATIN1"), "{said:?}");
+    let schema = found.iter().find(|it| it.check == "schema").unwrap();
+    assert!(schema.said.contains("no store in it yet"), "{schema:?}");
+    client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+}
+
+#[tokio::test]
 async fn many_that_start_at_once_make_one_store() {
     let folder = tempfile::tempdir().unwrap();
     let url = url_of(folder.path()).await;
@@ -84,6 +103,23 @@ async fn many_that_start_at_once_make_one_store() {
     for store in stores {
         store.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_had_to_wait_says_nothing_of_clocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&url_of(folder.path()).await, Clock::system()).await.unwrap();
+    let lease = Duration::from_secs(15);
+    // As one asks that waited for so long until it held the lock of the store.
+    let asked = crate::clock::earlier(Clock::system().now(), Duration::from_secs(4));
+    let owned = store.own_shards(OwnerId(1), asked, lease).await.unwrap();
+    assert!(!store.shared.differs.load(std::sync::atomic::Ordering::Relaxed));
+    let until = to_ms(crate::clock::later(asked, lease));
+    assert!(
+        owned.len() == 256 && owned.iter().all(|it| to_ms(it.until) == until),
+        "a lease is measured from before it was asked for"
+    );
+    store.close().await;
 }
 
 #[tokio::test]

@@ -1,10 +1,21 @@
 //! What the server itself does: what is on disk when it says so, who follows it, and what ails it.
 
-use super::Asked;
+use super::{super::schema, Asked};
 use crate::store::{
     Result,
     doctor::{Finding, size},
 };
+
+/// Whether the database can hold any text: what others send is kept as they sent it.
+pub(super) async fn encoding(db: &Asked) -> Result<Finding> {
+    let name = db.text("SHOW server_encoding").await?;
+    Ok(if name == schema::ENCODING {
+        Finding::good("encoding", name)
+    } else {
+        let said = format!("{name}, in which much of what is sent cannot be written: no relay starts on it");
+        Finding::bad("encoding", said, "make another database: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0")
+    })
+}
 
 /// Whether what it says is on disk is on disk.
 pub(super) async fn on_disk(db: &Asked) -> Result<Finding> {
