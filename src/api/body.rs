@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 
 use super::{
     error::ApiError,
-    list::{Params, invalid},
+    list::{self, Params, invalid},
     openapi::params,
 };
 
@@ -20,7 +20,7 @@ pub(super) const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The parameters of `query` and `body`, all of which must be among `known`, each given once.
 pub(super) async fn params(query: Option<&str>, body: Body, known: &[&str]) -> Result<Params, ApiError> {
-    params_with_lists(query, body, known, &[]).await
+    given(Params::from_query(query, known)?, read(body).await?, known, &[])
 }
 
 /// Likewise, where each of `lists` may be a list of texts too, and may stand below `match`, as in a rule.
@@ -30,10 +30,9 @@ pub(super) async fn params_with_lists(
     known: &[&str],
     lists: &[&str],
 ) -> Result<Params, ApiError> {
-    let mut params = Params::from_query(query, known)?;
-    let mut given = read(body).await?;
-    let matches = if lists.is_empty() { None } else { given.remove("match") };
-    let below = match matches {
+    let params = Params::from_query(query, known)?;
+    let mut members = read(body).await?;
+    let below = match members.remove("match") {
         Some(Value::Object(below)) => below,
         None | Some(Value::Null) => Map::new(),
         Some(_) => return Err(invalid("match", "is an object such as {\"type\": \"credential.*\"}")),
@@ -41,7 +40,21 @@ pub(super) async fn params_with_lists(
     if let Some(name) = below.keys().find(|name| !lists.contains(&name.as_str())) {
         return Err(invalid(&short(name), "is nothing that is matched"));
     }
-    for (name, value) in given.into_iter().chain(below) {
+    given(params, members.into_iter().chain(below), known, lists)
+}
+
+/// `params` with those of `members`.
+fn given(
+    mut params: Params,
+    members: impl IntoIterator<Item = (String, Value)>,
+    known: &[&str],
+    lists: &[&str],
+) -> Result<Params, ApiError> {
+    for (name, value) in members {
+        // Before its value is looked at: a name that is mistyped is what there is to mend.
+        if !known.contains(&name.as_str()) {
+            return Err(list::unknown(&name, known));
+        }
         let text = match value {
             Value::Array(items) if lists.contains(&name.as_str()) => Some(joined(&name, items)?),
             value => text(&name, value)?,
@@ -57,9 +70,7 @@ pub(super) async fn params_with_lists(
 pub(super) async fn object(body: Body, known: &[&str]) -> Result<Map<String, Value>, ApiError> {
     let given = read(body).await?;
     match given.keys().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => {
-            Err(ApiError::Invalid(format!("there is no parameter `{}`; known here: {}", short(name), known.join(", "))))
-        }
+        Some(name) => Err(list::unknown(name, known)),
         None => Ok(given),
     }
 }
@@ -125,6 +136,21 @@ fn whole(number: &Number) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_is_not_known_is_told_before_its_value() {
+        let told =
+            async |body: &'static str| params(None, Body::from(body), &["note", "type"]).await.map_err(|error| error.to_string());
+        for body in [r#"{"bogus": 7}"#, r#"{"bogus": {}}"#, r#"{"bogus": "x"}"#] {
+            assert_eq!(told(body).await.unwrap_err(), "there is no parameter `bogus`; known here: note, type");
+        }
+        assert_eq!(told(r#"{"note": []}"#).await.unwrap_err(), "parameter `note` is not text");
+        assert_eq!(told(r#"{"type": "a.*,b"}"#).await.unwrap().take("type").as_deref(), Some("a.*,b"));
+        assert_eq!(
+            told(r#"{"match": {"type": "a"}}"#).await.unwrap_err(),
+            "there is no parameter `match`; known here: note, type"
+        );
+    }
 
     #[test]
     fn text_is_text_and_whole_numbers_are_whole() {

@@ -26,19 +26,21 @@ const PARAMS: [&str; 11] =
     ["source", "type", "target", "state", "event", "cause", "resolved", "since", "until", "limit", "after"];
 const RETRY_PARAMS: [&str; 9] = ["source", "type", "target", "event", "cause", "since", "until", "rate", "dry_run"];
 const RESOLVE_PARAMS: [&str; 1] = ["note"];
-params!(Asked = PARAMS, "after" => Kind::DeliveryCursor, "state" => Kind::Words(words::dead));
+params!(Asked = PARAMS, "after" => Kind::DeliveryCursor, "state" => Kind::Words(words::dead),
+    "resolved" means "`true`: those that were resolved, instead of those that nobody has settled." => Kind::Flag);
 params!(RetryAsked = RETRY_PARAMS);
 params!(ResolveAsked = RESOLVE_PARAMS, "note" => Kind::Needed);
 /// Longest note, in characters.
 const NOTE_MAX: usize = 1000;
 
-/// A page of dead letters: resolved ones too, unless `resolved` says otherwise.
+/// A page of dead letters; those that were resolved with `resolved=true`.
 #[utoipa::path(get, path = "/api/v1/dead-letters", params(Asked), responses((status = 200, body = Listed<DeliveryItem>)))]
 pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
+    let mut params = Params::repeating(query.as_deref(), &PARAMS, &["type"])?;
     let resolved = params.take_as("resolved", "true or false", list::flag)?;
     params.take_as("state", "`dead`, which all of these are", |text| (text == Stored::Dead.word()).then_some(()))?;
-    let filter = Filter { resolved, ..filter(&mut params)? };
+    // One that is resolved is none any more.
+    let filter = Filter { resolved: resolved.or(Some(false)), ..filter(&mut params)? };
     deliveries::page(&api, &caller, filter, Some(Stored::Dead)).await
 }
 

@@ -38,7 +38,7 @@ params!(Asked = PARAMS, "after" => Kind::DeliveryCursor, "state" => Kind::Words(
 /// A page of deliveries.
 #[utoipa::path(get, path = "/api/v1/deliveries", params(Asked), responses((status = 200, body = Listed<DeliveryItem>)))]
 pub(super) async fn list(State(api): State<Api>, caller: Caller, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
+    let mut params = Params::repeating(query.as_deref(), &PARAMS, &["type"])?;
     let state = params.take_as("state", "a state of deliveries", Stored::parse)?;
     let event = params.take_as("event", "an event's uid", |text| text.parse().ok())?;
     let cause = params.take_as("cause", "a cause", Cause::parse)?;
@@ -108,7 +108,8 @@ pub(super) async fn cancel(
     let mut known = Known::read(&api, &caller, id).await?;
     known.is_alone()?;
     let delivery = &mut known.row.delivery;
-    if api.store.cancel(vec![id], api.engine.now()).await?.is_empty() {
+    let reason = format!("cancelled by {}", caller.name);
+    if api.store.cancel(vec![id], &reason, api.engine.now()).await?.is_empty() {
         let state = delivery.state.word();
         return Err(ApiError::Conflict(format!("this delivery is {state}: there is nothing left to cancel")));
     }
@@ -119,6 +120,7 @@ pub(super) async fn cancel(
     let (before, after) = (told(delivery), json!({"state": Stored::Cancelled.word()}));
     api.note(&caller, "delivery.cancelled", &id.to_string(), before, after).await;
     (delivery.state, delivery.cause, delivery.due_at) = (Stored::Cancelled, None, None);
+    delivery.reason = Some(reason);
     Ok(known.shown(&api))
 }
 
@@ -209,7 +211,7 @@ pub(super) fn place_of(id: &str) -> Option<i64> {
 }
 
 /// How rows look at this moment: which are in hand, and how their lanes stand.
-struct View<'a> {
+pub(super) struct View<'a> {
     api: &'a Api,
     caller: &'a Caller,
     in_flight: HashSet<DeliveryId>,
@@ -217,7 +219,7 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(api: &'a Api, caller: &'a Caller) -> Self {
+    pub(super) fn new(api: &'a Api, caller: &'a Caller) -> Self {
         // How a lane stands that only others know is theirs to say: what waits there is not held for all that is known here.
         let elsewhere = api.engine.elsewhere().into_iter().map(|name| (name, TargetState::Ok));
         let here = api.engine.targets().into_iter().map(|target| (target.name, target.state));
@@ -233,7 +235,7 @@ impl<'a> View<'a> {
     }
 
     /// The state to show, and why.
-    fn state(&self, delivery: &Delivery) -> (Stored, Option<&'static str>) {
+    pub(super) fn state(&self, delivery: &Delivery) -> (Stored, Option<&'static str>) {
         match delivery.state {
             Stored::Pending if delivery.awaits_report || self.in_flight.contains(&delivery.id) => (Stored::Sending, None),
             Stored::Pending => match self.lanes.get(&delivery.target) {
@@ -244,6 +246,13 @@ impl<'a> View<'a> {
             },
             state => (state, delivery.cause.map(Cause::word)),
         }
+    }
+
+    /// When it is tried next, as far as that is a matter of time: what is held for somebody has none.
+    pub(super) fn next_attempt_at(&self, delivery: &Delivery) -> Option<String> {
+        let (state, cause) = self.state(delivery);
+        let by_time = state == Stored::Pending || (state == Stored::Held && cause == Some(Cause::Quiet.word()));
+        delivery.due_at.filter(|_| by_time).map(rfc3339_ms)
     }
 
     /// The targets whose deliveries are not held.
@@ -301,10 +310,7 @@ impl<'a> View<'a> {
             cause,
             error: delivery.error.clone(),
             attempts: delivery.attempts,
-            next_attempt_at: delivery
-                .due_at
-                .filter(|_| state == Stored::Pending || cause == Some(Cause::Quiet.word()))
-                .map(rfc3339_ms),
+            next_attempt_at: self.next_attempt_at(delivery),
             reason: delivery.reason.clone().filter(|_| whole),
             carrier: delivery.carrier.as_ref().filter(|_| whole).map(ToString::to_string),
             created_at: rfc3339_ms(delivery.created_at),

@@ -304,7 +304,8 @@ impl EventItem {
             namespace: envelope.namespace.clone(),
             subject: envelope.subject.clone(),
             received_at: rfc3339_ms(envelope.received_at),
-            verdict: if row.rules.is_empty() { "unmatched" } else { "accepted" },
+            // What the relay tells of itself need not be told to anybody.
+            verdict: if row.rules.is_empty() && envelope.source.as_str() != OWN_SOURCE { "unmatched" } else { "accepted" },
             duplicates: row.duplicates,
             duplicate_mismatch: row.mismatches,
             last_duplicate_at: row.last_duplicate_at.map(rfc3339_ms),

@@ -53,6 +53,15 @@ impl Types {
         self
     }
 
+    /// Puts them into `filter`, for the store to look for: what [`Self::take`] took.
+    pub(super) fn put(mut self, filter: Filter) -> Filter {
+        let any = self.0.pop().unwrap_or_default();
+        match any.as_slice() {
+            [one] if one.exact().is_some() => Filter { r#type: one.exact().map(str::to_owned), ..filter },
+            _ => Filter { types: any, ..filter },
+        }
+    }
+
     /// Tells whether a type fits; `None` where all do.
     fn fits(self) -> Option<FitsType> {
         if self.0.is_empty() {
@@ -241,6 +250,10 @@ mod tests {
         assert_eq!(types(&["a.b"]).narrow(Filter::default()).0.r#type.as_deref(), Some("a.b"));
         let (filter, fits) = types(&["a.b", "c.*"]).narrow(Filter::default());
         assert!(filter.r#type.is_none() && fits.is_some_and(|fits| fits("a.b") && fits("c.d") && !fits("d")));
+        let put = |texts: &[&str]| types(texts).put(Filter::default());
+        assert_eq!((put(&["a.b"]).r#type.as_deref(), put(&["a.b"]).types.len()), (Some("a.b"), 0));
+        assert_eq!((put(&["a.b", "c.*"]).r#type, put(&["a.b", "c.*"]).types.len()), (None, 2));
+        assert_eq!(put(&[]), Filter::default());
         assert!(Types::read(vec!["a..*".into()]).is_err() && Types::read(vec!["a".into(); VALUES_MAX + 1]).is_err());
     }
 

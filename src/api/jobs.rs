@@ -15,6 +15,7 @@ use super::{
     error::ApiError,
     list::{self, Listed, One, Params, invalid},
     openapi::params::params,
+    slice::{self, Slice},
 };
 use crate::{
     access::Caller,
@@ -23,9 +24,8 @@ use crate::{
     store::{Filter, State as Stored},
 };
 
-const PARAMS: [&str; 1] = ["limit"];
 const REPLAY_PARAMS: [&str; 9] = ["source", "type", "target", "state", "event", "since", "until", "rate", "dry_run"];
-params!(Asked = PARAMS);
+params!(Asked = slice::PARAMS, "after" => Kind::RowCursor);
 params!(ReplayAsked = REPLAY_PARAMS);
 
 /// All jobs, newest first.
@@ -149,9 +149,8 @@ impl Bulk {
 }
 
 fn newest(api: &Api, query: Option<&str>, shown: impl Fn(&Job) -> bool) -> Result<Response, ApiError> {
-    let limit = list::filter(&mut Params::from_query(query, &PARAMS)?, |_| None)?.limit;
-    let jobs = api.engine.jobs().into_iter().filter(shown);
-    Ok(list::whole(jobs.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect()))
+    let slice = Slice::take(&mut Params::from_query(query, &slice::PARAMS)?)?.unless_said(list::LIMIT);
+    Ok(slice.answer(api.engine.jobs().into_iter().filter(shown).collect(), |job: &Job| &job.id))
 }
 
 fn found(

@@ -11,14 +11,14 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::error::ApiError;
+use super::{error::ApiError, follow::Types};
 use crate::{
     clock::Timestamp,
     store::{Filter, Page},
 };
 
 /// Rows of a page when the caller does not say.
-const LIMIT: u32 = 100;
+pub(super) const LIMIT: u32 = 100;
 /// Most rows of a page: who asks for more gets so many, and a cursor.
 const LIMIT_MAX: u32 = 1000;
 
@@ -53,8 +53,7 @@ impl Params {
     /// Adds one parameter, which must be among `known` and new.
     pub(super) fn add(&mut self, name: &str, value: String, known: &[&str]) -> Result<(), ApiError> {
         if !known.contains(&name) {
-            let name: String = name.chars().take(64).collect();
-            return Err(ApiError::Invalid(format!("there is no parameter `{name}`; known here: {}", known.join(", "))));
+            return Err(unknown(name, known));
         }
         if self.0.iter().any(|(seen, _)| seen == name) {
             return Err(invalid(name, "is given twice"));
@@ -99,6 +98,13 @@ pub(super) fn flag(text: &str) -> Option<bool> {
     text.parse().ok()
 }
 
+/// The error that a name gets which is not among those that are `known`.
+pub(super) fn unknown(name: &str, known: &[&str]) -> ApiError {
+    let name: String = name.chars().take(64).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    ApiError::Invalid(format!("there is no parameter `{name}`; known here: {known}"))
+}
+
 /// The error that parameter `name` gets, for `reason`.
 pub(super) fn invalid(name: &str, reason: &str) -> ApiError {
     ApiError::Invalid(format!("parameter `{name}` {reason}"))
@@ -111,9 +117,12 @@ pub(super) type PlaceOf = fn(&str) -> Option<i64>;
 pub(super) fn filter(params: &mut Params, place_of: PlaceOf) -> Result<Filter, ApiError> {
     let time = "a time in RFC 3339, such as 2026-01-20T12:00:00Z";
     let limit = params.take_as("limit", "a number from 1", |text| text.parse().ok().filter(|limit: &u32| 0 < *limit))?;
-    Ok(Filter {
+    // Nothing is of a type without a name, as nothing is from a source without one.
+    let nameless = (params.get("type") == Some("")).then(|| params.take("type")).flatten();
+    let types = Types::take(params, "type")?;
+    Ok(types.put(Filter {
         source: params.take("source"),
-        r#type: params.take("type"),
+        r#type: nameless,
         target: params.take("target"),
         since: params.take_as("since", time, instant)?,
         until: params.take_as("until", time, instant)?,
@@ -121,7 +130,7 @@ pub(super) fn filter(params: &mut Params, place_of: PlaceOf) -> Result<Filter, A
         page: params.take_as("after", "a cursor", |text| page(text, place_of))?.unwrap_or(Page::Newest),
         limit: limit.map_or(LIMIT, |limit| limit.min(LIMIT_MAX)),
         ..Filter::default()
-    })
+    }))
 }
 
 /// A time in RFC 3339. A plus sign that nobody encoded arrives as a space.

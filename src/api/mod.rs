@@ -64,6 +64,7 @@ mod rejections;
 mod replicas;
 mod scopes;
 mod secrets;
+mod slice;
 mod sources;
 mod stream;
 mod targets;

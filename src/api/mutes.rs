@@ -16,7 +16,8 @@ use super::{
     Api, body,
     error::ApiError,
     list::{self, Listed, One, Params, invalid},
-    openapi::params::{self, Kind},
+    openapi::params::{self, Kind, params},
+    slice::{self, Slice},
 };
 use crate::{
     access::Caller,
@@ -28,6 +29,8 @@ use crate::{
 /// What a mute matches by: as in a rule, and targets.
 const LISTS: [&str; 4] = ["source", "type", "namespace", "target"];
 const PARAMS: [&str; 8] = ["source", "type", "namespace", "target", "reason", "author", "until", "for"];
+params!(ListAsked = slice::PARAMS, "after" => Kind::RowCursor, "limit" means "How many at most; all of them without it." => Kind::Number);
+
 /// The body of a mute: globs below `match` or beside it, and an end.
 struct Asked;
 
@@ -46,11 +49,11 @@ impl PartialSchema for Asked {
 impl ToSchema for Asked {}
 
 /// All mutes that are not over, newest first.
-#[utoipa::path(get, path = "/api/v1/mutes", responses((status = 200, body = Listed<MuteItem>), (status = 400, description = "it takes no parameters")))]
+#[utoipa::path(get, path = "/api/v1/mutes", params(ListAsked), responses((status = 200, body = Listed<MuteItem>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    Params::from_query(query.as_deref(), &[])?;
+    let slice = Slice::take(&mut Params::from_query(query.as_deref(), &slice::PARAMS)?)?;
     let mutes = api.engine.mutes().await?;
-    Ok(list::whole(mutes.iter().rev().map(MuteItem::new).collect()))
+    Ok(slice.answer(mutes.iter().rev().map(MuteItem::new).collect(), |item: &MuteItem| &item.id))
 }
 
 /// One mute that is not over.

@@ -10,15 +10,20 @@ use utoipa::ToSchema;
 use super::{
     Api,
     error::ApiError,
-    list::{self, Listed, Params},
+    list::{Listed, Params},
+    openapi::params::params,
+    slice::{self, Slice},
 };
 use crate::{clock::rfc3339_ms, generations::Shown};
 
+params!(ListAsked = slice::PARAMS, "after" => Kind::RowCursor, "limit" means "How many at most; all of them without it." => Kind::Number);
+
 /// All replicas that share the store now, by name.
-#[utoipa::path(get, path = "/api/v1/replicas", responses((status = 200, body = Listed<ReplicaItem>), (status = 400, description = "it takes no parameters")))]
+#[utoipa::path(get, path = "/api/v1/replicas", params(ListAsked), responses((status = 200, body = Listed<ReplicaItem>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    Params::from_query(query.as_deref(), &[])?;
-    Ok(list::whole(api.running.replicas().await?.into_iter().map(ReplicaItem::new).collect()))
+    let slice = Slice::take(&mut Params::from_query(query.as_deref(), &slice::PARAMS)?)?;
+    let replicas = api.running.replicas().await?.into_iter().map(ReplicaItem::new).collect();
+    Ok(slice.answer(replicas, |item: &ReplicaItem| &item.id))
 }
 
 /// A replica as lists show it.

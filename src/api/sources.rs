@@ -14,6 +14,8 @@ use super::{
     Api,
     error::ApiError,
     list::{self, Listed, One, Params},
+    openapi::params::params,
+    slice::{self, Slice},
 };
 use crate::{
     access::Caller,
@@ -22,11 +24,13 @@ use crate::{
     ingest::{PollStatus, SourceStatistics},
 };
 
+params!(ListAsked = slice::PARAMS, "after" => Kind::RowCursor, "limit" means "How many at most; all of them without it." => Kind::Number);
+
 /// All sources, in the order of the file.
-#[utoipa::path(get, path = "/api/v1/sources", responses((status = 200, body = Listed<SourceItem>), (status = 400, description = "it takes no parameters")))]
+#[utoipa::path(get, path = "/api/v1/sources", params(ListAsked), responses((status = 200, body = Listed<SourceItem>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    Params::from_query(query.as_deref(), &[])?;
-    Ok(list::whole(api.engine.sources().into_iter().map(SourceItem::new).collect()))
+    let slice = Slice::take(&mut Params::from_query(query.as_deref(), &slice::PARAMS)?)?;
+    Ok(slice.answer(api.engine.sources().into_iter().map(SourceItem::new).collect(), |item: &SourceItem| &item.name))
 }
 
 /// Has a source asked now that is polled, and answers how it stands once that is done, or has taken long.

@@ -21,6 +21,7 @@ use super::{
     jobs::{Bulk, Counted},
     list::{self, Listed, One, Params},
     openapi::{params::params, words},
+    slice::Slice,
 };
 use crate::{
     access::Caller,
@@ -31,16 +32,24 @@ use crate::{
     store::{self, Backlog, Cause, Filter},
 };
 
+const PARAMS: [&str; 3] = ["state", "limit", "after"];
 const CANCEL_PARAMS: [&str; 6] = ["source", "type", "since", "until", "rate", "dry_run"];
 const TEST_PARAMS: [&str; 1] = ["event"];
+params!(ListAsked = PARAMS, "state" means "In this state." => Kind::Words(words::target_states), "after" => Kind::RowCursor,
+    "limit" means "How many at most; all of them without it." => Kind::Number);
 params!(CancelAsked = CANCEL_PARAMS);
 params!(TestAsked = TEST_PARAMS, "event" means "The type of the sample." => Kind::Type);
 
 /// All targets: those of the file in its order, then those that are gone.
-#[utoipa::path(get, path = "/api/v1/targets", responses((status = 200, body = Listed<TargetItem>), (status = 400, description = "it takes no parameters")))]
+#[utoipa::path(get, path = "/api/v1/targets", params(ListAsked), responses((status = 200, body = Listed<TargetItem>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    Params::from_query(query.as_deref(), &[])?;
-    Ok(list::whole(all(&api).await?))
+    let mut params = Params::from_query(query.as_deref(), &PARAMS)?;
+    let slice = Slice::take(&mut params)?;
+    let state = |word: &str| words::TARGET_STATES.into_iter().find(|known| *known == word);
+    let state = params.take_as("state", &format!("one of {}", words::TARGET_STATES.join(", ")), state)?;
+    let mut items = all(&api).await?;
+    items.retain(|item| state.is_none_or(|state| item.state == state));
+    Ok(slice.answer(items, |item: &TargetItem| &item.name))
 }
 
 /// One target.

@@ -164,7 +164,7 @@ impl Store for Fake {
         Ok(self.operated.set(ids, State::Pending))
     }
 
-    async fn cancel(&self, ids: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
+    async fn cancel(&self, ids: Vec<DeliveryId>, _: &str, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
         let waiting = ids.into_iter().filter(|id| id.event.seq != 1).collect();
         Ok(self.operated.set(waiting, State::Cancelled))
     }

@@ -18,7 +18,11 @@ use super::{
     Api, body,
     error::ApiError,
     list::{self, Listed, One, Params, invalid},
-    openapi::{params::schema, words},
+    openapi::{
+        params::{params, schema},
+        words,
+    },
+    slice::{self, Slice},
 };
 use crate::{
     access::{Caller, Refused, Scope, Scopes, Token, Wanted},
@@ -28,12 +32,15 @@ use crate::{
 
 const MEMBERS: [&str; 5] = ["name", "scopes", "namespaces", "expires_at", "expires_in"];
 
+params!(ListAsked = slice::PARAMS, "after" => Kind::RowCursor, "limit" means "How many at most; all of them without it." => Kind::Number);
+
 /// All tokens, newest first: those that are over too, for 30 days.
-#[utoipa::path(get, path = "/api/v1/tokens", responses((status = 200, body = Listed<TokenItem>), (status = 400, description = "it takes no parameters")))]
+#[utoipa::path(get, path = "/api/v1/tokens", params(ListAsked), responses((status = 200, body = Listed<TokenItem>)))]
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    Params::from_query(query.as_deref(), &[])?;
+    let slice = Slice::take(&mut Params::from_query(query.as_deref(), &slice::PARAMS)?)?;
     let now = api.engine.now();
-    Ok(list::whole(api.tokens.list().iter().map(|token| TokenItem::new(&api, token, now)).collect()))
+    let tokens = api.tokens.list().iter().map(|token| TokenItem::new(&api, token, now)).collect();
+    Ok(slice.answer(tokens, |item: &TokenItem| &item.id))
 }
 
 /// One of them.
@@ -151,7 +158,7 @@ impl PartialSchema for Asked {
                     "minItems": 1,
                     "maxItems": 100,
                     "items": {"type": "string", "minLength": 1, "maxLength": 256},
-                    "description": "It sees and receives events of these namespaces only; not with `admin` and `config:…`.",
+                    "description": "It sees and receives events of these namespaces only, exact as they are written: a `*` is no glob here. Not with `admin` and `config:…`.",
                 },
                 "expires_at": text("When it ends, in RFC 3339."),
                 "expires_in": {

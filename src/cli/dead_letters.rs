@@ -71,7 +71,7 @@ struct Which {
     /// Only of events from this source
     #[arg(long)]
     source: Option<String>,
-    /// Only of events of this type
+    /// Only of events of this type; a glob too, several with commas
     #[arg(long)]
     r#type: Option<String>,
     /// Only to this target

@@ -15,7 +15,7 @@ pub(super) struct Args {
     /// Only from this source
     #[arg(long)]
     source: Option<String>,
-    /// Only of this type
+    /// Only of this type; a glob too, several with commas
     #[arg(long)]
     r#type: Option<String>,
     /// Only with a delivery to this target

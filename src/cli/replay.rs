@@ -14,7 +14,7 @@ pub(super) struct Args {
     /// Only events from this source
     #[arg(long)]
     source: Option<String>,
-    /// Only events of this type
+    /// Only events of this type; a glob too, several with commas
     #[arg(long)]
     r#type: Option<String>,
     /// To this target only, instead of by today's rules

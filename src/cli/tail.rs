@@ -17,7 +17,7 @@ pub(super) struct Args {
     /// Only of this source
     #[arg(long)]
     source: Option<String>,
-    /// Only of this type
+    /// Only of this type; a glob too, several with commas
     #[arg(long)]
     r#type: Option<String>,
     /// Only to this target

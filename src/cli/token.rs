@@ -51,7 +51,7 @@ struct Create {
     /// What it may do, with commas between: webhooks, webhooks:read|write|delete, events:read, deliveries:read|write, config:read|write, admin
     #[arg(long, required = true, value_delimiter = ',', value_name = "SCOPE", value_parser = scope)]
     scopes: Vec<Scope>,
-    /// Bind it to this namespace; once for each of several [default: bound to none]
+    /// Bind it to this namespace, exact as it is written; once for each of several [default: bound to none]
     #[arg(long, value_name = "NAMESPACE")]
     namespace: Vec<String>,
     /// When it ends, in RFC 3339 [default: never]

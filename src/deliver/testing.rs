@@ -588,7 +588,7 @@ impl Store for MemoryStore {
     async fn retry(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
         Err(store::Error::Closed)
     }
-    async fn cancel(&self, _: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
+    async fn cancel(&self, _: Vec<DeliveryId>, _: &str, _: Timestamp) -> store::Result<Vec<DeliveryId>> {
         Err(store::Error::Closed)
     }
     async fn erase(&self, _: Vec<EventUid>, _: Timestamp) -> store::Result<store::Erased> {

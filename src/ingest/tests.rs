@@ -183,7 +183,7 @@ impl Store for Memory {
     async fn retry(&self, _: Vec<DeliveryId>, _: Timestamp) -> Result<Vec<DeliveryId>> {
         Err(Error::Closed)
     }
-    async fn cancel(&self, _: Vec<DeliveryId>, _: Timestamp) -> Result<Vec<DeliveryId>> {
+    async fn cancel(&self, _: Vec<DeliveryId>, _: &str, _: Timestamp) -> Result<Vec<DeliveryId>> {
         Err(Error::Closed)
     }
     async fn erase(&self, _: Vec<EventUid>, _: Timestamp) -> Result<crate::store::Erased> {

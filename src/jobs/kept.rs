@@ -8,6 +8,7 @@ use super::{Job, Kind, State};
 use crate::{
     clock::{Timestamp, rfc3339_ms},
     envelope::Name,
+    route::glob::Glob,
     store::{self, Cause, Filter, Targets},
 };
 
@@ -86,6 +87,7 @@ fn filter(filter: &Filter) -> Value {
         id,
         subject,
         r#type,
+        types,
         target,
         state,
         targets,
@@ -116,7 +118,7 @@ fn filter(filter: &Filter) -> Value {
         ("namespaces", namespaces.as_ref().map(|names| Value::from(names.clone()))),
         ("id", id.as_ref().map(text)),
         ("subject", subject.as_ref().map(text)),
-        ("type", r#type.as_ref().map(text)),
+        ("type", r#type.as_ref().map(text).or_else(|| (!types.is_empty()).then(|| globs(types)))),
         ("target", target.as_ref().map(text)),
         ("state", state.map(|state| Value::from(state.word()))),
         ("targets", among.map(names)),
@@ -191,6 +193,7 @@ fn read_filter(kept: &Value) -> Option<Filter> {
             "namespaces" => filter.namespaces = Some(texts(value)?),
             "id" => filter.id = Some(text()?),
             "subject" => filter.subject = Some(text()?),
+            "type" if value.is_array() => filter.types = read_globs(value)?,
             "type" => filter.r#type = Some(text()?),
             "target" => filter.target = Some(text()?),
             "state" => filter.state = Some(store::State::parse(value.as_str()?)?),
@@ -210,6 +213,16 @@ fn read_filter(kept: &Value) -> Option<Filter> {
         }
     }
     Some(filter)
+}
+
+fn globs(types: &[Glob]) -> Value {
+    types.iter().map(|glob| Value::from(glob.text())).collect()
+}
+
+fn read_globs(value: &Value) -> Option<Vec<Glob>> {
+    // None would stand for all types.
+    let globs: Vec<Glob> = texts(value)?.iter().map(|text| Glob::parse(text).ok()).collect::<Option<_>>()?;
+    (!globs.is_empty()).then_some(globs)
 }
 
 fn cause(word: &str) -> Option<Cause> {

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     config,
     envelope::{Envelope, EventUid, tests::sample},
-    route::OWN_SOURCE,
+    route::{OWN_SOURCE, glob::Glob},
     store::{
         Accepted, Attempt, Cause, DedupeKey, Endings, NewDelivery, NewEvent, Next, Page, RecordKind, Remember, Resolution,
         State as Stored, sqlite,
@@ -318,8 +318,8 @@ async fn a_rate_is_kept_and_a_job_cancelled_on_the_way() {
 async fn a_job_goes_on_after_a_restart() {
     let bench = Bench::new().await;
     bench.events("shop", 60).await;
-    let job =
-        bench.begin(by_rules(), Filter { r#type: Some("credential.expired".to_owned()), ..Filter::default() }, Some(10)).await;
+    let types = ["none.such", "credential.*"].map(|text| Glob::parse(text).unwrap()).to_vec();
+    let job = bench.begin(by_rules(), Filter { types, ..Filter::default() }, Some(10)).await;
     bench.once(&job.id, Duration::from_millis(50), |job| 20 <= job.done).await;
     let bench = bench.restart().await;
     let kept = bench.jobs.get(&job.id).unwrap();

@@ -193,15 +193,17 @@ impl Walk<'_> {
         let ids = rows.iter().map(|row| row.delivery.id).collect();
         let changed = match job.kind {
             Kind::Retry => store.retry(ids, now).await?,
-            _ => self.cancel(ids, now).await?,
+            _ => self.cancel(job, ids, now).await?,
         };
         step.made += changed.len() as u64;
         step.targets = rows.into_iter().map(|row| row.delivery.target).collect();
         Ok(step)
     }
 
-    async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> store::Result<Vec<DeliveryId>> {
-        let cancelled = self.jobs.parts.store.cancel(ids, now).await?;
+    async fn cancel(&self, job: &Job, ids: Vec<DeliveryId>, now: Timestamp) -> store::Result<Vec<DeliveryId>> {
+        let what = if job.filter.target.is_some() { "lane cancelled" } else { "cancelled" };
+        let reason = format!("{what} by {} ({})", job.by, job.id);
+        let cancelled = self.jobs.parts.store.cancel(ids, &reason, now).await?;
         self.jobs.parts.lanes.forget(&cancelled);
         Ok(cancelled)
     }

@@ -303,8 +303,8 @@ pub trait Store: Send + Sync {
     /// policy's count and clocks start anew; ordered ones go out of order. Answers which.
     async fn retry(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>>;
 
-    /// Cancels those of `ids` that are not final. Answers which.
-    async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>>;
+    /// Cancels those of `ids` that are not final, and keeps why ([`Delivery::reason`]). Answers which.
+    async fn cancel(&self, ids: Vec<DeliveryId>, reason: &str, now: Timestamp) -> Result<Vec<DeliveryId>>;
 
     /// Erases these events for good, in one commit: with their bodies, deliveries and attempts, and what was made of them, which is the
     /// bodies of digests that carry them, now or once an attempt that is under way is recorded. What waits of them is ended as [`Store::cancel`] would; the others of a digest that one of

@@ -4,6 +4,7 @@ use super::{Cause, State};
 use crate::{
     clock::Timestamp,
     envelope::{DeliveryId, EventUid, Name},
+    route::glob::Glob,
 };
 
 /// Which page of a list, and in which order.
@@ -66,6 +67,8 @@ pub struct Filter {
     pub subject: Option<String>,
     /// Only of this event type: exact.
     pub r#type: Option<String>,
+    /// Only of types that one of these fits; none stand for all types (events, deliveries).
+    pub types: Vec<Glob>,
     /// Only to this target (deliveries), or with a delivery to it (events).
     pub target: Option<String>,
     /// Only in this state (deliveries): one that is written.
@@ -108,6 +111,7 @@ impl Default for Filter {
             id: None,
             subject: None,
             r#type: None,
+            types: Vec::new(),
             target: None,
             state: None,
             cause: None,

@@ -360,7 +360,8 @@ impl Subscriptions {
             (Some(job), Some(JobState::Cancelled)) => {
                 // There may be many of them: nobody waits for that to change any other subscription.
                 let filter = Filter { until: Some(release.until), ..waiting(name) };
-                let cancelled = self.cancel_all(running, filter).await?;
+                let reason = format!("the release of what its subscription held was cancelled ({job})");
+                let cancelled = self.cancel_all(running, filter, &reason).await?;
                 info!(target.name = %name, job.id = %job, cancelled, "what was not released yet is cancelled");
             }
             _ => {}
@@ -383,15 +384,15 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Cancels what `filter` selects; answers how many.
-    async fn cancel_all(&self, running: &Running, filter: Filter) -> store::Result<u64> {
+    /// Cancels what `filter` selects, for this reason; answers how many.
+    async fn cancel_all(&self, running: &Running, filter: Filter, reason: &str) -> store::Result<u64> {
         let (mut cancelled, mut after) = (0, 0);
         loop {
             let rows = self.parts.store.deliveries(Filter { page: Page::After(after), limit: SLICE, ..filter.clone() }).await?;
             let Some(last) = rows.last() else { return Ok(cancelled) };
             after = last.delivery.id.place();
             let ids = rows.into_iter().map(|row| row.delivery.id).collect();
-            let ids = self.parts.store.cancel(ids, self.parts.clock.now()).await?;
+            let ids = self.parts.store.cancel(ids, reason, self.parts.clock.now()).await?;
             running.deliver.forget(&ids);
             cancelled += ids.len() as u64;
         }
@@ -409,7 +410,7 @@ impl Subscriptions {
             None => {
                 // Targets of the file that are gone are not ours to cancel, nor is what a newer relay keeps.
                 if subscribers::is_id(name) && !self.cannot_read(name) {
-                    self.cancel_all(running, waiting(name)).await?;
+                    self.cancel_all(running, waiting(name), "its subscription is gone").await?;
                 }
             }
         }
@@ -513,7 +514,8 @@ impl Subscriptions {
 
     /// Cancels what waits for `old`, whose place nobody took.
     async fn cancel_rest(&self, running: &Running, old: &Name) -> store::Result<HandedOver> {
-        let cancelled = self.cancel_all(running, waiting(old)).await?;
+        let reason = "its subscription was deleted, and nobody took its place in time";
+        let cancelled = self.cancel_all(running, waiting(old), reason).await?;
         if 0 < cancelled {
             info!(target.name = %old, cancelled, "nobody took the place of a deleted subscription: what waited for it is cancelled");
         }

@@ -166,7 +166,20 @@ fn is_own(r#type: &str) -> bool {
 }
 
 fn fixed() -> impl Iterator<Item = &'static str> {
-    samples::ALL.iter().map(|sample| sample.r#type).chain(HONEYFRAME)
+    seeds().into_iter().chain(HONEYFRAME)
+}
+
+/// In the order in which the seeds list them ("Event Types"). Their examples, which the samples are, have the workflow that halts before
+/// those that end.
+fn seeds() -> [&'static str; samples::ALL.len()] {
+    let mut types = samples::ALL.map(|sample| sample.r#type);
+    let at = |wanted: &str| types.iter().position(|known| *known == wanted);
+    if let (Some(halted), Some(failed)) = (at("workflow.instance.halted"), at("workflow.instance.failed"))
+        && let Some(between) = types.get_mut(halted..=failed)
+    {
+        between.rotate_left(1);
+    }
+    types
 }
 
 /// Whether a type of which events of these namespaces came may be known to somebody bound to `own`.

@@ -60,6 +60,64 @@ async fn without_the_token_there_is_nothing_to_see() {
 }
 
 #[tokio::test]
+async fn without_a_token_of_its_own_the_relay_takes_none_that_was_made_before() {
+    let file = routes().interactor();
+    let relay = Relay::start(&file).await;
+    let token = relay.token(&["events:read"], &[]).await;
+    assert_eq!(relay.get_as("/api/v1/events", Some(&token)).await.status, 200);
+    let home = relay.home.clone();
+    assert!(relay.stop().await.success());
+    let mut command = home.command(&["serve", "--config", "routes.yaml"]);
+    command.env_remove("HOOKYARD_ADMIN_TOKEN").stdin(Stdio::null());
+    let closed = Relay::from(&home, command).await;
+    assert_eq!(closed.get_as("/api/v1/events", Some(&token)).await.status, 401, "as its log says");
+    assert!(closed.log_text().contains("401 to everybody"), "{}", closed.log_text());
+    assert!(closed.stop().await.success());
+    let open = Relay::resume(&home).await;
+    assert_eq!(open.get_as("/api/v1/events", Some(&token)).await.status, 200);
+}
+
+#[tokio::test]
+async fn lists_that_are_held_as_a_whole_have_pages_too() {
+    let (a, b, c) = (Receiver::ok().await, Receiver::ok().await, Receiver::ok().await);
+    let relay = Relay::start(&routes().interactor().agent().webhook("a", &a).webhook("b", &b).webhook("c", &c)).await;
+    for n in 0..3 {
+        relay.posts("/api/v1/mutes", &json!({"type": format!("no.such.{n}"), "reason": "planned", "for": "1h"})).await;
+        relay.token(&["events:read"], &[]).await;
+        relay.posts("/api/v1/replays", &json!({"type": "no.such"})).await;
+    }
+    for (path, key, count) in [
+        ("targets", "name", 3),
+        ("sources", "name", 2),
+        ("mutes", "id", 3),
+        ("tokens", "id", 3),
+        ("replays", "id", 3),
+        ("jobs", "id", 3),
+        ("replicas", "id", 1),
+    ] {
+        let names = |page: &Value| -> Vec<String> {
+            page["data"].as_array().unwrap().iter().map(|row| row[key].as_str().unwrap().to_owned()).collect()
+        };
+        let whole = relay.get(&format!("/api/v1/{path}")).await.json();
+        assert_eq!((names(&whole).len(), &whole["next"]), (count, &Value::Null), "{path}: {whole}");
+        let (mut walked, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = relay.get(&format!("/api/v1/{path}?limit=1{after}")).await.json();
+            assert_eq!(names(&page).len(), 1, "{path}: {page}");
+            walked.extend(names(&page));
+            let Some(next) = page["next"].as_str() else { break };
+            after = format!("&after={next}");
+        }
+        assert_eq!(walked, names(&whole), "{path}");
+        assert_eq!(relay.get(&format!("/api/v1/{path}?after=x")).await.status, 400, "{path}");
+    }
+    relay.posts("/api/v1/targets/b/pause", &json!({})).await;
+    let paused = relay.all("/api/v1/targets?state=paused").await;
+    assert_eq!(paused.iter().map(|row| row["name"].as_str().unwrap()).collect::<Vec<_>>(), ["b"]);
+    relay.get("/api/v1/targets?state=asleep").await.refused(400, "invalid_request");
+}
+
+#[tokio::test]
 async fn unknown_things_are_not_found_in_the_shape_of_every_error() {
     let relay = Relay::start(&routes().interactor()).await;
     for path in [

@@ -112,6 +112,10 @@ async fn a_target_is_paused_and_resumed() {
         (&json!("crm"), &json!("webhook"), &json!("paused"), &json!(1))
     );
     assert_eq!((&target["oldest_at"], &target["url"]), (&held["created_at"], &json!(format!("http://{}/***", crm.addr))));
+    for (kind, count) in [("credential.*", 1), ("**", 1), ("workflow.*", 0), ("no.such,credential.expired", 1)] {
+        let found = json_of(&relay, &["deliveries", "--type", kind]).await;
+        assert_eq!(found["data"].as_array().unwrap().len(), count, "{kind}: {found}");
+    }
     let table = relay.cli_ok(&["target"]).await;
     assert!(table.contains("crm") && table.contains("paused"), "{table}");
     assert_eq!(crm.count(), 0);

@@ -50,6 +50,15 @@ async fn own_events_are_listed_only_where_they_are_asked_for() {
 }
 
 #[tokio::test]
+async fn own_events_that_nobody_asked_for_are_not_called_unmatched() {
+    let relay = Relay::start(&routes().interactor()).await;
+    let loaded = until("the start to be told of", SOON, async || {
+        relay.all("/api/v1/events?source=hookyard").await.into_iter().find(|row| row["type"] == "relay.config.loaded")
+    });
+    assert_eq!(loaded.await["verdict"], "accepted");
+}
+
+#[tokio::test]
 async fn a_target_that_broke_on_an_own_event_is_told_of_once_it_keeps_others() {
     let (ops, shared) = (Receiver::ok().await, Receiver::start([401]).await);
     let rule = "name: all, match: {source: interactor}, to: [shared]";

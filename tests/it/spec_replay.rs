@@ -99,12 +99,21 @@ pub(crate) async fn it_selects_by_time_source_type_and_state() {
         (json!({"until": between}), 1),
         (json!({"source": "elsewhere"}), 0),
         (json!({"type": "order.paid"}), 1),
+        (json!({"type": "order.*"}), 1),
+        (json!({"type": "**"}), 4),
+        (json!({"type": "order.paid,credential.*"}), 4),
+        (json!({"type": "order.paid,no.such"}), 1),
         (json!({"state": "dead"}), 1),
         (json!({"state": "delivered", "type": "credential.expired"}), 2),
+        (json!({"state": "delivered", "type": "credential.*"}), 2),
     ] {
         assert_eq!(counted(filter.clone()).await, count, "{filter}");
     }
     assert_eq!(crm.count(), 4, "counting makes nothing");
+    let job = app.posts("/api/v1/replays", &json!({"type": "order.*"})).await;
+    let done = ended(&app, &job).await;
+    assert_eq!((&done["made"], &done["filter"]["type"]), (&json!(1), &json!(["order.*"])), "{done}");
+    app.counts("replayed=true&type=order.*", 1).await;
 }
 
 #[tokio::test]

@@ -69,8 +69,9 @@ async fn delivered_is_final() {
 async fn cancelled_by_a_person_is_final() {
     let (crm, app) = one([503], MINUTELY).await;
     let row = app.tried("", 1).await;
-    app.posts(&format!("/api/v1/deliveries/{}/cancel", row["id"].as_str().unwrap()), &json!({})).await;
-    app.reaches("", "cancelled").await;
+    let told = app.posts(&format!("/api/v1/deliveries/{}/cancel", row["id"].as_str().unwrap()), &json!({})).await;
+    assert_eq!(told["reason"], "cancelled by admin", "{told}");
+    assert_eq!(app.reaches("", "cancelled").await["reason"], "cancelled by admin");
     app.nothing_comes(&crm, 1, minutes(60)).await;
     app.reaches("", "cancelled").await;
 }
@@ -82,7 +83,9 @@ async fn a_person_cancels_a_whole_lane() {
     app.tells("crm", "pause").await;
     app.takes_many(5).await;
     app.tells("crm", "cancel").await;
-    app.counts("target=crm&state=cancelled", 5).await;
+    let rows = app.counts("target=crm&state=cancelled", 5).await;
+    let why = rows[0]["reason"].as_str().unwrap();
+    assert!(why.starts_with("lane cancelled by admin (job_"), "{why}");
     app.tells("crm", "resume").await;
     app.nothing_comes(&crm, 0, minutes(1)).await;
     assert_eq!(app.rows("target=other&state=cancelled").await.len(), 0, "the other lane goes on");
@@ -107,7 +110,9 @@ async fn dead_until_a_person_resolves_it_with_a_note() {
     let row = app.reaches("", "dead").await;
     let id = row["id"].as_str().unwrap();
     app.posts(&format!("/api/v1/dead-letters/{id}/resolve"), &json!({"note": "typed in by hand"})).await;
-    assert_eq!(app.all("/api/v1/dead-letters?resolved=false").await.len(), 0, "it is settled");
+    assert_eq!(app.all("/api/v1/dead-letters").await.len(), 0, "it is settled");
+    assert_eq!(app.all("/api/v1/dead-letters?resolved=false").await.len(), 0);
+    assert_eq!(app.all("/api/v1/dead-letters?resolved=true").await.len(), 1);
     let story = app.data(&format!("/api/v1/deliveries/{id}")).await;
     assert!(story["state"] == "dead" && story.to_string().contains("typed in by hand"), "{story}");
 }

@@ -449,7 +449,8 @@ pub(crate) async fn when_nobody_comes_within_the_grace_it_is_cancelled() {
     app.clock.advance(minutes(4));
     app.counts("state=held", 2).await;
     app.clock.advance(minutes(1));
-    app.counts("state=cancelled", 2).await;
+    let rows = app.counts("state=cancelled", 2).await;
+    assert_eq!(rows[0]["reason"], "its subscription was deleted, and nobody took its place in time");
     app.takes("evt_3").await;
     assert_eq!(app.rows("").await.len(), 2, "nothing is planned for it any more");
     assert_eq!(app.subscribes(&receiver).await.adopted, []);

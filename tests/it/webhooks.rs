@@ -69,9 +69,19 @@ async fn the_guides_sequence_gets_the_guides_answers() {
     let app = spawn_app(open_routes()).await;
     let types = app.says(200, "GET", "/api/v1/webhooks/event-types", None).await;
     assert_eq!((keys(&types), keys(&types["data"])), (vec!["data"], vec!["event_types"]));
-    for known in ["credential.created", "workflow.instance.halted", "agent.room.closed"] {
-        assert!(types["data"]["event_types"].as_array().unwrap().contains(&json!(known)), "{types}");
-    }
+    let guide = [
+        "credential.created",
+        "credential.refreshed",
+        "credential.expired",
+        "credential.revoked",
+        "workflow.instance.created",
+        "workflow.instance.completed",
+        "workflow.instance.failed",
+        "workflow.instance.halted",
+        "agent.room.message",
+        "agent.room.closed",
+    ];
+    assert_eq!(types["data"]["event_types"].as_array().unwrap()[..guide.len()], guide, "in the guide's order");
 
     // Step 1: create.
     let events = ["credential.expired", "credential.revoked", "workflow.instance.completed", "workflow.instance.halted"];
@@ -392,7 +402,15 @@ async fn what_was_held_is_released_and_shown() {
     let one = format!("{ALL}/{}", made["id"].as_str().unwrap());
     app.takes_many(3).await;
     let waiting = app.says(200, "GET", &format!("{one}/events?status=pending"), None).await;
-    assert_eq!(waiting["data"]["events"].as_array().unwrap().len(), 3);
+    let waiting = waiting["data"]["events"].as_array().unwrap();
+    assert!(waiting.len() == 3 && waiting.iter().all(|row| row.get("next_attempt_at").is_none()), "{waiting:?}");
+    let log = app.says(200, "GET", &format!("{one}/deliveries"), None).await;
+    let first = &log["data"][0];
+    assert_eq!(
+        (&first["status"], &first["state"], &first["cause"], &first["next_attempt_at"]),
+        (&json!("pending"), &json!("held"), &json!("disabled"), &Value::Null),
+        "as it is shown wherever it is asked for"
+    );
     let on = app.says(200, "POST", &format!("{one}/toggle"), None).await;
     assert_eq!((&on["data"]["enabled"], &on["data"]["release"]["total"]), (&json!(true), &json!(3)));
     until("all that was held to be sent", SOON, async || {

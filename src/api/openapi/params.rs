@@ -79,6 +79,8 @@ pub(in crate::api) enum Kind {
     BackCursor,
     /// Likewise, of subscriptions.
     WebhookCursor,
+    /// `next` of the page before, in a list that is held as a whole.
+    RowCursor,
     /// Where a slice of a walk over what is kept begins: `next` of the slice before.
     Slice,
     /// A length of time.
@@ -122,7 +124,7 @@ const MEANINGS: &[Meaning] = &[
     ("state", Kind::Words(words::states), "With a delivery in this state."),
     ("subject", Kind::Text, "Of this subject only."),
     ("target", Kind::Text, "To this target only: a destination's name or a subscription's id."),
-    ("type", Kind::Text, "Of this type only."),
+    ("type", Kind::Text, "Of these types only: names or globs as in rules, several with commas between them."),
     ("until", Kind::Time, "Before this time."),
     ("wait", Kind::Wait, "How long to wait where there is nothing yet; without `after` the page begins with the oldest."),
 ];
@@ -205,6 +207,7 @@ impl Kind {
             }
             Self::WebhookCursor => json!({"type": "string", "pattern": "^c[0-9]{1,15}[.]wh_[a-z2-7]{26}$"}),
             Self::BackCursor => json!({"type": "string", "pattern": "^b[0-9]{1,18}$"}),
+            Self::RowCursor => json!({"type": "string", "pattern": "^[0-9]{1,9}[.].{1,256}$"}),
             Self::Span => json!({"type": "string", "pattern": format!("^{SPAN}$"), "examples": ["24h"]}),
             Self::Wait => {
                 let text = "^([0-5]?[0-9]|60)s?$";

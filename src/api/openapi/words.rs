@@ -36,7 +36,7 @@ words! {
     /// How grave it is.
     DeliverySeverity = Severity::ALL.map(|(word, _)| word);
     /// Whether a target is sent to.
-    TargetState = ["ok", "broken", "paused", "disabled"];
+    TargetState = TARGET_STATES;
     /// How a token stands.
     TokenState = ["active", "expired", "revoked"];
     /// What a token may do.
@@ -45,6 +45,14 @@ words! {
     Verdict = ["accepted", "unmatched"];
     /// What came of an attempt.
     AttemptOutcome = ["delivered", "retry", "awaiting", "dead"];
+}
+
+/// The words of the states of targets.
+pub(in crate::api) const TARGET_STATES: [&str; 4] = ["ok", "broken", "paused", "disabled"];
+
+/// Likewise.
+pub(in crate::api) fn target_states() -> Vec<&'static str> {
+    TARGET_STATES.to_vec()
 }
 
 /// The words of the states of deliveries.

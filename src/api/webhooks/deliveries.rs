@@ -7,9 +7,9 @@ use utoipa::ToSchema;
 
 use super::log::{self, Entry};
 use crate::{
-    api::Api,
+    api::{Api, deliveries::View},
     clock::{rfc3339_ms, rfc3339_s},
-    store::{self, Attempt, Cause, Next, State},
+    store::{self, Attempt, Cause, Next},
 };
 
 /// Most entries of a page of the whole log, each of which may have many attempts.
@@ -48,7 +48,7 @@ pub(super) struct EventItem {
 }
 
 impl EventItem {
-    pub(super) fn new(entry: &Entry) -> Self {
+    pub(super) fn new(entry: &Entry, view: &View<'_>) -> Self {
         let (delivery, status, last) = (&entry.row.delivery, entry.status(), entry.last());
         let retries = delivery.attempts.saturating_sub(1);
         Self {
@@ -60,7 +60,7 @@ impl EventItem {
             response_time_ms: last.filter(|attempt| attempt.status.is_some()).map(latency_ms),
             retry_count: (status == log::Status::Failed || 0 < retries).then_some(retries),
             error: delivery.error.clone(),
-            next_attempt_at: next_attempt_at(entry),
+            next_attempt_at: view.next_attempt_at(delivery),
             delivery_id: delivery.id.to_string(),
         }
     }
@@ -79,9 +79,9 @@ pub(super) struct DeliveryItem {
     status: &'static str,
     /// Where it stands, more closely.
     state: &'static str,
-    /// Why it is dead, cancelled or expired.
+    /// Why it is held, dead, cancelled or expired.
     cause: Option<&'static str>,
-    /// Likewise, for a person.
+    /// Why it is cancelled or expired, for a person.
     reason: Option<String>,
     /// Of its last attempt: `timeout`, `http_503`, `address_forbidden`, ….
     error: Option<String>,
@@ -119,8 +119,9 @@ pub(super) struct AttemptItem {
 
 impl DeliveryItem {
     /// Reads the event for what its headers said.
-    pub(super) async fn new(api: &Api, entry: &Entry) -> store::Result<Self> {
+    pub(super) async fn new(api: &Api, entry: &Entry, view: &View<'_>) -> store::Result<Self> {
         let delivery = &entry.row.delivery;
+        let (state, cause) = view.state(delivery);
         let shown = entry.attempts.len().saturating_sub(ATTEMPTS_MAX);
         let shown = entry.attempts.get(shown..).unwrap_or_default();
         let event = if shown.is_empty() { None } else { api.store.event(delivery.id.event).await? };
@@ -133,12 +134,12 @@ impl DeliveryItem {
             event_id: entry.row.event_id.clone(),
             event_type: entry.row.r#type.clone(),
             status: entry.status().word(),
-            state: delivery.state.word(),
-            cause: delivery.cause.map(Cause::word),
+            state: state.word(),
+            cause,
             reason: delivery.reason.clone(),
             error: delivery.error.clone(),
             created_at: rfc3339_ms(delivery.created_at),
-            next_attempt_at: next_attempt_at(entry),
+            next_attempt_at: view.next_attempt_at(delivery),
             attempt_count: delivery.attempts,
             attempts: shown.iter().map(|attempt| AttemptItem::new(attempt, headers(attempt))).collect(),
         })
@@ -175,9 +176,4 @@ pub(super) fn excerpt(response: &[u8]) -> String {
 
 fn latency_ms(attempt: &Attempt) -> u64 {
     u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn next_attempt_at(entry: &Entry) -> Option<String> {
-    let delivery = &entry.row.delivery;
-    delivery.due_at.filter(|_| delivery.state == State::Pending).map(rfc3339_ms)
 }

@@ -62,10 +62,11 @@ pub(super) async fn delete(State(api): State<Api>, caller: Caller, Id(id): Id) -
 #[utoipa::path(get, path = "/api/webhooks/{id}/deliveries", params(LogAsked), responses((status = 200, body = Deliveries)))]
 pub(super) async fn deliveries(
     State(api): State<Api>,
+    caller: Caller,
     Found(it): Found,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let (deliveries, next) = whole_log(&api, &it, query.as_deref()).await?;
+    let (deliveries, next) = whole_log(&api, &caller, &it, query.as_deref()).await?;
     Ok(Json(Deliveries { deliveries, next }).into_response())
 }
 

@@ -21,6 +21,7 @@ use crate::{
     access::Caller,
     api::{
         Api,
+        deliveries::View,
         error::ApiError,
         list::{self, Listed, One, Paged, Params},
         openapi::{params::params, words},
@@ -128,10 +129,17 @@ pub(super) async fn regenerate_secret(State(api): State<Api>, caller: Caller, Id
 
 /// What was delivered to it, newest first, an entry for each event.
 #[utoipa::path(get, path = "/api/v1/webhooks/{id}/events", params(LogAsked), responses((status = 200, body = Paged<Events>)))]
-pub(super) async fn events(State(api): State<Api>, Found(it): Found, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn events(
+    State(api): State<Api>,
+    caller: Caller,
+    Found(it): Found,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let wanted = log::Wanted::read(query.as_deref(), &it.id, u32::MAX)?;
     let logged = log::page(&api, &wanted).await?;
-    Ok(list::page_of(Events { events: logged.entries.iter().map(EventItem::new).collect() }, logged.next))
+    let view = View::new(&api, &caller);
+    let events = logged.entries.iter().map(|entry| EventItem::new(entry, &view)).collect();
+    Ok(list::page_of(Events { events }, logged.next))
 }
 
 /// Its whole log: what was delivered to it, newest first, with each attempt.
@@ -143,24 +151,27 @@ pub(super) async fn events(State(api): State<Api>, Found(it): Found, RawQuery(qu
 )]
 pub(super) async fn deliveries(
     State(api): State<Api>,
+    caller: Caller,
     Found(it): Found,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let (items, next) = whole_log(&api, &it, query.as_deref()).await?;
+    let (items, next) = whole_log(&api, &caller, &it, query.as_deref()).await?;
     Ok(list::page_of(items, next))
 }
 
 /// A page of the whole log.
 pub(super) async fn whole_log(
     api: &Api,
+    caller: &Caller,
     it: &Subscription,
     query: Option<&str>,
 ) -> Result<(Vec<DeliveryItem>, Option<String>), ApiError> {
     let wanted = log::Wanted::read(query, &it.id, deliveries::PAGE_MAX)?;
     let logged = log::page(api, &wanted).await?;
+    let view = View::new(api, caller);
     let mut items = Vec::with_capacity(logged.entries.len());
     for entry in &logged.entries {
-        items.push(DeliveryItem::new(api, entry).await?);
+        items.push(DeliveryItem::new(api, entry, &view).await?);
     }
     Ok((items, logged.next))
 }

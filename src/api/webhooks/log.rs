@@ -91,7 +91,7 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Reads a query; a page has at most `limit_max` entries.
     pub(super) fn read(query: Option<&str>, target: &Name, limit_max: u32) -> Result<Self, ApiError> {
-        let mut params = Params::from_query(query, &PARAMS)?;
+        let mut params = Params::repeating(query, &PARAMS, &["type"])?;
         let status = params.take_as("status", "`delivered`, `failed` or `pending`", Status::parse)?;
         let code = params.take_as("code", "the status of an answer: 100 to 599", code)?;
         let filter = list::filter(&mut params, deliveries::place_of)?;

@@ -104,7 +104,7 @@ pub(crate) async fn a_throttle_counts_what_is_not_suppressed_cancelled_expired_o
         }
         match end {
             "suppressed" => _ = bench.asked(&[(first, Wish::Suppress(Cause::Mute, "a test".into()))]).await,
-            "cancelled" => _ = bench.store.cancel(vec![first], bench.clock.now()).await.unwrap(),
+            "cancelled" => _ = bench.store.cancel(vec![first], "", bench.clock.now()).await.unwrap(),
             "expired" => _ = bench.asked(&[(first, Wish::Expire("old".into()))]).await,
             _ => bench.recorded(first, 1, Next::Dead(Cause::Receiver)).await,
         }
@@ -333,7 +333,7 @@ pub(crate) async fn who_leaves_a_digest_is_followed_by_the_next(bench: Bench) {
     // The carrier and the last one are called off; a person cancels another.
     bench.ends("evt_a", &[], &[[50; 16]]).await;
     bench.ends("evt_b", &[], &[[53; 16]]).await;
-    assert_eq!(bench.store.cancel(vec![ids[1]], bench.clock.now()).await.unwrap(), [ids[1]]);
+    assert_eq!(bench.store.cancel(vec![ids[1]], "", bench.clock.now()).await.unwrap(), [ids[1]]);
     let bench = bench.restart().await;
     assert_eq!(bench.decided(ids[4]).await, Decision::Waits(ends), "it is the same digest");
     bench.clock.advance(seconds(600));
@@ -348,7 +348,7 @@ pub(crate) async fn who_leaves_a_digest_is_followed_by_the_next(bench: Bench) {
 pub(crate) async fn a_digest_whose_last_one_leaves_is_no_more(bench: Bench) {
     let [first, second] = [bench.handled("evt_1", digested(KEY)).await, bench.handled("evt_2", digested(KEY)).await];
     bench.decided(first).await;
-    bench.store.cancel(vec![first], bench.clock.now()).await.unwrap();
+    bench.store.cancel(vec![first], "", bench.clock.now()).await.unwrap();
     bench.clock.advance(seconds(60));
     assert_eq!(bench.decided(second).await, Decision::Waits(until(&bench, 600)));
 }
@@ -375,7 +375,7 @@ pub(crate) async fn what_quiet_hours_hold_goes_when_they_end(bench: Bench) {
 pub(crate) async fn what_quiet_hours_held_is_cancelled_by_a_person_and_not_by_them(bench: Bench) {
     let id = bench.planned("evt_1", "crm").await;
     bench.hushed(id, Hush::Hold(until(&bench, 3600))).await;
-    bench.store.cancel(vec![id], bench.clock.now()).await.unwrap();
+    bench.store.cancel(vec![id], "", bench.clock.now()).await.unwrap();
     assert_eq!(bench.stands(id).await, "cancelled");
 }
 

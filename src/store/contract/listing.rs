@@ -1,7 +1,7 @@
 //! Promises about lists.
 
 use super::*;
-use crate::clock::later;
+use crate::{clock::later, route::glob::Glob};
 
 pub(crate) async fn events_are_paged_both_ways(bench: Bench) {
     for n in 0..5 {
@@ -110,6 +110,46 @@ pub(crate) async fn deliveries_are_filtered(bench: Bench) {
     assert_eq!(found(Filter { event: Some(first), ..state(State::Pending) }).await, "evt_1>n8n");
     assert_eq!(found(Filter { event: Some(first), ..state(State::Dead) }).await, "");
     assert_eq!(found(Filter { page: Page::After(0), limit: 1, ..state(State::Pending) }).await, "evt_1>n8n");
+}
+
+pub(crate) async fn types_are_filtered_as_rules_match_them(bench: Bench) {
+    const TYPES: [&str; 12] =
+        ["two", "two.a", "two.b", "two.a.b", "two.", "x.two.a", "t\nwo.a", "two\u{1a}.a", "a+b", "aab", "a[b].c|d", r"a\b.$"];
+    for r#type in TYPES {
+        let mut event = bench.event(r#type).to(&["crm"]);
+        event.envelope.r#type = r#type.into();
+        bench.accept(event).await;
+    }
+    let globs = |texts: &[&str]| texts.iter().map(|text| Glob::parse(text).unwrap()).collect::<Vec<_>>();
+    for texts in [
+        &["two.*"][..],
+        &["two.**"],
+        &["**"],
+        &["*"],
+        &["**.a"],
+        &["*.two.*"],
+        &["t*.a"],
+        &["two.a", "two.b"],
+        &["two.a", "a*"],
+        &["a+*"],
+        &["a[b].*"],
+        &[r"a\*.$"],
+        &["two\u{1a}.*"],
+        &["a[b].c|*"],
+        &["no.such*"],
+        &["^two.*"],
+    ] {
+        let types = globs(texts);
+        let wanted: Vec<_> = TYPES.iter().filter(|text| types.iter().any(|glob| glob.matches(text))).collect();
+        let filter = Filter { types, page: Page::After(0), ..Filter::default() };
+        let rows = bench.store.events(filter.clone()).await.unwrap();
+        assert_eq!(rows.iter().map(|row| &row.envelope.r#type).collect::<Vec<_>>(), wanted, "{texts:?}");
+        let rows = bench.store.deliveries(filter.clone()).await.unwrap();
+        assert_eq!(rows.iter().map(|row| &row.r#type).collect::<Vec<_>>(), wanted, "{texts:?}");
+        let counted =
+            (bench.store.count_events(filter.clone()).await.unwrap(), bench.store.count_deliveries(filter).await.unwrap());
+        assert_eq!(counted, (wanted.len() as u64, wanted.len() as u64), "{texts:?}");
+    }
 }
 
 pub(crate) async fn deliveries_of_a_subscription_are_listed_with_their_attempts_alone(bench: Bench) {

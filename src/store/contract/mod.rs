@@ -182,6 +182,7 @@ macro_rules! contract {
             deliveries_are_paged_both_ways
             deliveries_of_a_subscription_are_listed_with_their_attempts_alone
             deliveries_are_filtered
+            types_are_filtered_as_rules_match_them
             lists_leave_bodies_out
             a_walk_goes_both_ways_with_bodies_within_its_bounds
             a_walk_tells_how_far_it_has_looked

@@ -61,13 +61,14 @@ pub(crate) async fn what_is_cancelled_is_final_and_releases_its_key(bench: Bench
     let (first, second) = (bench.accept(first).await, bench.accept(second).await);
     let [first, second] = [first, second].map(|event| DeliveryId { event, n: 1 });
     let dead = bench.dead("evt_3").await;
-    assert_eq!(bench.store.cancel(vec![first, dead], bench.clock.now()).await.unwrap(), [first]);
-    assert_eq!(bench.store.cancel(vec![first], bench.clock.now()).await.unwrap(), []);
+    assert_eq!(bench.store.cancel(vec![first, dead], "cancelled by admin", bench.clock.now()).await.unwrap(), [first]);
+    assert_eq!(bench.store.cancel(vec![first], "", bench.clock.now()).await.unwrap(), []);
     assert_eq!(bench.due("crm").await, [second]);
     // An attempt that was under way is kept and changes nothing.
     bench.recorded(first, 1, Next::Delivered).await;
     let row = bench.delivery(first).await.unwrap();
     assert_eq!((row.state, row.due_at, row.attempts), (State::Cancelled, None, 0));
+    assert_eq!((row.cause, row.reason.as_deref()), (None, Some("cancelled by admin")));
     assert_eq!(bench.store.attempts(first.event).await.unwrap().len(), 1);
     let cancelled = Filter { state: Some(State::Cancelled), ..Filter::default() };
     assert_eq!(bench.store.count_deliveries(cancelled).await.unwrap(), 1);

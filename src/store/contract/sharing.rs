@@ -182,7 +182,7 @@ pub(crate) async fn others_hear_what_ended_and_what_was_freed(bench: Bench) {
         assert!(began.elapsed() < SOON, "nobody told the other of what is new");
     };
     heard.ended.lock().unwrap().clear();
-    assert_eq!(bench.store.cancel(vec![id], bench.clock.now()).await.unwrap(), [id]);
+    assert_eq!(bench.store.cancel(vec![id], "", bench.clock.now()).await.unwrap(), [id]);
     until(&heard, "what ended", |heard| !heard.ended.lock().unwrap().is_empty()).await;
     let ended = heard.ended.lock().unwrap().clone();
     assert!(ended.iter().all(|it| it.as_ref().is_none_or(|names| *names == ["crm".into()])), "{ended:?}");

@@ -48,7 +48,7 @@ pub(super) async fn erase(session: &Session<'_>, events: &[EventUid], now: i64) 
         ids.push(DeliveryId::at(session.salt(), cells.int()?));
         erased.targets.push(Name::from(cells.text()?.as_str()));
     }
-    match person::cancel(session, &ids, now).await? {
+    match person::cancel(session, &ids, "its event was erased", now).await? {
         Ok(ended) => erased.ended = ended,
         Err(refused) => return Ok(Err(refused)),
     }

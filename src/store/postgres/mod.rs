@@ -358,8 +358,8 @@ impl Store for Postgres {
         locked!(self, none(), |session| person::retry(session, &ids, to_ms(now)))
     }
 
-    async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
-        locked!(self, none(), |session| person::cancel(session, &ids, to_ms(now)))
+    async fn cancel(&self, ids: Vec<DeliveryId>, reason: &str, now: Timestamp) -> Result<Vec<DeliveryId>> {
+        locked!(self, none(), |session| person::cancel(session, &ids, reason, to_ms(now)))
     }
 
     async fn erase(&self, events: Vec<EventUid>, now: Timestamp) -> Result<Erased> {

@@ -37,15 +37,15 @@ fn in_order(session: &Session<'_>, ids: &[DeliveryId], places: &[i64]) -> Vec<De
 }
 
 /// Ends deliveries that are not final (a cast, as in [`super::query::DUE`]); what they were before.
-pub(super) const CANCEL: &str = "UPDATE deliveries SET state = 3, cause = NULL, due_at = NULL, settled_at = $2
+pub(super) const CANCEL: &str = "UPDATE deliveries SET state = 3, cause = NULL, due_at = NULL, settled_at = $2, note = $3
     WHERE place = ANY($1) AND state::int = 0 RETURNING place, target_id, order_key, stage";
 /// What carries a delivery now: its carrier may have been cancelled in the same breath.
 const CARRIER: &str = "SELECT carrier FROM deliveries WHERE place = $1";
 
 /// Cancels what is not final; see [`crate::store::Store::cancel`].
-pub(super) async fn cancel(session: &Session<'_>, ids: &[DeliveryId], now: i64) -> Answer<Vec<DeliveryId>> {
+pub(super) async fn cancel(session: &Session<'_>, ids: &[DeliveryId], reason: &str, now: i64) -> Answer<Vec<DeliveryId>> {
     let (mut cancelled, mut keys, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-    for row in session.db.rows(CANCEL, &[&ours(session, ids), &now]).await? {
+    for row in session.db.rows(CANCEL, &[&ours(session, ids), &now, &Text::of(reason)]).await? {
         let mut cells = Cells::of(&row);
         let (place, target) = (cells.int()?, cells.int()?);
         cancelled.push(place);

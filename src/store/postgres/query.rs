@@ -18,6 +18,7 @@ use super::{
 use crate::{
     clock::{Timestamp, from_ms, to_ms},
     envelope::{DeliveryId, Envelope, EventUid, Name},
+    route::glob::Glob,
     store::{
         Attempt, Backlog, Delivery, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets,
         codes::{EXPIRED, cause_code, state_code},
@@ -247,6 +248,24 @@ fn of_both(clauses: &mut Where, filter: &Filter) {
         clauses.and("e.namespace = ANY($)", [namespaces.iter().cloned().collect()]);
     }
     clauses.equals("e.type", filter.r#type.as_deref());
+    if !filter.types.is_empty() {
+        clauses.and("e.type ~ ANY($)", [filter.types.iter().map(pattern).collect()]);
+    }
+}
+
+/// The regular expression that says what a glob does. A line's end is a character like any other to both.
+fn pattern(glob: &Glob) -> String {
+    let mut pattern = "^".to_owned();
+    let mut left = glob.text().chars().peekable();
+    while let Some(c) = left.next() {
+        match c {
+            '*' if left.next_if_eq(&'*').is_some() => pattern += ".*",
+            '*' => pattern += "[^.]*",
+            '.' | '\\' | '+' | '?' | '(' | ')' | '[' | ']' | '{' | '}' | '|' | '^' | '$' => pattern.extend(['\\', c]),
+            c => pattern.push(c),
+        }
+    }
+    pattern + "$"
 }
 
 /// Only events with a delivery of which `filter` says target and state.

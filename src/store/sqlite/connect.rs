@@ -10,7 +10,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
-use super::{checkpoint::WAL_PAGES, rows::fault, schema};
+use super::{checkpoint::WAL_PAGES, functions, rows::fault, schema};
 use crate::store::{Error, Result};
 
 /// Bytes of the log's file that are kept when it is begun anew: more than it usually has, since cutting a file and making it
@@ -160,6 +160,7 @@ pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(BUSY)?;
     keep_plans(&conn)?;
+    functions::define(&conn)?;
     conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     conn.pragma_update(None, "temp_store", "memory")?;
     Ok(conn)

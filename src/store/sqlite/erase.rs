@@ -39,7 +39,7 @@ fn each(session: &mut Session, events: &[EventUid], now: i64) -> Answer<Erased> 
         hand_on(&session.conn, places, now, &mut erased)?;
         let waiting = waiting(&session.conn, places)?;
         let ids: Vec<_> = waiting.iter().map(|(place, _)| DeliveryId::at(salt, *place)).collect();
-        match person::cancel(session, &ids, now)? {
+        match person::cancel(session, &ids, "its event was erased", now)? {
             Ok(ended) => erased.ended.extend(ended),
             Err(refused) => return Ok(Err(refused)),
         }

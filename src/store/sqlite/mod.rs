@@ -47,6 +47,7 @@ pub(super) mod doctor;
 mod ending;
 mod erase;
 mod foresee;
+mod functions;
 mod give_up;
 mod held;
 mod keys;
@@ -314,8 +315,9 @@ impl Store for Sqlite {
         self.writer.run(move |session| person::retry(session, &ids, to_ms(now))).await
     }
 
-    async fn cancel(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
-        self.writer.run(move |session| person::cancel(session, &ids, to_ms(now))).await
+    async fn cancel(&self, ids: Vec<DeliveryId>, reason: &str, now: Timestamp) -> Result<Vec<DeliveryId>> {
+        let reason = reason.to_owned();
+        self.writer.run(move |session| person::cancel(session, &ids, &reason, to_ms(now))).await
     }
 
     async fn erase(&self, events: Vec<EventUid>, now: Timestamp) -> Result<Erased> {

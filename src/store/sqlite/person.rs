@@ -36,16 +36,16 @@ fn ours<'a>(session: &Session, ids: &'a [DeliveryId]) -> impl Iterator<Item = &'
 
 /// Ends a delivery that is not final.
 pub(super) const CANCEL: &str =
-    "UPDATE deliveries SET state = 3, cause = NULL, due_at = NULL, settled_at = ?2 WHERE place = ?1 AND state = 0
+    "UPDATE deliveries SET state = 3, cause = NULL, due_at = NULL, settled_at = ?2, note = ?3 WHERE place = ?1 AND state = 0
     RETURNING target_id, order_key, stage, carrier";
 
 /// Cancels what is not final; see [`crate::store::Store::cancel`].
-pub(super) fn cancel(session: &Session, ids: &[DeliveryId], now: i64) -> Answer<Vec<DeliveryId>> {
+pub(super) fn cancel(session: &Session, ids: &[DeliveryId], reason: &str, now: i64) -> Answer<Vec<DeliveryId>> {
     let mut cancelled = Vec::new();
     for id in ours(session, ids) {
         let mut cancel = session.conn.prepare_cached(CANCEL)?;
-        let lane =
-            cancel.query_row((id.place(), now), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).optional()?;
+        let values = (id.place(), now, reason);
+        let lane = cancel.query_row(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).optional()?;
         let Some((target, key, at, carrier)): Option<(i64, Option<OrderKey>, i64, Option<i64>)> = lane else { continue };
         digest::leave(&session.conn, id.place(), stage(at), carrier, now)?;
         if let Some(key) = key {

@@ -6,12 +6,15 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
 
 use super::{
-    digest, replay,
+    digest,
+    functions::FITS_TYPE,
+    replay,
     rows::{self, Cells, Reading, amount, cause_code, state_code},
 };
 use crate::{
     clock::{Timestamp, from_ms, to_ms},
     envelope::{DeliveryId, Envelope, EventUid, Name},
+    route::glob::Glob,
     store::{
         Attempt, Backlog, Delivery, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets,
         codes::EXPIRED,
@@ -243,6 +246,7 @@ pub(super) fn of_events(filter: &Filter) -> Where {
     except_source(&mut clauses, filter);
     of_namespaces(&mut clauses, filter);
     clauses.equals("e.type", filter.r#type.as_deref());
+    of_types(&mut clauses, filter);
     clauses.equals("e.id", filter.id.as_deref());
     clauses.equals("e.subject", filter.subject.as_deref());
     clauses.between("e.received_at", filter.since, filter.until);
@@ -253,6 +257,16 @@ pub(super) fn of_events(filter: &Filter) -> Where {
     }
     sent(&mut clauses, filter);
     clauses
+}
+
+/// Only events of types that one of the filter's globs fits.
+fn of_types(clauses: &mut Where, filter: &Filter) {
+    if !filter.types.is_empty() {
+        let globs: Vec<&str> = filter.types.iter().map(Glob::text).collect();
+        // Texts always serialise.
+        let globs = serde_json::to_string(&globs).unwrap_or_default();
+        clauses.and(&format!("{FITS_TYPE}(e.type, ?)"), [globs.into()]);
+    }
 }
 
 fn except_source(clauses: &mut Where, filter: &Filter) {
@@ -359,6 +373,7 @@ fn of_deliveries(filter: &Filter, salt: u64) -> (Where, String) {
     except_source(&mut clauses, filter);
     of_namespaces(&mut clauses, filter);
     clauses.equals("e.type", filter.r#type.as_deref());
+    of_types(&mut clauses, filter);
     clauses.between("d.created_at", filter.since, filter.until);
     if let Some(target) = &filter.target {
         // By its number: the queue's index begins with that.
@@ -396,8 +411,11 @@ const WITH_BOTH: &str = "CROSS JOIN targets t ON t.id = d.target_id CROSS JOIN e
 
 /// What else must be looked at for `filter` to be answered: counting tens of thousands again and again must not look at more.
 fn spoken_of(filter: &Filter) -> &'static str {
-    let of_events =
-        filter.source.is_some() || filter.except_source.is_some() || filter.namespaces.is_some() || filter.r#type.is_some();
+    let of_events = filter.source.is_some()
+        || filter.except_source.is_some()
+        || filter.namespaces.is_some()
+        || filter.r#type.is_some()
+        || !filter.types.is_empty();
     match (of_events, filter.targets.is_some()) {
         (false, false) => "",
         (false, true) => "CROSS JOIN targets t ON t.id = d.target_id",

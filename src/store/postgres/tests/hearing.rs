@@ -108,7 +108,7 @@ async fn of_more_than_there_is_room_for_anything_may_have_been_said() {
     until("it is busy", || freed < bed.ears.freed_so_often()).await;
     let many = format!("SELECT pg_notify($1, '{STRANGER} ' || n) FROM generate_series(1000000, 1001000) n");
     bed.db.execute(&many, &[&bed.channel()]).await.unwrap();
-    bed.bench.store.cancel(vec![id], bed.bench.clock.now()).await.unwrap();
+    bed.bench.store.cancel(vec![id], "", bed.bench.clock.now()).await.unwrap();
     // Time for all of it to come, without which this shows nothing.
     tokio::time::sleep(Duration::from_millis(500)).await;
     bed.ears.is_slow.send_replace(false);
