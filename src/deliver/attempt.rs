@@ -2,7 +2,7 @@
 //!
 //! `error` of an attempt is one of `timeout`, `dns`, `connect`, `tls`, `closed` (the connection ended without an answer),
 //! `address_forbidden`, `http_<status>`, `smtp_<code>`, `no_recipients`, `contacts_unavailable`, `handshake_refused`
-//! (the target was asked first and did not consent), or `internal`.
+//! (the target was asked first and did not consent), `shutdown` (the relay stopped meanwhile), or `internal`.
 
 use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
@@ -384,6 +384,20 @@ pub(super) fn broken(delivery: crate::envelope::DeliveryId, number: u32, at: Tim
         epoch: 0,
         unmade: None,
         ordered: false,
+    }
+}
+
+/// What is recorded of an attempt that the end of the relay broke off: the target may have seen it. It burns nothing, and its delivery stays
+/// where it was.
+pub(super) fn cut_off(delivery: &Delivery, at: Timestamp, duration: Duration) -> Attempt {
+    let number = delivery.attempts.saturating_add(1);
+    Attempt {
+        error: Some("shutdown".to_owned()),
+        detail: Some("the relay stopped before the target had answered: this attempt does not count".to_owned()),
+        next: Next::Retry(delivery.due_at.unwrap_or(at)),
+        counts: false,
+        ordered: delivery.order_key.is_some(),
+        ..broken(delivery.id, number, at, duration)
     }
 }
 

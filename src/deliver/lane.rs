@@ -33,6 +33,7 @@ use crate::{
     telemetry::Metrics,
 };
 
+mod cutting_off;
 mod deciding;
 mod following;
 mod giving_up;
@@ -224,8 +225,7 @@ impl Lane {
         }
         let break_off = self.parts.break_off.clone();
         if break_off.run_until_cancelled(self.finish()).await.is_none() {
-            self.attempts.shutdown().await;
-            self.recordings.shutdown().await;
+            self.cut_off().await;
         }
     }
 

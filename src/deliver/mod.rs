@@ -581,7 +581,7 @@ impl Deliver {
         self.roster.now().desks.iter().for_each(|desk| desk.inbox.read_anew(ids));
     }
 
-    /// Begins no new attempt; returns when those under way are recorded, or after `grace`, when they are broken off: their
+    /// Begins no new attempt; returns when those under way are recorded, or after `grace`, when they are broken off, and recorded as that: their
     /// deliveries stay pending, and go out under the same id after the next start. Others have the lanes of which nothing is under way at
     /// once, and each of the rest when that is over.
     pub async fn drain(&self, grace: Duration) {

@@ -224,7 +224,9 @@ async fn a_drain_waits_for_what_is_under_way_and_breaks_off_what_takes_too_long(
     eventually("it is sent", || slow.received().len() == 1).await;
     relay.deliver.drain(Duration::from_millis(10)).await;
     assert_eq!(relay.store.states(State::Pending), 1);
-    assert_eq!(relay.store.log(), "");
+    assert_eq!(relay.store.log(), "1 retry shutdown");
+    let cut_off = relay.store.attempts.lock().unwrap()[0].clone();
+    assert!(!cut_off.counts && matches!(cut_off.next, Next::Retry(at) if at <= relay.clock.now()), "{cut_off:?}");
 }
 
 #[tokio::test]

@@ -305,6 +305,13 @@ pub(crate) async fn shutdown_drains_and_start_up_resumes() {
     let relay = Relay::start_in(&home, &routes).await;
     relay.settled("state=delivered", 5).await;
     assert_eq!(slow.distinct("idempotency-key").len(), 5);
+    let again: Vec<_> = slow.seen().iter().take(2).map(|request| request.header("x-hookyard-attempt").to_owned()).collect();
+    assert_eq!(again, ["1", "2"], "no number is given out twice");
+    let first = slow.seen()[0].header("x-hookyard-delivery").to_owned();
+    let log = relay.data(&format!("/api/v1/deliveries/{first}")).await["log"].take();
+    let told = |n: usize| (log[n]["outcome"].clone(), log[n]["error"].clone(), log[n]["counts"].clone());
+    assert_eq!(told(0), (json!("retry"), json!("shutdown"), json!(false)), "{log}");
+    assert_eq!(told(1), (json!("delivered"), json!(null), json!(true)), "{log}");
 }
 
 #[tokio::test]
