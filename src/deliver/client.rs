@@ -248,7 +248,7 @@ impl Http {
     /// deadline is cut.
     pub(super) async fn send(&self, post: Post<'_>) -> Result<Answer, Failure> {
         if post.url.literal.is_some_and(|address| self.policy.forbids(address)) {
-            return Err(Failure { kind: FailureKind::Forbidden, detail: Forbidden.to_string() });
+            return Err(Failure { kind: FailureKind::Forbidden, detail: Forbidden::by(&self.policy).to_string() });
         }
         let (answer_max, deadline) = (post.answer_max, post.deadline);
         self.exchange(request(post), answer_max, deadline).await
@@ -265,7 +265,7 @@ impl Http {
         let mut asked = request(Post { url, headers, body: Bytes::new(), answer_max, deadline });
         *asked.method_mut() = Method::GET;
         if url.literal.is_some_and(|address| self.policy.forbids(address)) {
-            return Err(Failure { kind: FailureKind::Forbidden, detail: Forbidden.to_string() });
+            return Err(Failure { kind: FailureKind::Forbidden, detail: Forbidden::by(&self.policy).to_string() });
         }
         self.exchange(asked, answer_max, deadline).await
     }
@@ -298,7 +298,7 @@ impl Http {
         let refused = |kind, detail: String| Err(Failure { kind, detail });
         let Way::Network(client) = &self.way else { return refused(FailureKind::Request, "nobody is asked here".to_owned()) };
         if url.literal.is_some_and(|address| self.policy.forbids(address)) {
-            return refused(FailureKind::Forbidden, Forbidden.to_string());
+            return refused(FailureKind::Forbidden, Forbidden::by(&self.policy).to_string());
         }
         let mut asked = request(Post { url, headers, body: Bytes::new(), answer_max: 0, deadline });
         *asked.method_mut() = method;

@@ -120,8 +120,18 @@ impl Write for Stream {
 
 /// Every address of a target is forbidden.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the address policy forbids every address of this target; `security.allow_targets` lets private ones through")]
-pub(super) struct Forbidden;
+#[error("the address policy forbids every address of this target; `{setting}` lets private ones through")]
+pub(super) struct Forbidden {
+    /// What would have to name them.
+    setting: &'static str,
+}
+
+impl Forbidden {
+    /// By `policy`.
+    pub(super) fn by(policy: &AddressPolicy) -> Self {
+        Self { setting: policy.setting() }
+    }
+}
 
 /// A name that resolves to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +159,7 @@ impl Service<Name> for Vetting {
             let any = policy.permits_name(name.as_str());
             let permitted: Vec<SocketAddr> = found.filter(|address| any || policy.permits(address.ip())).collect();
             if permitted.is_empty() {
-                return Err(Forbidden.into());
+                return Err(Forbidden::by(&policy).into());
             }
             Ok(permitted.into_iter())
         })

@@ -1,4 +1,5 @@
-//! Which addresses deliveries may reach: public ones, and those `security.allow_targets` lets through. Pure.
+//! Which addresses deliveries may reach: public ones, and those `security.allow_targets` (for subscriptions
+//! `subscriptions.allow_targets`) lets through. Pure.
 //!
 //! Facts: IANA special-purpose address registries; RFC 6052 and 8215 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo). Addresses
 //! that carry an IPv4 address are as good as that one.
@@ -15,6 +16,8 @@ use crate::config::AllowTarget;
 pub struct AddressPolicy {
     nets: Vec<IpNet>,
     hosts: Vec<String>,
+    /// Whether it is that of subscriptions, which no setting for destinations opens.
+    of_subscriptions: bool,
 }
 
 /// IPv4 networks that are no public unicast: first address and length of the prefix.
@@ -56,6 +59,16 @@ impl AddressPolicy {
             }
         }
         policy
+    }
+
+    /// The same for subscriptions, of which strangers name the URLs.
+    pub fn of_subscriptions(allow: &[AllowTarget]) -> Self {
+        Self { of_subscriptions: true, ..Self::new(allow) }
+    }
+
+    /// The setting that lets private addresses through.
+    pub fn setting(&self) -> &'static str {
+        if self.of_subscriptions { "subscriptions.allow_targets" } else { "security.allow_targets" }
     }
 
     /// Whether a delivery may go to `address`.

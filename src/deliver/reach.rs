@@ -113,7 +113,7 @@ async fn connect(endpoint: &Endpoint, policy: &Arc<AddressPolicy>) -> Result<Str
     let internal = |said: String| Unreached { code: FailureKind::Request.code().to_owned(), said };
     let url = endpoint.url();
     if policy::literal(url).is_some_and(|address| policy.forbids(address)) {
-        return Err(Unreached { code: FailureKind::Forbidden.code().to_owned(), said: Forbidden.to_string() });
+        return Err(Unreached { code: FailureKind::Forbidden.code().to_owned(), said: Forbidden::by(policy).to_string() });
     }
     let uri: Uri = url.as_str().parse().map_err(|_| internal("no request can carry this URL".to_owned()))?;
     let tls = endpoint.tls.config().map_err(|error| internal(error.to_string()))?;

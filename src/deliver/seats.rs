@@ -83,7 +83,7 @@ impl Default for Seats {
             bell: Notify::new(),
             signs: Arc::default(),
             outlets: RwLock::default(),
-            clients: Mutex::new(Clients::new(AddressPolicy::default())),
+            clients: Mutex::new(Clients::new(AddressPolicy::of_subscriptions(&[]))),
             // Subscriptions get the envelope, which needs none of these.
             templates: Arc::new(Templates::new(&std::collections::BTreeMap::new(), Strictness::Lenient)),
             contacts: Contacts::rehearsed(contacts::Settings::default()),
@@ -206,7 +206,7 @@ impl Deliver {
     /// at the start.
     pub async fn open_seats(&self, outlets: Weak<dyn Outlets>, names: Vec<Name>, allow: &[AllowTarget]) -> store::Result<()> {
         *self.seats.outlets.write().unwrap_or_else(PoisonError::into_inner) = Some(outlets);
-        *self.seats.clients() = Clients::new(AddressPolicy::new(allow));
+        *self.seats.clients() = Clients::new(AddressPolicy::of_subscriptions(allow));
         names.iter().for_each(|name| _ = self.new_seat(name));
         self.follow_lanes().await?;
         for (key, json) in self.store.settings(&desk::key_of("wh_")).await? {
@@ -309,7 +309,7 @@ impl Deliver {
 
     /// Subscriptions may reach these private targets from now on, and no others.
     pub fn let_subscriptions_reach(&self, allow: &[AllowTarget]) {
-        let policy = AddressPolicy::new(allow);
+        let policy = AddressPolicy::of_subscriptions(allow);
         {
             let mut clients = self.seats.clients();
             if clients.follow(&policy) {

@@ -237,6 +237,9 @@ pub(crate) async fn destinations_that_may_be_reached_open_nothing_to_subscriptio
     app.takes("evt_2").await;
     let row = app.reaches(&format!("target={}&state=dead", made.subscription.id), "dead").await;
     assert_eq!((&row["error"], &row["cause"]), (&json!("address_forbidden"), &json!("config")));
+    let story = app.data(&format!("/api/v1/deliveries/{}", row["id"].as_str().unwrap())).await;
+    let detail = story["log"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("`subscriptions.allow_targets`"), "it names the setting that would do: {detail}");
     assert_eq!(receiver.count(), 1);
 }
 

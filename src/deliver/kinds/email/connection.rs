@@ -145,7 +145,7 @@ async fn addresses(server: &Server, policy: &AddressPolicy) -> Result<Vec<Socket
     let any = policy.permits_name(&host);
     let permitted: Vec<_> = found.into_iter().filter(|address| any || policy.permits(address.ip())).collect();
     if permitted.is_empty() {
-        return Err(Refused::failed(FailureKind::Forbidden, &Forbidden.to_string()));
+        return Err(Refused::failed(FailureKind::Forbidden, &Forbidden::by(policy).to_string()));
     }
     Ok(permitted)
 }

@@ -206,7 +206,7 @@ impl Email {
             Host::Domain(_) => None,
         };
         if literal.is_some_and(|address| attempt.http.policy().forbids(address)) {
-            let refused = Refused::failed(FailureKind::Forbidden, &Forbidden.to_string());
+            let refused = Refused::failed(FailureKind::Forbidden, &Forbidden::by(attempt.http.policy()).to_string());
             progress.refuse(&progress.unheard(), &refused);
             return Err(refused);
         }
