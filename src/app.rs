@@ -41,7 +41,7 @@ pub use generation::Generation;
 pub struct Options {
     /// What time it is.
     pub clock: Clock,
-    /// The bearer token that may do everything (`HOOKYARD_ADMIN_TOKEN`). `None`: the API answers 401.
+    /// The bearer token that may do everything (`HOOKYARD_ADMIN_TOKEN`). `None`: the API answers 401, whatever token is shown.
     pub admin_token: Option<Secret>,
     /// What is wrong with the file on disk when the relay runs on an older configuration; shown everywhere.
     pub rejected: Option<Rejected>,

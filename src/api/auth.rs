@@ -34,6 +34,10 @@ pub(super) async fn require(State(api): State<Api>, mut request: Request, next: 
     if is_open {
         return Ok(next.run(request).await);
     }
+    // Whoever starts the relay without one closes its API, to tokens that were made before as well.
+    if api.admin_token.as_ref().is_none_or(Secret::is_empty) {
+        return Err(ApiError::Unauthorized);
+    }
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let pass = if path.as_deref() == Some(STREAM) { api.bearer_of_pass(request.uri().query()) } else { None };

@@ -57,7 +57,9 @@ fn looks_secret(node: &Node) -> bool {
 /// True for the name of an HTTP header that carries credentials.
 fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["auth", "token", "key", "secret", "cookie", "signature"].iter().any(|part| name.contains(part))
+    let mut words = name.split(['-', '_']);
+    ["auth", "token", "key", "secret", "pass", "pwd", "cookie", "signature"].iter().any(|part| name.contains(part))
+        || words.any(|word| word == "sec")
 }
 
 impl Mask {
@@ -281,6 +283,17 @@ mod tests {
 
     use super::*;
     use crate::config::{decode::Context, yaml};
+
+    #[test]
+    fn headers_that_carry_credentials_are_known_by_their_names() {
+        let text =
+            "headers: {X-Team: a, X-Pass: b, X-Pwd: c, X-Sec: d, x_sec_2: e, X-Section: f}\nsecurity: {require_https: true}\n";
+        let shown =
+            "headers: {X-Team: a, X-Pass: *, X-Pwd: *, X-Sec: *, x_sec_2: *, X-Section: f}\nsecurity: {require_https: true}\n";
+        assert_eq!(masked(text), shown);
+        let setting = "security: {require_https: true}\n";
+        assert_eq!(of_lines(setting).apply(setting), setting, "whose name only begins so");
+    }
 
     fn masked(text: &str) -> String {
         let root = yaml::parse(text, &mut Context::default()).unwrap();

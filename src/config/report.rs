@@ -171,7 +171,7 @@ fn group<'a>(problem: &'a Problem, spot: &Spot<'a>, file: &'a str) -> Group<'a> 
     let below = help.filter(|_| word.is_none());
     let label = problem.label.clone().or(word);
     let group = if spot.text.is_empty() {
-        title.element(Origin::path(file).line(spot.number))
+        title.element(Origin::path(file).line(spot.number).char_column(spot.column(spot.span.start)))
     } else {
         let annotation = AnnotationKind::Primary.span(spot.span.clone()).label(label);
         title.element(Snippet::source(spot.text).path(file).line_start(spot.number).annotation(annotation))

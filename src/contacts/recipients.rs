@@ -81,7 +81,7 @@ pub enum Recipients<T> {
     Contact,
     /// `to: [dana@example.com]`: always these.
     Literal(Vec<T>),
-    /// `to: {path: $.data.email}`: those the event names, as far as they are allowed.
+    /// `to: $.data.email`, or `to: {path: $.data.email}`: those the event names, as far as they are allowed.
     Path {
         /// Where, in the envelope.
         path: Path,
@@ -119,7 +119,8 @@ const AT_PATH: Keys = Keys::of(&[Field::of::<Path>("path", "Where the event name
 impl<T: Reached> Shape for Recipients<T> {
     fn schema(all: &mut Definitions) -> Schema {
         let literal = OneOrMore::<T>::schema(all).not_empty();
-        Schema::any_of([Schema::only("contact"), Schema::map(AT_PATH, all), literal])
+        let path = Path::schema(all);
+        Schema::any_of([Schema::only("contact"), path, Schema::map(AT_PATH, all), literal])
     }
 }
 
@@ -129,7 +130,7 @@ impl<T: Reached> Recipients<T> {
         Field::of::<Self>("to", "Who gets its messages: `contact` (those under `contacts` by the event's namespace), a list, or a path into the event.")
             .required()
             .example("contact"),
-        Field::of::<Vec<Allowed>>("allow_recipients", "Whom events may name, with `to: {path: …}`: globs.")
+        Field::of::<Vec<Allowed>>("allow_recipients", "Whom events may name, with a path as `to`: globs.")
             .example(r#"["*@example.com"]"#)
             .such_that(Schema::not_empty),
     ]);
@@ -141,9 +142,9 @@ impl<T: Reached> Recipients<T> {
             fields.missing("to", cx);
             return None;
         };
-        let is_path = matches!(to.value, Value::Map(_));
+        let is_path = matches!(to.value, Value::Map(_)) || is_bare_path::<T>(to);
         if let (Some((node, _)), false) = (&allowed, is_path) {
-            cx.error("bad-value", node.place, "`allow_recipients` is used with `to: {path: …}` only");
+            cx.error("bad-value", node.place, "`allow_recipients` is used with a path only: `to: $.data.email`");
         }
         match &to.value {
             Value::String(word) if word == "contact" => Some(Self::Contact),
@@ -151,18 +152,15 @@ impl<T: Reached> Recipients<T> {
                 let mut inner = Fields::open(to, "`to`", AT_PATH, cx)?;
                 let path = inner.required("path", cx);
                 inner.finish(cx);
-                let allowed = match allowed {
-                    Some((node, allowed)) => allowed.filter(|allowed| check_globs::<T>(allowed, node, cx)),
-                    None => {
-                        let help = "name who may be written to: allow_recipients: [\"*@example.com\"]";
-                        cx.error("missing-key", to.place, "recipients from an event need `allow_recipients`").help(help);
-                        None
-                    }
-                };
+                let allowed = allowed_of::<T>(allowed, to, cx);
+                Some(Self::Path { path: path?, allowed: allowed? })
+            }
+            Value::String(_) if is_path => {
+                let (path, allowed) = (Path::decode(to, cx), allowed_of::<T>(allowed, to, cx));
                 Some(Self::Path { path: path?, allowed: allowed? })
             }
             Value::String(text) if T::parse(text).is_none() => {
-                cx.expected(&format!("`contact`, {} or a list of them, or {{path: $.data.email}}", T::WHAT), to)
+                cx.expected(&format!("`contact`, {} or a list of them, or a path such as $.data.email", T::WHAT), to)
             }
             Value::String(_) => T::decode(to, cx).map(|one| Self::Literal(vec![one])),
             _ => Self::literal(to, cx),
@@ -210,6 +208,21 @@ fn some<T: Reached>(them: Vec<T>) -> Result<Vec<T>, NoRecipients> {
         1..=RECIPIENTS_MAX => Ok(without_repeats(them)),
         _ => Err(NoRecipients::TooMany),
     }
+}
+
+/// `$.data.email`. (`$@example.com` is a mail address.)
+fn is_bare_path<T: Reached>(to: &Node) -> bool {
+    matches!(&to.value, Value::String(text) if text.starts_with('$') && T::parse(text).is_none())
+}
+
+/// Whom the events may name that `to` reads.
+fn allowed_of<T: Reached>(allowed: Option<(&Node, Option<Vec<Allowed>>)>, to: &Node, cx: &mut Context) -> Option<Vec<Allowed>> {
+    let Some((node, allowed)) = allowed else {
+        let help = "name who may be written to: allow_recipients: [\"*@example.com\"]";
+        cx.error("missing-key", to.place, "recipients from an event need `allow_recipients`").help(help);
+        return None;
+    };
+    allowed.filter(|allowed| check_globs::<T>(allowed, node, cx))
 }
 
 fn check_globs<T: Reached>(allowed: &[Allowed], node: &Node, cx: &mut Context) -> bool {
@@ -328,10 +341,15 @@ mod tests {
         );
         assert!(matches!(read("{to: a@x.example}"), Ok(Recipients::Literal(them)) if them.len() == 1));
         assert!(matches!(read("{to: {path: $.data.email}, allow_recipients: ['*@x.example']}"), Ok(Recipients::Path { .. })));
+        let bare = read("{to: $.data.email, allow_recipients: ['*@x.example']}");
+        assert!(matches!(bare, Ok(Recipients::Path { path, .. }) if path.text() == "$.data.email"));
+        assert!(matches!(read("{to: $@x.example}"), Ok(Recipients::Literal(them)) if them[0].address() == "$@x.example"));
         let refused = |yaml| read(yaml).unwrap_err();
-        insta::assert_snapshot!(refused("{to: contacts}"), @"expected `contact`, a mail address or a list of them, or {path: $.data.email}, found `contacts`");
+        insta::assert_snapshot!(refused("{to: contacts}"), @"expected `contact`, a mail address or a list of them, or a path such as $.data.email, found `contacts`");
+        insta::assert_snapshot!(refused("{to: $.data.email}"), @"recipients from an event need `allow_recipients`");
+        assert!(refused("{to: '$.[', allow_recipients: ['*@x.example']}").contains("`$.[`"));
         insta::assert_snapshot!(refused("{to: {path: $.data.email}}"), @"recipients from an event need `allow_recipients`");
-        insta::assert_snapshot!(refused("{to: contact, allow_recipients: ['*@x.example']}"), @"`allow_recipients` is used with `to: {path: …}` only");
+        insta::assert_snapshot!(refused("{to: contact, allow_recipients: ['*@x.example']}"), @"`allow_recipients` is used with a path only: `to: $.data.email`");
         insta::assert_snapshot!(refused("{to: []}"), @"`to` names between 1 and 50 recipients");
         insta::assert_snapshot!(refused("{}"), @"destination `mail` needs `to`");
     }

@@ -29,7 +29,7 @@ pub(crate) enum Code {
     InvalidHeader,
     /// The body is not said to be JSON, or is compressed.
     UnsupportedMediaType,
-    /// The body is not JSON.
+    /// The body is not JSON, or nests deeper than [`crate::json::DEPTH_MAX`].
     InvalidJson,
     /// The body is JSON, but not of the kind's shape.
     InvalidEvent,
@@ -55,7 +55,7 @@ impl Code {
             "unsupported_media_type",
             "The body must be JSON, not compressed.",
         ),
-        (Self::InvalidJson, StatusCode::BAD_REQUEST, "invalid_json", "The body is not valid JSON."),
+        (Self::InvalidJson, StatusCode::BAD_REQUEST, "invalid_json", "The body is not valid JSON, or nests deeper than 100."),
         (Self::InvalidEvent, StatusCode::BAD_REQUEST, "invalid_event", "The body is not a valid event."),
         (Self::RateLimited, StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests."),
         (Self::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Nothing can be taken in now; try again later."),

@@ -9,7 +9,7 @@ use super::{
     answer::{Code, Rejection},
     request::Raw,
 };
-use crate::json;
+use crate::{json, route::path::Step};
 
 /// Longest event id, type, namespace or subject, in characters.
 pub(crate) const TEXT_MAX: usize = 256;
@@ -84,6 +84,18 @@ impl<'b> Token<'b> {
         names.iter().try_fold(self, |token, name| {
             let [found] = token.members([name.as_str()]).ok()?;
             found
+        })
+    }
+
+    /// What a plain chain of names and indices finds in it.
+    pub(crate) fn follow(self, steps: &[Step]) -> Option<Token<'b>> {
+        steps.iter().try_fold(self, |token, step| match step {
+            Step::Name(name) => token.at(std::slice::from_ref(name)),
+            Step::Index(index) => {
+                let elements = token.elements()?;
+                let index = if *index < 0 { i64::try_from(elements.len()).ok()? + index } else { *index };
+                elements.get(usize::try_from(index).ok()?).copied()
+            }
         })
     }
 
@@ -230,7 +242,7 @@ mod tests {
         ] {
             assert_eq!(code(&[], bad), Code::InvalidJson, "{bad:?}");
         }
-        assert_eq!(code(&[], format!("{{\"a\":{}}}", "[".repeat(200)).as_bytes()), Code::InvalidJson);
+        assert_eq!(code(&[], format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200)).as_bytes()), Code::InvalidJson);
         for bad in ["[]", "1", "null", "\"x\"", "[{}]"] {
             assert_eq!(code(&[], bad.as_bytes()), Code::InvalidEvent, "{bad}");
         }

@@ -3,14 +3,17 @@
 use axum::http::HeaderName;
 use serde_json::Value;
 
-use super::{body::fit, request::Raw};
+use super::{
+    body::{Body, fit},
+    request::Raw,
+};
 use crate::{
     config::{
         decode::{Context, Decode, Definitions, Field, Fields, Keys, Schema, Shape},
         tree::Node,
     },
     route::{
-        path::{Path, Step},
+        path::{Path, Step, follow},
         when::Condition,
     },
 };
@@ -251,11 +254,20 @@ impl Expression {
     fn find(&self, request: &Raw, body: &Value) -> Option<String> {
         let found = match self {
             Self::Literal(text) => Some(text.clone()),
-            Self::Path(path) => path.text_in(body),
+            Self::Path(path) => path.text_in(body).or_else(|| long_number(path, request, body)),
             Self::Header(name) => request.one(name).map(str::to_owned),
         };
         found.filter(|text| !text.is_empty())
     }
+}
+
+/// The number at `path` as it was written, where it has more digits than are held of numbers: two rounded ids might be the same.
+fn long_number(path: &Path, request: &Raw, body: &Value) -> Option<String> {
+    let steps = path.steps()?;
+    let Some(Value::Number(number)) = follow(body, steps) else { return None };
+    let written = Body::token_of(std::str::from_utf8(&request.body).ok()?).follow(steps)?.text()?;
+    // A body that was made of the request's is another one.
+    (written.parse::<f64>().ok() == number.as_f64()).then_some(written)
 }
 
 fn literal(text: String, node: &Node, cx: &mut Context) -> Option<Expression> {
@@ -325,7 +337,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::ingest::{kinds::tests::yaml, request::tests::request};
+    use crate::{
+        ingest::{kinds::tests::yaml, request::tests::request},
+        json,
+    };
 
     fn decode(text: &str) -> (Option<Mapping>, Vec<&'static str>) {
         let mut cx = Context::default();
@@ -341,6 +356,19 @@ mod tests {
         let found = map.unwrap().apply(&request("/", &[("x-id", "r1")], b""), &json!({"t": 5, "account": "a\nb", "m": [7]}));
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(found, Mapped { id: text("r1"), r#type: text("a.b"), time: text("5"), namespace: None, subject: text("7") });
+    }
+
+    #[test]
+    fn numbers_of_many_digits_are_as_they_were_written() {
+        let (map, _) = decode(r#"{"id": "$.m[-1].id"}"#);
+        let id = |text: &str| map.clone().unwrap().apply(&request("/", &[], text.as_bytes()), &json::lenient(text.as_bytes())).id;
+        let long = "123456789012345678901234567890";
+        assert_eq!(id(&format!(r#"{{"m": [{{"id": 1}}, {{"id": {long}}}]}}"#)).as_deref(), Some(long));
+        assert_eq!(id(r#"{"m": [{"id": 18446744073709551616}]}"#).as_deref(), Some("18446744073709551616"));
+        assert_eq!(id(r#"{"m": [{"id": 7}]}"#).as_deref(), Some("7"));
+        for none in [r#"{"m": [{"id": 1e999}]}"#, r#"{"m": [{"id": null}]}"#, r#"{"m": []}"#, r#"{"m": {"id": 1}}"#] {
+            assert_eq!(id(none), None, "{none}");
+        }
     }
 
     #[test]
