@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -322,7 +322,8 @@ impl App {
         self.handles.stop.clone()
     }
 
-    /// Answers requests until shutdown, then drains within `server.shutdown_grace` and closes the store.
+    /// Answers requests until shutdown, then drains within `server.shutdown_grace` and closes the store. Where the store gives no answer,
+    /// all of it takes no longer than that and [`LAST`].
     ///
     /// In this order, so that nothing acknowledged is left to chance: requests under way are answered, attempts and steps of
     /// jobs under way are recorded, what there is to tell of the relay itself is told, counts are kept, the store is closed. What is not
@@ -339,29 +340,44 @@ impl App {
         stop.cancelled().await;
         let grace = grace();
         info!(grace_s = grace.as_secs(), "stopping: no new requests, finishing what is under way");
-        let asking = handles.pollers.drain(grace);
-        let (_, _, (), (), ()) = tokio::join!(public, admin, asking, handles.deliver.drain(grace), handles.jobs.drain());
-        // What was asked for, sent and done by owning it is over now.
-        handles.deliver.leave().await;
-        handles.ingest.flush().await;
-        if tidying.await.is_err() {
-            warn!("housekeeping had failed");
+        let end = async {
+            let asking = handles.pollers.drain(grace);
+            let (_, _, (), (), ()) = tokio::join!(public, admin, asking, handles.deliver.drain(grace), handles.jobs.drain());
+            // What was asked for, sent and done by owning it is over now.
+            handles.deliver.leave().await;
+            handles.ingest.flush().await;
+            if tidying.await.is_err() {
+                warn!("housekeeping had failed");
+            }
+            if following.await.is_err() | agreeing.await.is_err() {
+                warn!("following other replicas had failed");
+            }
+            announcing.finish().await;
+            keep_counts(&handles).await;
+            handles.store.close().await;
+        };
+        if timeout(grace + LAST, end).await.is_err() {
+            warn!(
+                "the store gave no answer until the end of server.shutdown_grace: what it has not taken of attempts under way is sent again, \
+                 and the lanes go to others when their lease ends"
+            );
         }
-        if following.await.is_err() | agreeing.await.is_err() {
-            warn!("following other replicas had failed");
-        }
-        announcing.finish().await;
-        if let Err(error) = handles.ingest.keep_statistics(&|_| false).await {
-            warn!("the counts of the sources since the last round are lost: {error}");
-        }
-        if let Err(error) = handles.tokens.keep_uses(Duration::ZERO).await {
-            warn!("when tokens were used last is kept some minutes too early: {error}");
-        }
-        if let Err(error) = handles.subscriptions.keep_types().await {
-            warn!("which event types came last is found out again from the events: {error}");
-        }
-        handles.store.close().await;
         info!("stopped");
+    }
+}
+
+/// How long after `server.shutdown_grace` the store may take to be told the last of it.
+pub const LAST: Duration = Duration::from_secs(4);
+
+async fn keep_counts(handles: &Handles) {
+    if let Err(error) = handles.ingest.keep_statistics(&|_| false).await {
+        warn!("the counts of the sources since the last round are lost: {error}");
+    }
+    if let Err(error) = handles.tokens.keep_uses(Duration::ZERO).await {
+        warn!("when tokens were used last is kept some minutes too early: {error}");
+    }
+    if let Err(error) = handles.subscriptions.keep_types().await {
+        warn!("which event types came last is found out again from the events: {error}");
     }
 }
 

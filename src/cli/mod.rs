@@ -3,7 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Exit status: 0 good, 1 the thing asked about is bad, 2 wrong usage,
 //! 3 the relay or the store cannot be reached.
 
-use std::{future::Future, pin::Pin, process::ExitCode};
+use std::{future::Future, pin::Pin, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -195,8 +195,14 @@ type Work<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
 /// Runs what contains a relay, on all processors.
 fn relay(work: Work<'_>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|error| Failure::Bad(format!("the runtime does not start: {error}")))?.block_on(work)
+    let runtime = runtime.map_err(|error| Failure::Bad(format!("the runtime does not start: {error}")))?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(LEFT_BEHIND);
+    done
 }
+
+/// How long what still goes on may take when a relay has ended: a disk that hangs, or a name that nobody resolves, is waited for no longer.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
 /// Runs what asks one.
 fn tool(work: Work<'_>) -> Result<(), Failure> {

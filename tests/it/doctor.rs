@@ -98,17 +98,21 @@ fn at(url: &str) -> Routes {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_told_apart_by_what_a_commit_is_worth_there() {
     let (server, home) = (Server::start().await, Home::new());
-    home.write("routes.yaml", &at(&server.url()).text());
+    // Relays go by the name that the URL gives them.
+    let url = format!("{}?application_name=it%27s%20mine", server.url());
+    home.write("routes.yaml", &at(&url).text());
     let said = doctor(&home, "routes.yaml", &[]).await;
     assert_eq!(said.status, Some(1));
+    said.is("connections", "ok", "room for 1997;");
     said.is("commits", "bad", "ALTER SYSTEM SET fsync = on");
     said.is("schema", "ok", "the first start makes it");
     assert_eq!(server.asks("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), "0", "nothing is made by looking");
 
     server.with("fsync = on\nfull_page_writes = on\nsynchronous_commit = off", None).await;
-    let relay = Relay::start_in(&Home::with_store(&server.url()), &routes().interactor()).await;
+    let relay = Relay::start_in(&Home::with_store(&url), &routes().interactor()).await;
     let said = doctor(&home, "routes.yaml", &[]).await;
     assert_eq!(said.status, Some(0), "{:?}", said.findings);
+    said.is("connections", "ok", "room for 1997;");
     said.is("commits", "ok", "synchronous_commit off, which the relay sets to on for itself");
     said.is("standbys", "warning", "no standby follows");
     said.is("server", "ok", "PostgreSQL 1");

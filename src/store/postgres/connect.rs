@@ -1,8 +1,8 @@
-//! Connections: a few for each use, made when they are needed, left alone for a while when none can be had; what their errors mean.
+//! Connections: a few for each use, made when they are needed, left alone for a while when none can be had; what their errors mean. How long
+//! an answer is waited for, [`super::link`] knows; where they lead, [`super::servers`].
 
 use std::{
     future::Future,
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,8 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deadpool_postgres::{
-    Connect, Hook, HookError, Manager, ManagerConfig, Metrics, Object, PoolError, RecyclingMethod, Runtime, TimeoutType,
+use deadpool::{
+    Runtime,
+    managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType},
 };
 use tokio_postgres::{
     Row, Statement,
@@ -21,18 +22,29 @@ use tokio_postgres::{
 };
 
 use super::{
+    link::Link,
     notices::{Mark, Notices},
-    tls::Tls,
-    url::Place,
+    servers::Servers,
 };
 use crate::store::{Error, Result};
 
-/// How long a connection that is free is waited for, and how long a new one may take.
-const WAIT: Duration = Duration::from_secs(10);
+/// How long a connection that is free is waited for.
+pub(super) const WAIT: Duration = Duration::from_secs(10);
 /// How long servers that gave no connection are left alone at first,
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 /// and at most.
 const AGAIN_MAX: Duration = Duration::from_secs(3);
+
+/// How often a server may say that it still works on a statement whose answer is long in coming: of statements that are short, half a
+/// minute after the first (the lock of the store is waited for 10 s of that),
+pub(super) const BRIEF: u32 = 3;
+/// of a commit, which may wait for standbys,
+const COMMIT: u32 = 6;
+/// of those that may have much to do.
+pub(super) const PATIENT: u32 = 180;
+
+/// Begins what is said of a database that is away.
+pub(super) const AWAY: &str = "the database cannot be reached: ";
 
 /// What every connection is set to. Nobody may keep the others waiting for longer than this, were its machine to stand still; and a
 /// commit that was answered is on disk, whatever the role or the database says.
@@ -78,8 +90,8 @@ fn said_by_the_server(said: &DbError) -> Error {
 fn away(error: &tokio_postgres::Error) -> String {
     use std::error::Error as _;
     match error.source() {
-        Some(source) => format!("the database cannot be reached: {source}"),
-        None => format!("the database cannot be reached: {error}"),
+        Some(source) => format!("{AWAY}{source}"),
+        None => format!("{AWAY}{error}"),
     }
 }
 
@@ -117,77 +129,62 @@ pub(super) fn is_again(error: &tokio_postgres::Error) -> bool {
 
 /// A bounded number of connections of one use.
 pub(super) struct Pool {
-    connections: deadpool_postgres::Pool,
+    connections: managed::Pool<Maker>,
     gate: Arc<Gate>,
     outdated: Arc<Outdated>,
     notices: Notices,
+    /// [`BRIEF`] or [`PATIENT`].
+    rounds: u32,
 }
 
-/// Makes connections that hear what the server says beside its answers.
-struct Hearing {
-    tls: Tls,
-    notices: Notices,
-}
-
-impl Connect for Hearing {
-    fn connect(&self, config: &tokio_postgres::Config) -> Connecting<'_> {
-        let (tls, notices, config) = (self.tls.clone(), self.notices.clone(), config.clone());
-        Box::pin(async move {
-            let (client, connection) = config.connect(tls).await?;
-            let driver = tokio::spawn(async move {
-                if let Err(error) = notices.drive(connection).await {
-                    tracing::warn!("a connection to the database is lost: {error}");
-                }
-            });
-            Ok((client, driver))
-        })
-    }
-}
-
-type Connecting<'c> = Pin<Box<dyn Future<Output = Pg<(tokio_postgres::Client, tokio::task::JoinHandle<()>)>> + Send + 'c>>;
-
-/// When one connection of a pool last found that its server can take nothing (a standby now, a full disk): those made before are not
-/// used again, so that the servers are asked anew.
+/// Since when connections are not used again that were made before: one of them found that its server can take nothing (a standby now, a
+/// full disk), or says nothing any more. So the servers are asked anew.
 #[derive(Debug, Default)]
-struct Outdated(Mutex<Option<Instant>>);
+pub(super) struct Outdated(Mutex<Option<Instant>>);
 
 impl Outdated {
-    fn are_now(&self) {
+    pub(super) fn are_now(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn is(&self, made: Instant) -> bool {
+    pub(super) fn is(&self, made: Instant) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| made <= since)
     }
 }
 
+/// Makes the connections of a pool.
+struct Maker {
+    servers: Arc<Servers>,
+    settings: String,
+    outdated: Arc<Outdated>,
+    /// What the connections hear that the server says beside its answers.
+    notices: Notices,
+}
+
+impl managed::Manager for Maker {
+    type Type = Link;
+    type Error = Error;
+
+    async fn create(&self) -> Result<Link> {
+        Link::make(&self.servers, &self.settings, &self.notices).await
+    }
+
+    async fn recycle(&self, link: &mut Link, metrics: &Metrics) -> RecycleResult<Error> {
+        let made = metrics.created;
+        if link.is_over(made) || self.outdated.is(made) { Err(RecycleError::message("it is at an end")) } else { Ok(()) }
+    }
+}
+
 impl Pool {
-    /// At most `count` connections to `place`; none is made yet.
-    pub(super) fn new(place: &Place, tls: &Tls, gate: &Arc<Gate>, count: usize, by_index: bool) -> Result<Self> {
-        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let notices = Notices::default();
-        let hearing = Hearing { tls: tls.clone(), notices: notices.clone() };
-        let manager = Manager::from_connect(place.config.clone(), hearing, manager);
+    /// At most `count` connections to `servers`; none is made yet.
+    pub(super) fn new(servers: &Arc<Servers>, gate: &Arc<Gate>, count: usize, by_index: bool, rounds: u32) -> Result<Self> {
         let settings = if by_index { format!("{SETTINGS}{BY_INDEX}") } else { SETTINGS.to_owned() };
-        let set = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
-            let settings = settings.clone();
-            Box::pin(async move { client.batch_execute(&settings).await.map_err(HookError::Backend) })
-        });
-        let outdated = Arc::new(Outdated::default());
-        let known = outdated.clone();
-        let look = Hook::sync_fn(move |_: &mut deadpool_postgres::ClientWrapper, metrics: &Metrics| {
-            if known.is(metrics.created) { Err(HookError::message("its server could take nothing")) } else { Ok(()) }
-        });
-        let pool = deadpool_postgres::Pool::builder(manager)
-            .max_size(count)
-            .post_create(set)
-            .pre_recycle(look)
-            .wait_timeout(Some(WAIT))
-            .create_timeout(Some(WAIT))
-            .runtime(Runtime::Tokio1)
-            .build();
+        let (outdated, notices) = (Arc::new(Outdated::default()), Notices::default());
+        let maker = Maker { servers: servers.clone(), settings, outdated: outdated.clone(), notices: notices.clone() };
+        // How long a new one may take is bounded for each server.
+        let pool = managed::Pool::builder(maker).max_size(count).wait_timeout(Some(WAIT)).runtime(Runtime::Tokio1).build();
         let connections = pool.map_err(|error| Error::Backend(error.to_string().into()))?;
-        Ok(Self { connections, gate: gate.clone(), outdated, notices })
+        Ok(Self { connections, gate: gate.clone(), outdated, notices, rounds })
     }
 
     /// A connection that nobody else uses.
@@ -195,18 +192,27 @@ impl Pool {
     /// # Errors
     /// [`Error::Closed`] after [`Pool::close`], [`Error::Full`] when none can be had.
     pub(super) async fn get(&self) -> Result<Db> {
+        self.get_for(self.rounds).await
+    }
+
+    /// Likewise, for statements that are short, whatever others of this pool are.
+    pub(super) async fn get_briefly(&self) -> Result<Db> {
+        self.get_for(BRIEF).await
+    }
+
+    async fn get_for(&self, rounds: u32) -> Result<Db> {
         if self.connections.status().available == 0 {
             self.gate.ask()?;
         }
-        let client = match self.connections.get().await {
-            Ok(client) => client,
+        let link = match self.connections.get().await {
+            Ok(link) => link,
             Err(PoolError::Closed) => return Err(Error::Closed),
             // All are in use: that says nothing of the servers.
-            Err(error @ PoolError::Timeout(TimeoutType::Wait)) => return Err(refused(&error)),
-            Err(error) => return Err(self.gate.shut(refused(&error))),
+            Err(error @ PoolError::Timeout(TimeoutType::Wait)) => return Err(refused(error)),
+            Err(error) => return Err(self.gate.shut(refused(error))),
         };
-        self.gate.open();
-        Ok(Db { client, open: AtomicBool::new(false), outdated: self.outdated.clone(), notices: self.notices.clone() })
+        self.gate.open(Object::metrics(&link).created);
+        Ok(Db { link, open: AtomicBool::new(false), rounds, outdated: self.outdated.clone(), notices: self.notices.clone() })
     }
 
     /// Connections in use go on; nobody gets another.
@@ -215,13 +221,10 @@ impl Pool {
     }
 }
 
-fn refused(error: &PoolError) -> Error {
+fn refused(error: PoolError<Error>) -> Error {
     match error {
-        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => unreached(error),
-        PoolError::Timeout(TimeoutType::Wait) => {
-            Error::Full(format!("no connection to the database was free for {} s", WAIT.as_secs()))
-        }
-        PoolError::Timeout(_) => Error::Full(format!("the database gave no connection within {} s", WAIT.as_secs())),
+        PoolError::Backend(error) => error,
+        PoolError::Timeout(_) => Error::Full(format!("no connection to the database was free for {} s", WAIT.as_secs())),
         other => Error::Backend(other.to_string().into()),
     }
 }
@@ -232,6 +235,7 @@ pub(super) struct Gate(Mutex<Option<Shut>>);
 
 #[derive(Debug)]
 struct Shut {
+    since: Instant,
     until: Instant,
     pause: Duration,
     said: Error,
@@ -253,13 +257,14 @@ impl Gate {
             .map_or(AGAIN_FIRST, |shut| if shut.until <= now { (shut.pause * 2).min(AGAIN_MAX) } else { shut.pause });
         // Replicas that lost it together come back one after the other.
         let spread = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-        *shut = Some(Shut { until: now + spread, pause, said: said.clone() });
+        *shut = Some(Shut { since: now, until: now + spread, pause, said: said.clone() });
         said
     }
 
-    fn open(&self) {
+    /// A connection that was made then is used: one from before says nothing of what the servers do now.
+    fn open(&self, made: Instant) {
         let mut shut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if shut.take().is_some() {
+        if shut.take_if(|shut| shut.since <= made).is_some() {
             tracing::info!("the database can be reached again");
         }
     }
@@ -268,9 +273,11 @@ impl Gate {
 /// A connection, until it goes back to its pool. Whoever leaves it in the middle of a transaction has undone that: what undoes it is
 /// sent behind all that was, and before anything that the next one sends.
 pub(super) struct Db {
-    client: Object,
+    link: Object<Maker>,
     /// A transaction is open.
     open: AtomicBool,
+    /// See [`Link::within`].
+    rounds: u32,
     outdated: Arc<Outdated>,
     notices: Notices,
 }
@@ -278,13 +285,16 @@ pub(super) struct Db {
 impl Db {
     /// `sql`, prepared once for each connection.
     pub(super) async fn statement(&self, sql: &str) -> Pg<Statement> {
-        self.client.prepare_cached(sql).await
+        match self.link.known(sql) {
+            Some(known) => Ok(known),
+            None => self.bounded(self.link.prepare(sql)).await,
+        }
     }
 
     /// The rows of `sql`.
     pub(super) async fn rows(&self, sql: &str, params: Params<'_>) -> Pg<Vec<Row>> {
         let statement = self.statement(sql).await?;
-        self.client.query(&statement, params).await
+        self.rows_of(&statement, params).await
     }
 
     /// Its first row.
@@ -295,39 +305,39 @@ impl Db {
     /// Runs `sql`; answers how many rows it was about.
     pub(super) async fn run(&self, sql: &str, params: Params<'_>) -> Pg<u64> {
         let statement = self.statement(sql).await?;
-        self.client.execute(&statement, params).await
+        self.run_of(&statement, params).await
     }
 
     /// The rows of a statement that was prepared.
     pub(super) async fn rows_of(&self, statement: &Statement, params: Params<'_>) -> Pg<Vec<Row>> {
-        self.client.query(statement, params).await
+        self.bounded(self.link.client.query(statement, params)).await
     }
 
     /// Runs a statement that was prepared.
     pub(super) async fn run_of(&self, statement: &Statement, params: Params<'_>) -> Pg<u64> {
-        self.client.execute(statement, params).await
+        self.bounded(self.link.client.execute(statement, params)).await
     }
 
     /// The rows of a statement that is not worth keeping: one of many of its kind.
     pub(super) async fn rows_once(&self, sql: &str, params: Params<'_>) -> Pg<Vec<Row>> {
-        let statement = self.client.prepare(sql).await?;
-        self.client.query(&statement, params).await
+        let statement = self.bounded(self.link.client.prepare(sql)).await?;
+        self.rows_of(&statement, params).await
     }
 
     /// Runs several statements without values.
     pub(super) async fn script(&self, sql: &str) -> Pg<()> {
-        self.client.batch_execute(sql).await
+        self.bounded(self.link.client.batch_execute(sql)).await
     }
 
     /// Begins a transaction. What follows may be sent without waiting for this.
     pub(super) async fn begin(&self) -> Pg<()> {
         self.open.store(true, Ordering::Relaxed);
-        self.client.batch_execute("BEGIN").await
+        self.script("BEGIN").await
     }
 
     /// Ends it: all of it is on disk when this answers `Ok`, if every statement before did.
     pub(super) async fn commit(&self) -> Pg<()> {
-        self.client.batch_execute("COMMIT").await?;
+        self.link.within(self.rounds.max(COMMIT), self.link.client.batch_execute("COMMIT")).await?;
         self.open.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -344,19 +354,24 @@ impl Db {
 
     /// Undoes it.
     pub(super) async fn roll_back(&self) {
-        if self.client.batch_execute("ROLLBACK").await.is_ok() {
+        if self.script("ROLLBACK").await.is_ok() {
             self.open.store(false, Ordering::Relaxed);
         }
     }
 
     /// Whether it may be used for something else.
     pub(super) fn is_usable(&self) -> bool {
-        !self.client.is_closed() && !self.outdated.is(Object::metrics(&self.client).created)
+        let made = Object::metrics(&self.link).created;
+        !self.link.is_over(made) && !self.outdated.is(made)
     }
 
     /// Is not used again, nor is any other of its pool: its server is none that can be written to any more.
     pub(super) fn discard(&self) {
         self.outdated.are_now();
+    }
+
+    async fn bounded<T>(&self, exchange: impl Future<Output = Pg<T>>) -> Pg<T> {
+        self.link.within(self.rounds, exchange).await
     }
 }
 
@@ -364,7 +379,7 @@ impl Drop for Db {
     fn drop(&mut self) {
         if self.open.load(Ordering::Relaxed) {
             // The first poll hands it to the connection; nobody waits for the answer.
-            let mut undo = std::pin::pin!(self.client.batch_execute("ROLLBACK"));
+            let mut undo = std::pin::pin!(self.link.client.batch_execute("ROLLBACK"));
             let _ = undo.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         }
     }
@@ -390,7 +405,11 @@ mod tests {
             last = pause();
         }
         assert_eq!(last, AGAIN_MAX);
-        gate.open();
+        let before = Instant::now();
+        gate.shut(Error::Full("away".into()));
+        gate.open(before);
+        assert!(gate.ask().is_err(), "a connection from before says nothing of what the servers do now");
+        gate.open(Instant::now());
         assert!(gate.ask().is_ok());
     }
 }

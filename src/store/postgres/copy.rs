@@ -1,13 +1,16 @@
 //! A store in a database as one end of a copy ([`crate::store::copy`]). What is read is read in one snapshot; what is written goes through
 //! the tables' parents, so that each row lands in the partition that is its own.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio_postgres::{Client, Row as DbRow, error::SqlState, types::ToSql};
 
 use super::{
-    connect::{fault, unreached},
+    connect::fault,
     owners::LEASE_MAX_MS,
     partitions, schema,
+    servers::Servers,
     text::{Int, Text},
     tls::Tls,
     url,
@@ -65,9 +68,8 @@ impl End {
         let says = |error| Error::Store { side, error };
         let place = url::parse(url.reveal()).map_err(|why| says(StoreError::Unreadable(format!("its URL: {why}"))))?;
         let tls = Tls::new(&place).map_err(says)?;
-        let (client, connection) = place.config.connect(tls).await.map_err(|error| says(unreached(&error)))?;
-        // It ends with the client.
-        tokio::spawn(connection);
+        let servers = Arc::new(Servers::new(place, tls));
+        let client = servers.connect().await.map_err(says)?.watched(&servers);
         let end = Self { client, side };
         end.batch(SETTINGS).await?;
         let free = end.client.query_one(schema::COPY, &[]).await.map_err(|error| end.says(schema::no_schema(error)))?;

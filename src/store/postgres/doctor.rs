@@ -1,16 +1,19 @@
 //! What ails a store in a database, or soon will; see [`crate::store::doctor`]. Everything is asked in plain statements, one by one: they
 //! work through whatever stands in between, and to find out what does is a part of it.
 
+use std::sync::Arc;
+
 use tokio_postgres::{
-    Client, Config, SimpleQueryMessage,
+    Client, SimpleQueryMessage,
     config::{Host, SslMode},
 };
 
 use super::{
     BATCHES, LANES, LISTS, WALKS, WORK,
-    connect::{fault, unreached},
+    connect::fault,
     owners::LEASE_MAX_MS,
     schema,
+    servers::Servers,
     text::unwritten,
     tls::Tls,
     url::{self, Place, Verify},
@@ -41,11 +44,8 @@ struct Asked {
 type Texts = Vec<Option<String>>;
 
 impl Asked {
-    async fn connect(config: &Config, tls: &Tls) -> Result<Self> {
-        let (client, connection) = config.connect(tls.clone()).await.map_err(|error| unreached(&error))?;
-        // It ends with the client.
-        tokio::spawn(connection);
-        Ok(Self { client })
+    async fn connect(servers: &Arc<Servers>) -> Result<Self> {
+        Ok(Self { client: servers.connect().await?.watched(servers) })
     }
 
     /// The rows of `sql`.
@@ -82,13 +82,14 @@ impl Asked {
 pub(in crate::store) async fn examine(url: &Secret, clock: &Clock) -> Result<Examined> {
     let place = url::parse(url.reveal()).map_err(|reason| Error::Unreadable(format!("the store's URL: {reason}")))?;
     let tls = Tls::new(&place)?;
-    let db = Asked::connect(&place.config, &tls).await?;
+    let servers = Arc::new(Servers::new(place, tls));
+    let (db, place) = (Asked::connect(&servers).await?, servers.place());
     let mut all = Examined::default();
     let found = &mut all.findings;
-    found.push(version(&db, &place).await?);
+    found.push(version(&db, place).await?);
     found.push(server::encoding(&db).await?);
-    found.push(encrypted(&db, &place).await?);
-    found.push(pooler(&place, &tls).await?);
+    found.push(encrypted(&db, place).await?);
+    found.push(pooler(&servers).await?);
     found.push(clocks(&db, clock).await?);
     found.push(server::on_disk(&db).await?);
     found.extend(server::standbys(&db).await?);
@@ -157,11 +158,11 @@ const VERIFY: &str = "say sslmode=verify-full in store.url, and sslrootcert=<fil
 
 /// Whether each connection has a session of its own. Between two transactions of the first, others begin one: where sessions are handed
 /// around, one of them gets the first's, or the first another.
-async fn pooler(place: &Place, tls: &Tls) -> Result<Finding> {
+async fn pooler(servers: &Arc<Servers>) -> Result<Finding> {
     const PID: &str = "SELECT pg_backend_pid()";
     let mut all = Vec::new();
     for _ in 0..SESSIONS {
-        all.push(Asked::connect(&place.config, tls).await?);
+        all.push(Asked::connect(servers).await?);
     }
     let [first, others @ ..] = all.as_slice() else { return Ok(Finding::good("sessions", "not looked at")) };
     let mark = format!("{:016x}", fastrand::u64(..));
@@ -259,12 +260,13 @@ async fn sealed(db: &Asked) -> Result<Vec<Record>> {
     Ok(db.rows(sql).await?.into_iter().map(record).collect())
 }
 
-/// Connections that there may be, against what the relays want: those that work, and one more, as while one is replaced by the next.
+/// Connections that there may be, against what the relays want: those that work, and one more, as while one is replaced by the next. Theirs
+/// go by the name that this one has, which is that of the URL.
 async fn connections(db: &Asked, replicas: i64) -> Result<Finding> {
     let sql = "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
         (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
         (SELECT datconnlimit FROM pg_database WHERE datname = current_database()),
-        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> 'hookyard')";
+        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> current_setting('application_name'))";
     let row = db.row(sql).await?;
     let number = |at: usize| row.get(at).and_then(|it| it.parse::<i64>().ok()).unwrap_or_default();
     let (server, role, database, others) = (number(0), number(1), number(2), number(3));

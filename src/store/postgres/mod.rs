@@ -7,7 +7,7 @@
 //!
 //! Writing: [`insert`] (rows as sets), [`ending`], [`decide`], [`throttle`], [`digest`], [`lanes`], [`give_up`], [`reports`], [`person`],
 //! [`held`] (by subscriptions), [`mod@replay`], [`people`], [`reject`], [`owners`], [`prune`], [`ahead`]. Reading: [`query`], [`mod@walk`], [`foresee`], [`clauses`], [`rows`].
-//! Both: [`url`], [`tls`], [`connect`], [`schema`], [`text`]. What processes tell each other: [`news`].
+//! Both: [`url`], [`tls`], [`servers`], [`connect`], [`link`], [`schema`], [`text`]. What processes tell each other: [`news`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use self::{
     accept::{Accept, Ingest},
     batch::{Kept, Writer},
-    connect::{Gate, Pool, fault, unreached},
+    connect::{BRIEF, Gate, PATIENT, Pool, fault},
     news::News,
     record::{Record, Recorder},
     rows::Reading,
+    servers::Servers,
     session::{Shared, locked, read},
     text::Text,
     tls::Tls,
@@ -57,6 +58,7 @@ mod give_up;
 mod held;
 mod insert;
 mod lanes;
+mod link;
 mod news;
 mod notices;
 mod numbers;
@@ -74,6 +76,7 @@ mod replay;
 mod reports;
 mod rows;
 mod schema;
+mod servers;
 mod session;
 mod spread;
 #[cfg(test)]
@@ -116,8 +119,8 @@ pub struct Postgres {
     batches: Arc<Pool>,
     work: Arc<Pool>,
     lanes: Arc<Pool>,
-    lists: Pool,
-    walks: Pool,
+    lists: Arc<Pool>,
+    walks: Arc<Pool>,
     news: std::sync::Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
 }
@@ -126,8 +129,8 @@ pub struct Postgres {
 pub async fn open(url: &Secret, clock: Clock) -> Result<Arc<Postgres>> {
     let place = url::parse(url.reveal()).map_err(|reason| Error::Unreadable(format!("the store's URL: {reason}")))?;
     let tls = Tls::new(&place)?;
-    let (mut client, connection) = place.config.connect(tls.clone()).await.map_err(|error| unreached(&error))?;
-    let driver = tokio::spawn(connection);
+    let servers = Arc::new(Servers::new(place, tls));
+    let mut client = servers.connect().await?.watched(&servers);
     let salt = schema::prepare(&mut client).await?;
     let row = client.query_one("SELECT last_seq FROM identity", &[]).await.map_err(|error| fault(&error))?;
     let newest: i64 = row.try_get(0).map_err(|error| fault(&error))?;
@@ -135,15 +138,14 @@ pub async fn open(url: &Secret, clock: Clock) -> Result<Arc<Postgres>> {
     let mark: Option<Text<'static>> = mark.map_err(|error| fault(&error))?.map(|row| row.get(0));
     copied::unfinished(mark.map(Text::into_string).as_deref())?;
     drop(client);
-    driver.abort();
     let reading = Reading { salt, words: super::held::Words::default(), recent: super::held::Recent::default() };
     let shared = Arc::new(Shared::new(reading, clock, newest));
     let gate = Arc::new(Gate::default());
-    let pool = |count, by_index| Pool::new(&place, &tls, &gate, count, by_index);
-    let (batches, work, lanes) = (Arc::new(pool(BATCHES, true)?), Arc::new(pool(WORK, true)?), Arc::new(pool(LANES, true)?));
-    let (lists, walks) = (pool(LISTS, false)?, pool(WALKS, true)?);
+    let pool = |count, by_index, rounds| Pool::new(&servers, &gate, count, by_index, rounds).map(Arc::new);
+    let (batches, work, lanes) = (pool(BATCHES, true, BRIEF)?, pool(WORK, true, PATIENT)?, pool(LANES, true, BRIEF)?);
+    let (lists, walks) = (pool(LISTS, false, PATIENT)?, pool(WALKS, true, BRIEF)?);
     let stop = CancellationToken::new();
-    let news = News { place, tls, pool: lanes.clone(), shared: shared.clone(), stop: stop.clone() };
+    let news = News { servers, pool: lanes.clone(), shared: shared.clone(), stop: stop.clone() };
     Ok(Arc::new(Postgres {
         ingest: Writer::start(Ingest { connection: Kept::of(batches.clone()), shared: shared.clone() }),
         recorder: Writer::start(Recorder { connection: Kept::of(batches.clone()), shared: shared.clone() }),
@@ -335,19 +337,19 @@ impl Store for Postgres {
     }
 
     async fn own_shards(&self, owner: OwnerId, now: Timestamp, lease: Duration) -> Result<Vec<Owned>> {
-        locked!(self, none(), |session| owners::own(session, owner, now, lease))
+        locked!(briefly self, none(), |session| owners::own(session, owner, now, lease))
     }
 
     async fn keep_shards(&self, owner: OwnerId, kept: Vec<u16>, now: Timestamp, lease: Duration) -> Result<Vec<Owned>> {
-        locked!(self, none(), |session| owners::keep_only(session, owner, &kept, now, lease))
+        locked!(briefly self, none(), |session| owners::keep_only(session, owner, &kept, now, lease))
     }
 
     async fn release_shards(&self, owner: OwnerId) -> Result<()> {
-        locked!(self, none(), |session| owners::release(session, owner))
+        locked!(briefly self, none(), |session| owners::release(session, owner))
     }
 
     async fn present(&self, owner: OwnerId, profile: Profile, now: Timestamp, lease: Duration) -> Result<()> {
-        locked!(self, none(), |session| owners::present(session, owner, &profile, now, lease))
+        locked!(briefly self, none(), |session| owners::present(session, owner, &profile, now, lease))
     }
 
     async fn replicas(&self, now: Timestamp) -> Result<Vec<Replica>> {
@@ -449,7 +451,7 @@ impl Store for Postgres {
         self.stop.cancel();
         self.ingest.close().await;
         self.recorder.close().await;
-        for pool in [&*self.batches, &*self.work, &*self.lanes, &self.lists, &self.walks] {
+        for pool in [&self.batches, &self.work, &self.lanes, &self.lists, &self.walks] {
             pool.close();
         }
         self.shared.presence.leave();

@@ -14,14 +14,16 @@ use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connect::{Db, Pg, Pool},
+    connect::{AWAY, Db, Pg, Pool, WAIT, fault},
     owners, schema,
+    servers::{At, Driver, Made, Servers},
     session::Shared,
     text::Text,
-    tls::Tls,
-    url::Place,
 };
-use crate::envelope::Name;
+use crate::{
+    envelope::Name,
+    store::{Error, Result},
+};
 
 /// How often is looked for what no notification told of.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -164,8 +166,7 @@ impl Heard {
 
 /// Hears what other processes commit, until it is stopped.
 pub(super) struct News {
-    pub(super) place: Place,
-    pub(super) tls: Tls,
+    pub(super) servers: Arc<Servers>,
     pub(super) pool: Arc<Pool>,
     pub(super) shared: Arc<Shared>,
     pub(super) stop: CancellationToken,
@@ -190,12 +191,13 @@ impl News {
 
     /// Listens over one connection until that is lost. What is heard is `untold` until it is passed on. `told`: that the store is copied
     /// was told.
-    async fn listen(&self, untold: &mut Heard, told: &mut bool) -> Pg<()> {
-        let (client, mut connection) = self.place.config.connect(self.tls.clone()).await?;
+    async fn listen(&self, untold: &mut Heard, told: &mut bool) -> Result<()> {
+        let Made { client, mut connection, at } = self.servers.connect().await?;
+        let made = Instant::now();
         let (tx, mut said) = tokio::sync::mpsc::channel(SAID_MAX);
         let too_much = Arc::new(AtomicBool::new(false));
         let no_room = too_much.clone();
-        let driver = tokio::spawn(async move {
+        let _driver = Driver::of(async move {
             while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
                 if let AsyncMessage::Notification(it) = message
                     && tx.try_send(it.payload().to_owned()).is_err()
@@ -207,7 +209,8 @@ impl News {
                 }
             }
         });
-        if !client.query_one(schema::WORKS, &[]).await?.try_get::<_, bool>(0)? {
+        let works = soon(client.query_one(schema::WORKS, &[]), &at).await?;
+        if !works.try_get::<_, bool>(0).map_err(|error| fault(&error))? {
             if !std::mem::replace(told, true) {
                 tracing::error!(
                     "`hookyard store copy` works on the store: stop this relay, or what it does now is missing in the copy"
@@ -219,11 +222,12 @@ impl News {
         let channel = channel(self.shared.reading.salt);
         // Those who were alone learn that they are not.
         let came = came(self.shared.voice);
-        client.batch_execute(&format!("LISTEN {channel}; NOTIFY {channel}, '{came}'")).await?;
+        soon(client.batch_execute(&format!("LISTEN {channel}; NOTIFY {channel}, '{came}'")), &at).await?;
         // Whatever was said before.
         self.look(untold).await;
         let mut looked = Instant::now();
-        while !client.is_closed() {
+        // It hears nothing from a server that others find to say nothing any more.
+        while !client.is_closed() && !self.servers.are_left(made) {
             if let Ok(first) = tokio::time::timeout(LOOK_EVERY, said.recv()).await {
                 let Some(first) = first else { break };
                 let (mut next, mut any) = (Some(first), false);
@@ -249,7 +253,6 @@ impl News {
                 self.look(untold).await;
             }
         }
-        driver.abort();
         Ok(())
     }
 
@@ -285,6 +288,14 @@ impl News {
             untold.new = Named::default();
             listener.elsewhere(names.as_deref());
         }
+    }
+}
+
+/// What `exchange` with the server `at` comes to, for which nothing has to be waited for there.
+async fn soon<T>(exchange: impl Future<Output = Pg<T>>, at: &At) -> Result<T> {
+    match tokio::time::timeout(WAIT, exchange).await {
+        Ok(done) => done.map_err(|error| fault(&error)),
+        Err(_) => Err(Error::Full(format!("{AWAY}{} gave no answer within {} s", at.name, WAIT.as_secs()))),
     }
 }
 

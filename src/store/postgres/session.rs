@@ -333,12 +333,18 @@ pub(super) fn broken(db: &Db, error: &tokio_postgres::Error) -> Error {
 }
 
 /// Runs `$work` in a transaction of its own under the lock of the store, with `$session`; `$names` are the targets it is about.
-/// The same again where two waited for each other.
+/// The same again where two waited for each other. `briefly`: nothing of it may take long.
 macro_rules! locked {
-    ($self:ident, $names:expr, |$session:ident| $work:expr) => {{
+    (briefly $self:ident, $names:expr, |$session:ident| $work:expr) => {
+        $crate::store::postgres::session::locked!(@ $self.get_briefly, $names, |$session| $work)
+    };
+    ($self:ident, $names:expr, |$session:ident| $work:expr) => {
+        $crate::store::postgres::session::locked!(@ $self.get, $names, |$session| $work)
+    };
+    (@ $self:ident . $get:ident, $names:expr, |$session:ident| $work:expr) => {{
         let mut left = $crate::store::postgres::session::AGAIN;
         loop {
-            let db = $self.work.get().await?;
+            let db = $self.work.$get().await?;
             let done = async {
                 $self.shared.ensure(&db, $names).await?;
                 let $session = &$crate::store::postgres::session::Session::begin(&db, &$self.shared).await?;

@@ -12,6 +12,7 @@ mod another_server;
 mod hearing;
 mod partitions;
 mod plans;
+mod reaching;
 #[path = "../../../tests/it/support/postgres.rs"]
 mod server;
 mod usage;

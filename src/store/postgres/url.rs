@@ -7,7 +7,7 @@ use tokio_postgres::{
     config::{Host, SslMode, TargetSessionAttrs},
 };
 
-/// How long one server may take to answer a new connection.
+/// How long one server may take to take a new connection; what it may take after that is the same for all.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long what was sent may go unacknowledged until the connection counts as lost.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
@@ -40,18 +40,26 @@ pub(super) struct Place {
 impl Place {
     /// It without password and options.
     pub(super) fn shown(&self) -> String {
-        let ports = self.config.get_ports();
-        let port = |at: usize| ports.get(at).or(ports.first()).copied().unwrap_or(5432);
-        let host = |(at, host): (usize, &Host)| match host {
-            Host::Tcp(name) => format!("{name}:{}", port(at)),
+        // Some clouds' names of users have one of their own.
+        let user = self.config.get_user().map(|user| format!("{}@", user.replace('@', "%40"))).unwrap_or_default();
+        format!("postgres://{user}{}/{}", self.names().join(","), self.config.get_dbname().unwrap_or_default())
+    }
+
+    /// What its servers are called.
+    pub(super) fn names(&self) -> Vec<String> {
+        let name = |(at, host): (usize, &Host)| match host {
+            Host::Tcp(name) => format!("{name}:{}", port(&self.config, at)),
             #[cfg(unix)]
             Host::Unix(path) => path.display().to_string(),
         };
-        let hosts: Vec<String> = self.config.get_hosts().iter().enumerate().map(host).collect();
-        // Some clouds' names of users have one of their own.
-        let user = self.config.get_user().map(|user| format!("{}@", user.replace('@', "%40"))).unwrap_or_default();
-        format!("postgres://{user}{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
+        self.config.get_hosts().iter().enumerate().map(name).collect()
     }
+}
+
+/// Where the server listens that is named at this place.
+pub(super) fn port(config: &Config, at: usize) -> u16 {
+    let ports = config.get_ports();
+    ports.get(at).or(ports.first()).copied().unwrap_or(5432)
 }
 
 /// What is wrong with a URL of which part of the password would be taken for something else, and shown.
@@ -89,6 +97,13 @@ pub(super) fn parse(url: &str) -> Result<Place, String> {
     }
     if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
         return Err("the name of a server has an `@`".into());
+    }
+    let all = config.get_hosts().len();
+    if !config.get_hostaddrs().is_empty() && config.get_hostaddrs().len() != all {
+        return Err("it has another number of `hostaddr` than of servers".into());
+    }
+    if 1 < config.get_ports().len() && config.get_ports().len() != all {
+        return Err("it has another number of ports than of servers".into());
     }
     match sockets(&config) {
         Sockets::None => {}
@@ -235,6 +250,8 @@ mod tests {
             ("postgres://me:hush@host:hush/db", "port"),
             ("postgresql:///db", "server"),
             ("postgres://host/db?user=me&password=hush", "before the server"),
+            ("postgres://me:hush@one,two/db?hostaddr=127.0.0.1", "`hostaddr`"),
+            ("postgres://me:hush@one,two/db?port=1", "ports"),
         ] {
             let error = parse(url).unwrap_err();
             assert!(error.contains(said) && !error.contains("hush"), "{error}");

@@ -112,11 +112,25 @@ impl Server {
 
     /// SIGKILL of all of it: the server, and every process that it has begun.
     pub(crate) fn kill(&self) {
+        self.signal("-KILL");
+    }
+
+    /// SIGSTOP of all of it: its sockets are there, and the system takes what is sent to them.
+    pub(crate) fn halt(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
         let text = fs::read_to_string(self.place().join("data/postmaster.pid")).unwrap();
         let main = text.lines().next().unwrap().to_owned();
         let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap_or_default();
         let mut kill = Command::new("kill");
-        kill.arg("-9").arg(&main).args(children.split_whitespace());
+        kill.arg(signal).arg(&main).args(children.split_whitespace());
         // One of the children may be gone already.
         let _ = kill.output().unwrap();
     }
