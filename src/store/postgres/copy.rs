@@ -265,7 +265,7 @@ fn read(row: &DbRow, table: &Table) -> std::result::Result<Row, tokio_postgres::
         Ok(match column.kind {
             Kind::Small | Kind::Int | Kind::Long => row.try_get::<_, Option<Int>>(at)?.map(|it| Cell::Int(it.0)),
             Kind::Bool => row.try_get::<_, Option<bool>>(at)?.map(|it| Cell::Int(it.into())),
-            Kind::Text => row.try_get::<_, Option<Text<'static>>>(at)?.map(|it| Cell::Text(it.into_string())),
+            Kind::Text => row.try_get::<_, Option<Text<'_>>>(at)?.map(|it| Cell::Text(it.into_string())),
             Kind::Bytes => row.try_get::<_, Option<Vec<u8>>>(at)?.map(Cell::Bytes),
         }
         .unwrap_or(Cell::Null))
@@ -292,8 +292,8 @@ impl Source for End {
 
     async fn mark(&mut self) -> Result<Option<Mark>> {
         let row = self.client.query_opt("SELECT value FROM settings WHERE key = $1", &[&Text::of(KEY)]).await;
-        let text: Option<Text<'static>> = row.map_err(|error| self.failed(&error))?.map(|row| row.get(0));
-        text.map(|text| Mark::read(&text.into_string())).transpose().map_err(|error| self.says(error))
+        let row = row.map_err(|error| self.failed(&error))?;
+        row.map(|row| Mark::read(row.get::<_, Text<'_>>(0).as_str())).transpose().map_err(|error| self.says(error))
     }
 
     async fn last(&mut self, tables: &[&'static str]) -> Result<Vec<i64>> {

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// What waits of those that are asked about (a cast, as in [`super::query::DUE`]), with what the rules want of it.
+/// What waits of those that are asked about (a cast, as in [`super::freely::FREELY`]), with what the rules want of it.
 pub(super) const WAITING: &str = "SELECT d.place, d.stage, d.due_at, d.severity, d.cause, d.order_key, h.plan
     FROM unnest($1::bigint[]) AS u (at) JOIN deliveries d ON d.place = u.at LEFT JOIN handling h ON h.place = d.place AND d.stage = 1
     WHERE d.target_id = $2 AND d.state::int = 0";

@@ -23,7 +23,7 @@ pub(super) struct New {
     pub(super) now: i64,
 }
 
-/// The digest of a key that gathers (a cast, as in [`super::query::DUE`]); its carrier may have gone another way.
+/// The digest of a key that gathers (a cast, as in [`super::freely::FREELY`]); its carrier may have gone another way.
 pub(super) const OPEN: &str = "SELECT g.carrier, g.gathered, c.due_at FROM digests g JOIN deliveries c ON c.place = g.carrier
     WHERE g.target_id = $1 AND g.key = $2 AND c.state::int = 0 AND c.stage = 3";
 

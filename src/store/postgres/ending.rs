@@ -19,7 +19,7 @@ use crate::{
 pub(super) const RESET: &str =
     "INSERT INTO resets (key, seq, at) SELECT DISTINCT key, $2::bigint, $3::bigint FROM unnest($1::bytea[]) AS u (key)
     ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, at = excluded.at";
-/// The deliveries that wait for a key to be named (a cast, as in [`super::query::DUE`]); from now on they do not.
+/// The deliveries that wait for a key to be named (a cast, as in [`super::freely::FREELY`]); from now on they do not.
 pub(super) const NAMED: &str = "WITH named AS (DELETE FROM awaited WHERE key = $1 RETURNING place),
         left_over AS (UPDATE handling h SET cancels = h.cancels - 1 FROM named n WHERE h.place = n.place RETURNING h.place, h.cancels)
     SELECT d.place, d.target_id, t.name FROM left_over l JOIN deliveries d ON d.place = l.place JOIN targets t ON t.id = d.target_id

@@ -26,7 +26,7 @@ pub(super) const DOUBLED: &str = "SELECT o.place, EXISTS (SELECT 1 FROM deliveri
         OR 1 < row_number() OVER (PARTITION BY o.place >> 16, o.replay ORDER BY o.turn, o.due_at, o.created_at, o.place)
     FROM (SELECT place, replay, turn, due_at, created_at FROM deliveries WHERE state = 0 AND target_id = $1
         ORDER BY turn, due_at, created_at, place LIMIT $3) AS o";
-/// Gives waiting deliveries to another target (a cast, as in [`super::query::DUE`]); for targets that keep no order.
+/// Gives waiting deliveries to another target (a cast, as in [`super::freely::FREELY`]); for targets that keep no order.
 pub(super) const MOVE: &str = "UPDATE deliveries SET target_id = $2, order_key = NULL,
         turn = CASE WHEN turn = 2 THEN CASE WHEN severity = 2 THEN 0 ELSE 1 END ELSE turn END
     WHERE place = ANY($1) AND target_id = $3 AND state::int = 0";

@@ -50,6 +50,7 @@ pub(super) mod copy;
 mod decide;
 mod digest;
 pub(super) mod doctor;
+mod due;
 mod ending;
 mod erase;
 mod foresee;
@@ -135,8 +136,8 @@ pub async fn open(url: &Secret, clock: Clock) -> Result<Arc<Postgres>> {
     let row = client.query_one("SELECT last_seq FROM identity", &[]).await.map_err(|error| fault(&error))?;
     let newest: i64 = row.try_get(0).map_err(|error| fault(&error))?;
     let mark = client.query_opt("SELECT value FROM settings WHERE key = $1", &[&copied::KEY]).await;
-    let mark: Option<Text<'static>> = mark.map_err(|error| fault(&error))?.map(|row| row.get(0));
-    copied::unfinished(mark.map(Text::into_string).as_deref())?;
+    let mark = mark.map_err(|error| fault(&error))?.map(|row| row.get::<_, Text<'_>>(0).into_string());
+    copied::unfinished(mark.as_deref())?;
     drop(client);
     let reading = Reading { salt, words: super::held::Words::default(), recent: super::held::Recent::default() };
     let shared = Arc::new(Shared::new(reading, clock, newest));
@@ -195,7 +196,7 @@ impl Store for Postgres {
     }
 
     async fn due(&self, target: &Name, now: Timestamp, limit: u32, except: Vec<DeliveryId>) -> Result<Vec<Due>> {
-        read!(self.lanes, |db| query::due(db, self.reading(), target, to_ms(now), limit, &except))
+        read!(self.lanes, |db| due::due(db, self.reading(), target, to_ms(now), limit, &except))
     }
 
     async fn decide(&self, target: &Name, asks: Vec<Ask>, epoch: i64, now: Timestamp) -> Result<Vec<Decision>> {
@@ -227,11 +228,11 @@ impl Store for Postgres {
     }
 
     async fn next_due(&self, target: &Name, except: Vec<DeliveryId>) -> Result<Option<Timestamp>> {
-        read!(self.lanes, |db| query::next_due(db, self.reading(), target, &except))
+        read!(self.lanes, |db| due::next_due(db, self.reading(), target, &except))
     }
 
     async fn oldest_due(&self, target: &Name, now: Timestamp, except: Vec<DeliveryId>) -> Result<Option<Due>> {
-        read!(self.lanes, |db| query::oldest_due(db, self.reading(), target, to_ms(now), &except))
+        read!(self.lanes, |db| due::oldest_due(db, self.reading(), target, to_ms(now), &except))
     }
 
     async fn give_up(&self, target: &Name, when: GaveUp, except: Vec<DeliveryId>) -> Result<GivenUp> {

@@ -304,8 +304,8 @@ async fn names(db: &Db, named: &Named) -> Pg<Option<Vec<Name>>> {
     let Named::Some(ids) = named else { return Ok(None) };
     let ids: Vec<i64> = ids.iter().copied().collect();
     let rows = db.rows("SELECT name FROM targets WHERE id = ANY($1)", &[&ids]).await?;
-    let names = rows.iter().map(|row| row.try_get::<_, Text<'static>>(0));
-    names.map(|name| Ok(name?.into_string().as_str().into())).collect::<Pg<_>>().map(Some)
+    let names = rows.iter().map(|row| row.try_get::<_, Text<'_>>(0));
+    names.map(|name| Ok(name?.as_str().into())).collect::<Pg<_>>().map(Some)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::{
     store::{Resolution, codes::stage},
 };
 
-/// Wakes dead letters that nobody has settled; a cast, as in [`super::query::DUE`]. What was ordered goes out of order from now on.
+/// Wakes dead letters that nobody has settled; a cast, as in [`super::freely::FREELY`]. What was ordered goes out of order from now on.
 pub(super) const RETRY: &str =
     "UPDATE deliveries SET state = 0, cause = NULL, due_at = $2, settled_at = NULL, first_attempt_at = NULL,
         uncounted = attempts, stood_still_ms = 0, renewed_at = $2, turn = CASE WHEN severity = 2 THEN 0 ELSE 1 END,
@@ -36,7 +36,7 @@ fn in_order(session: &Session<'_>, ids: &[DeliveryId], places: &[i64]) -> Vec<De
     ids.iter().filter(|id| id.event.salt == session.salt() && left.remove(&id.place())).copied().collect()
 }
 
-/// Ends deliveries that are not final (a cast, as in [`super::query::DUE`]); what they were before.
+/// Ends deliveries that are not final (a cast, as in [`super::freely::FREELY`]); what they were before.
 pub(super) const CANCEL: &str = "UPDATE deliveries SET state = 3, cause = NULL, due_at = NULL, settled_at = $2, note = $3
     WHERE place = ANY($1) AND state::int = 0 RETURNING place, target_id, order_key, stage";
 /// What carries a delivery now: its carrier may have been cancelled in the same breath.

@@ -1,9 +1,6 @@
-//! What is read: due work for the lanes, and pages of events, deliveries and attempts.
+//! What is read of what is stored: pages of events, deliveries and attempts, and counts of them.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use tokio_postgres::Row;
@@ -11,158 +8,19 @@ use tokio_postgres::Row;
 use super::{
     clauses::{Value, Where},
     connect::{Db, Pg},
-    digest,
-    rows::{self, ATTEMPT, Cells, Event, Reading},
+    digest, due,
+    rows::{self, ATTEMPT, Cells, Reading},
     text::Text,
 };
 use crate::{
-    clock::{Timestamp, from_ms, to_ms},
+    clock::to_ms,
     envelope::{DeliveryId, Envelope, EventUid, Name},
     route::glob::Glob,
     store::{
-        Attempt, Backlog, Delivery, DeliveryRow, Due, EventRow, Filter, N_MAX, Page, Rendered, SEQ_MAX, State, Targets,
+        Attempt, Backlog, Delivery, DeliveryRow, EventRow, Filter, N_MAX, Page, SEQ_MAX, State, Targets,
         codes::{EXPIRED, cause_code, state_code},
     },
 };
-
-/// Bytes of bodies after which one answer of [`due`] ends.
-const DUE_BYTES: i64 = 16 * 1024 * 1024;
-
-/// Both queues of a lane in the order in which they go, the critical ones (0) and the rest (1), each in the order of its index and so many
-/// of it, with the sizes of their bodies.
-pub(super) const QUEUES: &str =
-    "SELECT d.place, e.size + coalesce((SELECT octet_length(b.body) FROM bodies b WHERE b.place = d.place), 0)
-    FROM (VALUES (0), (1)) AS q (turn)
-        CROSS JOIN LATERAL (SELECT place, due_at, created_at FROM deliveries
-            WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1) AND turn = q.turn AND due_at <= $2
-            ORDER BY due_at, created_at, place LIMIT $3) AS d
-        CROSS JOIN LATERAL (SELECT octet_length(body) AS size FROM events WHERE seq = d.place >> 16 OFFSET 0) AS e
-    ORDER BY q.turn, d.due_at, d.created_at, d.place";
-/// When the first ones of each queue are due.
-pub(super) const NEXT_DUE: &str = "SELECT d.place, d.due_at FROM (VALUES (0), (1)) AS q (turn)
-        CROSS JOIN LATERAL (SELECT place, due_at FROM deliveries
-            WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1) AND turn = q.turn
-            ORDER BY due_at, created_at, place LIMIT $2) AS d";
-/// What has waited longest of both queues. An order key's earliest stands in them alone, so its followers come after it.
-pub(super) const OLDEST: &str =
-    "SELECT place FROM deliveries WHERE state = 0 AND target_id = (SELECT id FROM targets WHERE name = $1) AND turn IN (0, 1)
-        AND due_at <= $2 ORDER BY created_at, place LIMIT $3";
-/// Deliveries that wait, with the bodies made for them. They are found by their places (`OFFSET 0`, and a cast that
-/// no index knows), not among all that wait.
-pub(super) const DUE: &str = concat!(
-    "SELECT b.content_type, b.body, b.progress, b.reached, ",
-    rows::delivery_columns!(),
-    " FROM unnest($1::bigint[]) AS u (at) CROSS JOIN LATERAL (SELECT * FROM deliveries WHERE place = u.at AND state::int = 0 OFFSET 0) AS d
-        JOIN targets t ON t.id = d.target_id LEFT JOIN bodies b ON b.place = d.place"
-);
-/// Events, with their bodies.
-pub(super) const DUE_EVENTS: &str = concat!(
-    "SELECT e.seq, e.body, ",
-    rows::event_columns!(),
-    " FROM unnest($1::bigint[]) AS u (at) JOIN events e ON e.seq = u.at"
-);
-
-/// What is due; see [`crate::store::Store::due`].
-pub(super) async fn due(db: &Db, reading: &Reading, target: &Name, now: i64, limit: u32, except: &[DeliveryId]) -> Pg<Vec<Due>> {
-    let name = Text::of(target.as_str());
-    // As many more as are left out: those may come first.
-    let asked = i64::from(limit).saturating_add(i64::try_from(except.len()).unwrap_or(i64::MAX));
-    let (mut places, mut bytes) = (Vec::new(), 0);
-    for row in &db.rows(QUEUES, &[&name, &now, &asked]).await? {
-        let mut cells = Cells::of(row);
-        let place = cells.int()?;
-        if places.len() < limit as usize
-            && bytes < DUE_BYTES
-            && except.binary_search(&DeliveryId::at(reading.salt, place)).is_err()
-        {
-            places.push(place);
-            bytes += cells.int()?;
-        }
-    }
-    with_events(db, reading, target, &places).await
-}
-
-/// What has waited longest; see [`crate::store::Store::oldest_due`].
-pub(super) async fn oldest_due(db: &Db, reading: &Reading, target: &Name, now: i64, except: &[DeliveryId]) -> Pg<Option<Due>> {
-    // One more than are left out: that one is among them.
-    let asked = i64::try_from(except.len()).unwrap_or(i64::MAX).saturating_add(1);
-    for row in db.rows(OLDEST, &[&Text::of(target.as_str()), &now, &asked]).await? {
-        let place: i64 = row.try_get(0)?;
-        if except.binary_search(&DeliveryId::at(reading.salt, place)).is_err() {
-            return Ok(with_events(db, reading, target, &[place]).await?.pop());
-        }
-    }
-    Ok(None)
-}
-
-/// The deliveries at `places` with their events, in that order, without those that were settled or went to another target meanwhile.
-async fn with_events(db: &Db, reading: &Reading, target: &Name, places: &[i64]) -> Pg<Vec<Due>> {
-    if places.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (deliveries, events) = tokio::join!(biased; async { db.rows(DUE, &[&places]).await }, events_at(db, reading, places));
-    let (deliveries, events) = (deliveries?, events?);
-    let mut made = HashMap::with_capacity(deliveries.len());
-    for row in &deliveries {
-        let delivery = with_body(reading, row)?;
-        made.insert(delivery.id.place(), delivery);
-    }
-    let due = |place: &i64| {
-        let delivery = made.remove(place).filter(|it| it.target == *target)?;
-        let event = events.get(&(place >> 16))?.clone();
-        let envelope =
-            if delivery.replayed && !event.replayed { Arc::new(Envelope { replayed: true, ..(*event).clone() }) } else { event };
-        Some(Due { delivery, envelope })
-    };
-    Ok(places.iter().filter_map(due).collect())
-}
-
-fn with_body(reading: &Reading, row: &Row) -> Pg<Delivery> {
-    let mut cells = Cells::of(row);
-    let (made_type, made) = (cells.some_text()?, cells.some_bytes()?);
-    let progress = cells.some_bytes()?;
-    let reached = cells.take::<Option<bool>>()?.unwrap_or_default();
-    let made = made_type.zip(made).map(|(content_type, body)| Rendered { content_type, body, progress, reached });
-    reading.delivery(&mut cells, made)
-}
-
-/// The events of deliveries, which others may have asked for just now.
-async fn events_at(db: &Db, reading: &Reading, places: &[i64]) -> Pg<HashMap<i64, Event>> {
-    let mut found: HashMap<i64, Event> = HashMap::new();
-    let mut missing = Vec::new();
-    for seq in places.iter().map(|place| place >> 16) {
-        match reading.recent.get(seq) {
-            Some(event) => _ = found.insert(seq, event),
-            None => missing.push(seq),
-        }
-    }
-    if !missing.is_empty() {
-        for row in db.rows(DUE_EVENTS, &[&missing]).await? {
-            let mut cells = Cells::of(&row);
-            let seq = cells.int()?;
-            let body = cells.some_bytes()?.unwrap_or_default();
-            let event = Arc::new(reading.envelope(&mut cells, body)?);
-            reading.recent.put(seq, &event);
-            found.insert(seq, event);
-        }
-    }
-    Ok(found)
-}
-
-/// When something falls due; see [`crate::store::Store::next_due`].
-pub(super) async fn next_due(db: &Db, reading: &Reading, target: &Name, except: &[DeliveryId]) -> Pg<Option<Timestamp>> {
-    let name = Text::of(target.as_str());
-    let asked = i64::try_from(except.len()).unwrap_or(i64::MAX).saturating_add(1);
-    let mut earliest: Option<i64> = None;
-    for row in &db.rows(NEXT_DUE, &[&name, &asked]).await? {
-        let place: i64 = row.try_get(0)?;
-        if except.binary_search(&DeliveryId::at(reading.salt, place)).is_err() {
-            let due_at: i64 = row.try_get(1)?;
-            earliest = Some(earliest.map_or(due_at, |earlier| earlier.min(due_at)));
-        }
-    }
-    Ok(earliest.map(from_ms))
-}
 
 /// What goes out inside a delivery, as places in their order.
 pub(super) const CARRIED: &str = "SELECT place FROM deliveries
@@ -173,7 +31,7 @@ pub(super) async fn carried(db: &Db, reading: &Reading, carrier: DeliveryId, lim
     let first = digest::first_of(db, carrier.place()).await?;
     let rows = db.rows(CARRIED, &[&first, &i64::from(limit)]).await?;
     let places: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<Pg<_>>()?;
-    let events = events_at(db, reading, &places).await?;
+    let events = due::events_at(db, reading, places.iter().map(|place| place >> 16)).await?;
     let with_event = |place: &i64| Some((DeliveryId::at(reading.salt, *place), events.get(&(place >> 16))?.clone()));
     Ok(places.iter().filter_map(with_event).collect())
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::{Timestamp, from_ms},
-    envelope::{DeliveryId, Envelope, EventUid},
+    envelope::{DeliveryId, Envelope, EventUid, Name},
     store::{
         Attempt, Delivery, DeliveryRow, EventRow, Next, Rendered, Resolution, Stage, State,
         codes::{AWAITS, cause, severity, stage, state},
@@ -86,12 +86,17 @@ impl<'r> Cells<'r> {
 
     /// The text in the next cell.
     pub(super) fn text(&mut self) -> Pg<String> {
-        self.take::<Text<'static>>().map(Text::into_string)
+        self.take::<Text<'r>>().map(Text::into_string)
     }
 
     /// The same, where there is one.
     pub(super) fn some_text(&mut self) -> Pg<Option<String>> {
-        self.take::<Option<Text<'static>>>().map(|it| it.map(Text::into_string))
+        self.take::<Option<Text<'r>>>().map(|it| it.map(Text::into_string))
+    }
+
+    /// The name in the next cell.
+    pub(super) fn name(&mut self) -> Pg<Name> {
+        self.take::<Text<'r>>().map(|it| it.as_str().into())
     }
 
     /// The time in the next cell, where there is one.
@@ -133,8 +138,8 @@ impl Reading {
         let size = |it: i64| usize::try_from(it).unwrap_or_default();
         Ok(Envelope {
             id: cells.text()?,
-            source: cells.text()?.as_str().into(),
-            kind: self.words.get(&cells.text()?),
+            source: cells.name()?,
+            kind: self.words.get(cells.take::<Text<'_>>()?.as_str()),
             r#type: cells.text()?,
             subject: cells.some_text()?,
             namespace: cells.some_text()?,
@@ -166,10 +171,10 @@ impl Reading {
     pub(super) fn delivery(&self, cells: &mut Cells<'_>, body: Option<Rendered>) -> Pg<Delivery> {
         let mut delivery = Delivery {
             id: DeliveryId::at(self.salt, cells.int()?),
-            target: cells.text()?.as_str().into(),
+            target: cells.name()?,
             state: state(cells.int()?),
             cause: cells.some_int()?.map(cause),
-            rule: cells.some_text()?.map(|name| name.as_str().into()),
+            rule: cells.take::<Option<Text<'_>>>()?.map(|name| name.as_str().into()),
             template: cells.some_text()?,
             created_at: cells.time()?,
             due_at: cells.some_time()?,

@@ -160,8 +160,8 @@ impl Shared {
         let found = db.rows("SELECT name, id FROM targets WHERE name = ANY($1)", &[&names]).await?;
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         for row in &found {
-            let name: Text<'static> = row.try_get(0)?;
-            targets.put(name.into_string().as_str().into(), row.try_get(1)?);
+            let name: Text<'_> = row.try_get(0)?;
+            targets.put(name.as_str().into(), row.try_get(1)?);
         }
         Ok(())
     }
