@@ -46,7 +46,7 @@ struct Keeper {
 impl Keeper {
     async fn round(&mut self, handles: &Handles, stop: &CancellationToken) -> store::Result<()> {
         let now = handles.clock.now();
-        let backlog = handles.store.backlog().await?;
+        let backlog = handles.store.backlog(None).await?;
         handles.metrics.backlog(&gauges(&backlog, handles, now));
         // What came in elsewhere is known before a source is called silent; and of several replicas one tells.
         let ownership = handles.deliver.ownership();

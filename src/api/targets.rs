@@ -194,30 +194,46 @@ async fn steer(
     name: Result<Path<String>, PathRejection>,
     how: Steering,
 ) -> Result<Response, ApiError> {
-    let target = found(api, name).await?;
-    let name = Name::from(target.name.as_str());
+    let (name, backlog) = waiting(api, name).await?;
+    let target = item(api, &name, backlog.as_ref()).ok_or(MISSING)?;
     if !api.engine.steer(&name, how, &caller.name).await? {
         return Err(ApiError::Conflict(format!(
             "target `{name}` is gone from routes.yaml: what waits for it can only be cancelled"
         )));
     }
     tracing::info!(target.name = %name, action = ?how, by = %caller.id, "a person steers a target");
-    let now = all(api).await?.into_iter().find(|item| item.name == name.as_str()).ok_or(MISSING)?;
+    let now = item(api, &name, backlog.as_ref()).ok_or(MISSING)?;
     api.note(caller, how.action(), name.as_str(), json!({"state": target.state}), json!({"state": now.state})).await;
     Ok(list::one(&now))
 }
 
 const MISSING: ApiError = ApiError::NotFound("target");
 
-async fn found(api: &Api, name: Result<Path<String>, PathRejection>) -> Result<TargetItem, ApiError> {
+/// What is asked about, and what waits for it.
+async fn waiting(api: &Api, name: Result<Path<String>, PathRejection>) -> Result<(Name, Option<Backlog>), ApiError> {
     let Ok(Path(name)) = name else { return Err(MISSING) };
-    all(api).await?.into_iter().find(|item| item.name == name).ok_or(MISSING)
+    let name = Name::from(name.as_str());
+    let counted = api.store.backlog(Some(&name)).await?;
+    let backlog = counted.into_iter().find(|it| it.target == name);
+    Ok((name, backlog))
+}
+
+async fn found(api: &Api, name: Result<Path<String>, PathRejection>) -> Result<TargetItem, ApiError> {
+    let (name, backlog) = waiting(api, name).await?;
+    item(api, &name, backlog.as_ref()).ok_or(MISSING)
+}
+
+/// The target of this name as it stands now, while `backlog` waits for it.
+fn item(api: &Api, name: &Name, backlog: Option<&Backlog>) -> Option<TargetItem> {
+    let lane = api.engine.targets().into_iter().find(|lane| lane.name == *name);
+    lane.map(|lane| TargetItem::of_lane(backlog, lane)).or_else(|| backlog.map(TargetItem::gone))
 }
 
 async fn all(api: &Api) -> store::Result<Vec<TargetItem>> {
-    let mut waiting: HashMap<Name, Backlog> = api.store.backlog().await?.into_iter().map(|it| (it.target.clone(), it)).collect();
-    let lanes = api.engine.targets();
-    let mut items: Vec<_> = lanes.into_iter().map(|lane| (waiting.remove(&lane.name), lane)).map(TargetItem::of_lane).collect();
+    let mut waiting: HashMap<Name, Backlog> =
+        api.store.backlog(None).await?.into_iter().map(|it| (it.target.clone(), it)).collect();
+    let lanes = api.engine.targets().into_iter();
+    let mut items: Vec<_> = lanes.map(|lane| TargetItem::of_lane(waiting.remove(&lane.name).as_ref(), lane)).collect();
     let mut gone: Vec<_> = waiting.into_values().collect();
     gone.sort_unstable_by(|a, b| a.target.cmp(&b.target));
     items.extend(gone.iter().map(TargetItem::gone));
@@ -258,7 +274,7 @@ struct TargetItem {
 }
 
 impl TargetItem {
-    fn of_lane((backlog, lane): (Option<Backlog>, TargetStatus)) -> Self {
+    fn of_lane(backlog: Option<&Backlog>, lane: TargetStatus) -> Self {
         let time = |at: Option<Timestamp>| at.map(rfc3339_ms);
         Self {
             name: lane.name.to_string(),
@@ -268,9 +284,9 @@ impl TargetItem {
             cause: lane.cause.map(Cause::word),
             since: time(lane.since),
             paused_by: lane.paused_by,
-            backlog: backlog.as_ref().map_or(0, |backlog| backlog.waiting),
-            oldest_at: time(backlog.as_ref().and_then(|backlog| backlog.oldest_at)),
-            dead: backlog.as_ref().map_or(0, |backlog| backlog.dead),
+            backlog: backlog.map_or(0, |backlog| backlog.waiting),
+            oldest_at: time(backlog.and_then(|backlog| backlog.oldest_at)),
+            dead: backlog.map_or(0, |backlog| backlog.dead),
             last_error: lane.last_error,
             last_success_at: time(lane.last_success_at),
             attempts_per_minute: lane.attempts_last_minute,

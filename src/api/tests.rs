@@ -152,7 +152,7 @@ impl Store for Fake {
         Ok(None)
     }
 
-    async fn backlog(&self) -> store::Result<Vec<Backlog>> {
+    async fn backlog(&self, _: Option<&Name>) -> store::Result<Vec<Backlog>> {
         let of = |target: &str, waiting, dead| {
             let oldest_at = (waiting != 0).then(|| sample().received_at);
             Backlog { target: target.into(), waiting, oldest_at, dead }

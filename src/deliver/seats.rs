@@ -215,7 +215,7 @@ impl Deliver {
             desk.restore(&json);
             self.tell_of_breaker(&desk);
         }
-        self.call_for(&self.store.backlog().await?);
+        self.call_for(&self.store.backlog(None).await?);
         Ok(())
     }
 

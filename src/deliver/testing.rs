@@ -502,7 +502,7 @@ impl Store for MemoryStore {
     async fn accept(&self, _: NewEvent) -> store::Result<Accepted> {
         Err(store::Error::Closed)
     }
-    async fn backlog(&self) -> store::Result<Vec<Backlog>> {
+    async fn backlog(&self, _: Option<&Name>) -> store::Result<Vec<Backlog>> {
         Err(store::Error::Closed)
     }
     async fn events(&self, _: Filter) -> store::Result<Vec<EventRow>> {

@@ -142,7 +142,7 @@ impl Store for Memory {
     async fn next_due(&self, _: &Name, _: Vec<DeliveryId>) -> Result<Option<Timestamp>> {
         Err(Error::Closed)
     }
-    async fn backlog(&self) -> Result<Vec<Backlog>> {
+    async fn backlog(&self, _: Option<&Name>) -> Result<Vec<Backlog>> {
         Err(Error::Closed)
     }
     async fn events(&self, _: Filter) -> Result<Vec<EventRow>> {

@@ -69,7 +69,7 @@ pub(super) async fn of(
     warnings: Vec<Diagnostic>,
     now: Timestamp,
 ) -> Outcome {
-    let mut backlog = handles.store.backlog().await.unwrap_or_else(|error| {
+    let mut backlog = handles.store.backlog(None).await.unwrap_or_else(|error| {
         warn!(%error, "how many deliveries wait without their destination is not known");
         Vec::new()
     });

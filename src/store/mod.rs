@@ -205,8 +205,8 @@ pub trait Store: Send + Sync {
     /// when the next one gets there; call again while that has passed. A former owner ([`GaveUp::epoch`]) changes nothing.
     async fn give_up(&self, target: &Name, when: GaveUp, except: Vec<DeliveryId>) -> Result<GivenUp>;
 
-    /// What waits and what is dead, by target; targets without either are left out.
-    async fn backlog(&self) -> Result<Vec<Backlog>>;
+    /// What waits and what is dead, by target, or of one `target` alone; targets without either are left out. It counts all of it.
+    async fn backlog(&self, target: Option<&Name>) -> Result<Vec<Backlog>>;
 
     /// Events, without their bodies.
     async fn events(&self, filter: Filter) -> Result<Vec<EventRow>>;

@@ -98,7 +98,7 @@ impl Subscriptions {
         let outlets = Arc::downgrade(self);
         let outlets: Weak<dyn Outlets> = outlets;
         deliver.open_seats(outlets, names, &self.settings.now().allow_targets).await?;
-        let held: Vec<Backlog> = self.parts.store.backlog().await?;
+        let held: Vec<Backlog> = self.parts.store.backlog(None).await?;
         let mut todo = Todo { released: self.releasing(), ..Todo::default() };
         todo.heavy.extend(deliver.held_seats(&held).into_iter().map(|(name, _)| name));
         if self.running.set(Running { deliver, jobs }).is_err() {

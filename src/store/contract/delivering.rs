@@ -155,7 +155,7 @@ pub(crate) async fn attempts_are_read_back_in_order(bench: Bench) {
 }
 
 pub(crate) async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench) {
-    assert_eq!(bench.store.backlog().await.unwrap(), []);
+    assert_eq!(bench.store.backlog(None).await.unwrap(), []);
     let oldest_at = bench.clock.now();
     let retried = bench.planned("evt_1", "crm").await;
     bench.clock.advance(seconds(10));
@@ -165,10 +165,16 @@ pub(crate) async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench)
     bench.recorded(retried, 1, Next::Retry(clock_in(&bench, 3600))).await;
     bench.recorded(dead, 1, Next::Dead(Cause::Receiver)).await;
     bench.recorded(done, 1, Next::Delivered).await;
-    let mut backlog = bench.store.backlog().await.unwrap();
+    let mut backlog = bench.store.backlog(None).await.unwrap();
     backlog.sort_by(|a, b| a.target.cmp(&b.target));
     let crm = Backlog { target: "crm".into(), waiting: 2, oldest_at: Some(oldest_at), dead: 0 };
     let n8n = Backlog { target: "n8n".into(), waiting: 0, oldest_at: None, dead: 1 };
+    for of_one in [&crm, &n8n] {
+        assert_eq!(bench.store.backlog(Some(&of_one.target)).await.unwrap(), std::slice::from_ref(of_one));
+    }
+    for nothing in ["mail", "nobody"] {
+        assert_eq!(bench.store.backlog(Some(&nothing.into())).await.unwrap(), []);
+    }
     assert_eq!(backlog, [crm, n8n]);
 }
 

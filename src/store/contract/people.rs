@@ -88,7 +88,7 @@ pub(crate) async fn a_dead_letter_is_resolved_once(bench: Bench) {
         bench.store.deliveries(filter).await.unwrap().into_iter().map(|row| row.delivery.id).collect::<Vec<_>>()
     };
     assert_eq!((of(true).await, of(false).await), (vec![dead], vec![]));
-    let backlog = bench.store.backlog().await.unwrap();
+    let backlog = bench.store.backlog(None).await.unwrap();
     assert_eq!((backlog.len(), backlog[0].dead, backlog[0].waiting), (1, 0, 1), "a settled one is not counted");
 }
 

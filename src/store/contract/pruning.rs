@@ -102,7 +102,7 @@ pub(crate) async fn dead_letters_go_after_their_own_time(bench: Bench) {
     let pruned = bench.prune(KEEP, &[]).await;
     assert_eq!((pruned.dead_letters, pruned.events), (1, 1));
     assert!(!bench.holds(id).await);
-    assert_eq!(bench.store.backlog().await.unwrap(), []);
+    assert_eq!(bench.store.backlog(None).await.unwrap(), []);
 }
 
 pub(crate) async fn dead_letters_of_own_events_are_counted_apart(bench: Bench) {
@@ -266,7 +266,7 @@ pub(crate) async fn a_store_full_of_waiting_events_refuses_new_ones(bench: Bench
     // Repeats are still known, attempts still recorded, and nothing is lost.
     let repeat = bench.event("evt_0").with_body(vec![b'x'; LARGE]);
     assert!(matches!(bench.store.accept(repeat).await, Ok(Accepted::Duplicate { mismatch: false, .. })));
-    assert_eq!(bench.store.backlog().await.unwrap()[0].waiting, waiting.len() as u64);
+    assert_eq!(bench.store.backlog(None).await.unwrap()[0].waiting, waiting.len() as u64);
     for id in &waiting[..50] {
         bench.recorded(*id, 1, Next::Delivered).await;
     }

@@ -239,8 +239,8 @@ impl Store for Postgres {
         locked!(self, [target].into_iter(), |session| give_up::give_up(session, target, &when, &except))
     }
 
-    async fn backlog(&self) -> Result<Vec<Backlog>> {
-        read!(self.lists, |db| query::backlog(db))
+    async fn backlog(&self, target: Option<&Name>) -> Result<Vec<Backlog>> {
+        read!(self.lists, |db| query::backlog(db, target))
     }
 
     async fn events(&self, filter: Filter) -> Result<Vec<EventRow>> {

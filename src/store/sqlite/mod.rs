@@ -190,8 +190,9 @@ impl Store for Sqlite {
         self.writer.run(move |session| give_up::give_up(session, &reading, &target, &when, &except)).await
     }
 
-    async fn backlog(&self) -> Result<Vec<Backlog>> {
-        self.lists.ask(|conn, _| query::backlog(conn)).await
+    async fn backlog(&self, target: Option<&Name>) -> Result<Vec<Backlog>> {
+        let target = target.cloned();
+        self.lists.ask(move |conn, _| query::backlog(conn, target.as_ref())).await
     }
 
     async fn events(&self, filter: Filter) -> Result<Vec<EventRow>> {

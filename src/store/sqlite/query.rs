@@ -188,22 +188,31 @@ pub(super) fn carried(
     Ok(events)
 }
 
+/// A statement that counts by target: all, or one (`?`).
+macro_rules! by_target {
+    ($counts:literal) => {
+        [
+            concat!($counts, " GROUP BY target_id"),
+            concat!($counts, " AND target_id = (SELECT id FROM targets WHERE name = ?) GROUP BY target_id"),
+        ]
+    };
+}
 /// What waits by target, from the index alone.
-pub(super) const WAITING: &str = "SELECT target_id, count(*), min(created_at) FROM deliveries INDEXED BY deliveries_pending
-    WHERE state = 0 GROUP BY target_id";
+pub(super) const WAITING: [&str; 2] =
+    by_target!("SELECT target_id, count(*), min(created_at) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0");
 /// What is dead by target, from the index alone.
-pub(super) const DEAD: &str =
-    "SELECT target_id, count(*), NULL FROM deliveries INDEXED BY deliveries_died WHERE state = 2 AND resolved_at IS NULL
-    GROUP BY target_id";
+pub(super) const DEAD: [&str; 2] = by_target!(
+    "SELECT target_id, count(*), NULL FROM deliveries INDEXED BY deliveries_died WHERE state = 2 AND resolved_at IS NULL"
+);
 
 /// What waits and what is dead; see [`crate::store::Store::backlog`].
-pub(super) fn backlog(conn: &Connection) -> rusqlite::Result<Vec<Backlog>> {
+pub(super) fn backlog(conn: &Connection, target: Option<&Name>) -> rusqlite::Result<Vec<Backlog>> {
     let mut rows: BTreeMap<i64, Backlog> = BTreeMap::new();
-    for (id, waiting, oldest_at) in counts(conn, WAITING)? {
+    for (id, waiting, oldest_at) in counts(conn, WAITING, target)? {
         let row = Backlog { target: name(conn, id)?, waiting, oldest_at: oldest_at.map(from_ms), dead: 0 };
         rows.insert(id, row);
     }
-    for (id, dead, _) in counts(conn, DEAD)? {
+    for (id, dead, _) in counts(conn, DEAD, target)? {
         match rows.get_mut(&id) {
             Some(row) => row.dead = dead,
             None => _ = rows.insert(id, Backlog { target: name(conn, id)?, waiting: 0, oldest_at: None, dead }),
@@ -212,9 +221,10 @@ pub(super) fn backlog(conn: &Connection) -> rusqlite::Result<Vec<Backlog>> {
     Ok(rows.into_values().collect())
 }
 
-fn counts(conn: &Connection, sql: &str) -> rusqlite::Result<Vec<(i64, u64, Option<i64>)>> {
-    let mut statement = conn.prepare_cached(sql)?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, amount(row, 1)?, row.get(2)?)))?;
+fn counts(conn: &Connection, [all, one]: [&str; 2], target: Option<&Name>) -> rusqlite::Result<Vec<(i64, u64, Option<i64>)>> {
+    let mut statement = conn.prepare_cached(if target.is_some() { one } else { all })?;
+    let target = params_from_iter(target.map(Name::as_str));
+    let rows = statement.query_map(target, |row| Ok((row.get(0)?, amount(row, 1)?, row.get(2)?)))?;
     rows.collect()
 }
 

@@ -222,7 +222,7 @@ async fn what_has_to_stay_is_moved_and_goes_on() {
     assert_eq!(bench.due("n8n").await, [waiting]);
     assert_eq!(bench.store.attempts(waiting.event).await.unwrap().len(), 1);
     assert!(!bench.holds(arrived.event).await && !bench.holds(settled.event).await && bench.holds(third.event).await);
-    let backlog = bench.store.backlog().await.unwrap();
+    let backlog = bench.store.backlog(None).await.unwrap();
     assert_eq!(backlog.iter().map(|row| (row.waiting, row.dead)).collect::<Vec<_>>(), [(1, 0), (1, 1)]);
     // And it goes on: delivered, retried, replayed, erased.
     bench.recorded(waiting, 2, Next::Delivered).await;

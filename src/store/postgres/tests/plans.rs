@@ -123,6 +123,8 @@ fn hot() -> Vec<(&'static str, String)> {
         ("due::OLDEST", due::OLDEST),
         ("due::MADE", due::MADE),
         ("due::EVENTS", due::EVENTS),
+        ("query::WAITING", query::WAITING[1]),
+        ("query::DEAD", query::DEAD[1]),
         ("query::CARRIED", query::CARRIED),
         ("decide::WAITING", decide::WAITING),
         ("decide::SET_ASIDE", decide::SET_ASIDE),
