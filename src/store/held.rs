@@ -35,7 +35,7 @@ impl Words {
 }
 
 /// Most events that [`Recent`] holds.
-const RECENT_MAX: usize = 1024;
+const RECENT_MAX: usize = 4096;
 /// Most bytes of their bodies.
 const RECENT_BYTES: usize = 8 * 1024 * 1024;
 

@@ -182,7 +182,13 @@ impl Pool {
         let (outdated, notices) = (Arc::new(Outdated::default()), Notices::default());
         let maker = Maker { servers: servers.clone(), settings, outdated: outdated.clone(), notices: notices.clone() };
         // How long a new one may take is bounded for each server.
-        let pool = managed::Pool::builder(maker).max_size(count).wait_timeout(Some(WAIT)).runtime(Runtime::Tokio1).build();
+        let pool = managed::Pool::builder(maker)
+            .max_size(count)
+            // The one used last: the server's side of it has its plans and what they read at hand.
+            .queue_mode(managed::QueueMode::Lifo)
+            .wait_timeout(Some(WAIT))
+            .runtime(Runtime::Tokio1)
+            .build();
         let connections = pool.map_err(|error| Error::Backend(error.to_string().into()))?;
         Ok(Self { connections, gate: gate.clone(), outdated, notices, rounds })
     }
