@@ -152,12 +152,14 @@ impl Store for Fake {
         Ok(None)
     }
 
-    async fn backlog(&self, _: Option<&Name>) -> store::Result<Vec<Backlog>> {
+    async fn backlog(&self, target: Option<&Name>) -> store::Result<Vec<Backlog>> {
         let of = |target: &str, waiting, dead| {
             let oldest_at = (waiting != 0).then(|| sample().received_at);
             Backlog { target: target.into(), waiting, oldest_at, dead }
         };
-        Ok(vec![of("gone", 6, 1), of("crm", 6, 1)])
+        let mut all = vec![of("gone", 6, 1), of("crm", 6, 1)];
+        all.retain(|it| target.is_none_or(|target| it.target == *target));
+        Ok(all)
     }
 
     async fn retry(&self, ids: Vec<DeliveryId>, _: Timestamp) -> store::Result<Vec<DeliveryId>> {

@@ -36,7 +36,7 @@ impl Words {
 
 /// Most events that [`Recent`] holds.
 const RECENT_MAX: usize = 4096;
-/// Most bytes of their bodies.
+/// Most bytes of their bodies and texts.
 const RECENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// Events that were read for delivery just now: lanes that have fallen behind read the same ones one after the other. An event
@@ -62,14 +62,19 @@ impl Recent {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if held.by_seq.insert(seq, event.clone()).is_none() {
             held.order.push_back(seq);
-            held.bytes += event.body.len();
+            held.bytes += size(event);
         }
         while RECENT_MAX < held.order.len() || RECENT_BYTES < held.bytes {
             let Some(first) = held.order.pop_front() else { return };
             let gone = held.by_seq.remove(&first);
-            held.bytes -= gone.map_or(0, |event| event.body.len());
+            held.bytes -= gone.map_or(0, |event| size(&event));
         }
     }
+}
+
+fn size(event: &Envelope) -> usize {
+    let texts = [Some(&event.id), Some(&event.r#type), event.subject.as_ref(), event.namespace.as_ref()];
+    event.body.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
 }
 
 #[cfg(test)]

@@ -192,6 +192,37 @@ pub(crate) async fn large_bodies_come_in_portions(bench: Bench) {
     assert_eq!(taken.len(), 10);
 }
 
+pub(crate) async fn large_bodies_that_were_made_come_in_portions_and_in_order(bench: Bench) {
+    let large = vec![b'x'; 512 * 1024];
+    let mut all = Vec::new();
+    for n in 0..40 {
+        let event = bench.event(&format!("evt_{n}")).with_body(large.clone()).to(&["crm", "n8n"]);
+        let crm = DeliveryId { event: bench.accept(event).await, n: 1 };
+        let made = Rendered { content_type: "text/plain".to_owned(), body: large.clone().into(), progress: None, reached: false };
+        bench.clock.advance(seconds(1));
+        let retry = Next::Retry(bench.clock.now());
+        bench.store.record(vec![Attempt { rendered: Some(made), ..bench.attempt(crm, 1, retry) }]).await.unwrap();
+        all.push(crm);
+    }
+    // The last ones were read just now, for another target.
+    let early: Vec<DeliveryId> = Vec::new();
+    let others = bench.store.due(&"n8n".into(), bench.clock.now(), 100, early).await.unwrap();
+    let mut behind: Vec<DeliveryId> = others.iter().map(|due| due.delivery.id).collect();
+    behind.sort_unstable();
+    bench.store.due(&"n8n".into(), bench.clock.now(), 8, behind).await.unwrap();
+    let mut taken: Vec<DeliveryId> = Vec::new();
+    while taken.len() < all.len() {
+        let mut in_hand = taken.clone();
+        in_hand.sort_unstable();
+        let due = bench.store.due(&"crm".into(), bench.clock.now(), 64, in_hand).await.unwrap();
+        let left = all.len() - taken.len();
+        assert!((8.min(left)..=20).contains(&due.len()), "{} at once", due.len());
+        assert!(due.iter().all(|due| due.delivery.body.as_ref().is_some_and(|made| made.body.len() == large.len())));
+        taken.extend(due.iter().map(|due| due.delivery.id));
+    }
+    assert_eq!(taken, all);
+}
+
 pub(crate) async fn an_attempt_that_does_not_count_burns_nothing(bench: Bench) {
     let id = bench.planned("evt_1", "crm").await;
     let retry = Next::Retry(bench.clock.now());

@@ -93,6 +93,7 @@ macro_rules! contract {
             attempts_are_read_back_in_order
             the_backlog_counts_what_waits_and_what_is_dead
             large_bodies_come_in_portions
+            large_bodies_that_were_made_come_in_portions_and_in_order
             an_attempt_that_does_not_count_burns_nothing
             an_attempt_recorded_late_again_changes_nothing
             the_oldest_that_is_due_is_found_in_the_whole_backlog
