@@ -178,6 +178,37 @@ pub(crate) async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench)
     assert_eq!(backlog, [crm, n8n]);
 }
 
+pub(crate) async fn of_one_target_what_waits_and_what_is_dead_is_counted_together(bench: Bench) {
+    // A target's and a subscription's; a text that no target has.
+    let targets = ["crm", "wh_01jz"];
+    for n in 0..3 {
+        let event = bench.accept(bench.event(&format!("evt_{n}")).to(&targets)).await;
+        if n == 0 {
+            for place in 1..=2 {
+                bench.recorded(DeliveryId { event, n: place }, 1, Next::Dead(Cause::Receiver)).await;
+            }
+        }
+    }
+    for target in targets {
+        let backlog = bench.store.backlog(Some(&target.into())).await.unwrap();
+        let counts: Vec<_> = backlog.iter().map(|it| (it.target.as_str(), it.waiting, it.dead)).collect();
+        assert_eq!(counts, [(target, 2, 1)]);
+    }
+    for nobody in ["cr\0m", "crm\0", ""] {
+        assert_eq!(bench.store.backlog(Some(&nobody.into())).await.unwrap(), [], "{nobody:?}");
+    }
+}
+
+pub(crate) async fn a_delivery_and_its_replay_come_each_with_the_event(bench: Bench) {
+    let first = bench.planned("evt_1", "crm").await;
+    let other = bench.planned("evt_2", "crm").await;
+    bench.clock.advance(seconds(1));
+    let again = bench.replay(first.event, &["crm"], "job 1 evt_1").await;
+    let due = bench.store.due(&"crm".into(), bench.clock.now(), 10, vec![]).await.unwrap();
+    let came: Vec<_> = due.iter().map(|due| (due.delivery.id, due.envelope.id.as_str(), due.delivery.replayed)).collect();
+    assert_eq!(came, [(first, "evt_1", false), (other, "evt_2", false), (again[0], "evt_1", true)]);
+}
+
 pub(crate) async fn large_bodies_come_in_portions(bench: Bench) {
     let large = 3 * 1024 * 1024;
     for n in 0..10 {

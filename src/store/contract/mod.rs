@@ -92,6 +92,8 @@ macro_rules! contract {
             attempts_of_unknown_deliveries_are_dropped
             attempts_are_read_back_in_order
             the_backlog_counts_what_waits_and_what_is_dead
+            of_one_target_what_waits_and_what_is_dead_is_counted_together
+            a_delivery_and_its_replay_come_each_with_the_event
             large_bodies_come_in_portions
             large_bodies_that_were_made_come_in_portions_and_in_order
             an_attempt_that_does_not_count_burns_nothing

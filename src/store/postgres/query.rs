@@ -36,47 +36,54 @@ pub(super) async fn carried(db: &Db, reading: &Reading, carrier: DeliveryId, lim
     Ok(places.iter().filter_map(with_event).collect())
 }
 
-/// A statement that counts by target: all, or one ($1).
+/// Statements that count by target.
+pub(super) struct ByTarget {
+    /// All of them.
+    pub(super) all: &'static str,
+    /// One, $1.
+    pub(super) one: &'static str,
+}
+
 macro_rules! by_target {
     ($columns:literal, $counts:literal) => {
-        [
-            concat!(
+        ByTarget {
+            all: concat!(
                 "SELECT t.name, ",
                 $columns,
                 " FROM (",
                 $counts,
                 " GROUP BY target_id) AS d JOIN targets t ON t.id = d.target_id"
             ),
-            concat!(
+            one: concat!(
                 "SELECT t.name, ",
                 $columns,
                 " FROM targets t CROSS JOIN LATERAL (",
                 $counts,
                 " AND target_id = t.id GROUP BY target_id) AS d WHERE t.name = $1"
             ),
-        ]
+        }
     };
 }
 /// What waits by target, from the index alone.
-pub(super) const WAITING: [&str; 2] =
+pub(super) const WAITING: ByTarget =
     by_target!("d.n, d.oldest", "SELECT target_id, count(*) AS n, min(created_at) AS oldest FROM deliveries WHERE state = 0");
 /// What is dead by target, from the index alone.
-pub(super) const DEAD: [&str; 2] =
+pub(super) const DEAD: ByTarget =
     by_target!("d.n", "SELECT target_id, count(*) AS n FROM deliveries WHERE state = 2 AND resolved_at IS NULL");
 
 /// What waits and what is dead; see [`crate::store::Store::backlog`].
 pub(super) async fn backlog(db: &Db, target: Option<&Name>) -> Pg<Vec<Backlog>> {
     let name = target.map(|target| Text::of(target.as_str()));
     let params: Vec<&(dyn ToSql + Sync)> = name.iter().map(|name| name as _).collect();
-    let which = usize::from(target.is_some());
+    let of = |counted: ByTarget| if target.is_some() { counted.one } else { counted.all };
     let mut found: BTreeMap<String, Backlog> = BTreeMap::new();
-    for row in db.rows(WAITING[which], &params).await? {
+    for row in db.rows(of(WAITING), &params).await? {
         let mut cells = Cells::of(&row);
         let name = cells.text()?;
         let (waiting, oldest_at) = (cells.amount()?, cells.some_time()?);
         found.insert(name.clone(), Backlog { target: name.as_str().into(), waiting, oldest_at, dead: 0 });
     }
-    for row in db.rows(DEAD[which], &params).await? {
+    for row in db.rows(of(DEAD), &params).await? {
         let mut cells = Cells::of(&row);
         let name = cells.text()?;
         let none = || Backlog { target: name.as_str().into(), waiting: 0, oldest_at: None, dead: 0 };
