@@ -25,7 +25,7 @@ use crate::{
 
 const TAKE: &[u8] = b"POST /take HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
 const FORGET: &[u8] = b"POST /forget HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(20);
 const STALL_MAX: Duration = Duration::from_secs(30); // without a delivery, before waiting for more is given up
 const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const DRIP_EVERY: Duration = Duration::from_secs(1);
@@ -116,7 +116,9 @@ impl Receiver {
             if STALL_MAX < progress.elapsed() {
                 return Err(format!("{seen} of {count} events were delivered, then none for {} s", STALL_MAX.as_secs()).into());
             }
-            sleep(POLL).await;
+            if seen < count {
+                sleep(POLL).await;
+            }
         }
         Ok(repeated)
     }
