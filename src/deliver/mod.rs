@@ -67,6 +67,7 @@ mod signs;
 mod stage;
 mod status;
 mod subscribed;
+mod threads;
 mod tls;
 mod trial;
 
@@ -107,6 +108,7 @@ use reports::Overdue;
 use retry::Policy;
 use roster::Roster;
 use seats::Seats;
+use threads::Threads;
 
 /// A named way out, as `routes.yaml` declares it.
 #[derive(Debug, Clone)]
@@ -367,6 +369,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// The system gives no threads for the lanes.
+    #[error("the threads that deliver cannot be started: {0}")]
+    Threads(#[source] std::io::Error),
 }
 
 /// The sending side of one relay: a lane per destination.
@@ -388,6 +393,8 @@ pub struct Deliver {
     /// Rung when a delivery begins to wait for a report.
     awaited: Arc<Notify>,
     lanes: TaskTracker,
+    /// What lanes run on. The store's tasks for them do too, so it lives until the store has closed.
+    threads: Threads,
     keeper: std::sync::Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
     break_off: CancellationToken,
@@ -425,6 +432,7 @@ impl Deliver {
             announcer,
             awaited: awaited.clone(),
             lanes: TaskTracker::new(),
+            threads: Threads::start().map_err(StartError::Threads)?,
             keeper: std::sync::Mutex::default(),
             stop: stop.clone(),
             break_off,

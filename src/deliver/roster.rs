@@ -159,10 +159,11 @@ impl Deliver {
             stop: self.stop.clone(),
             break_off: self.break_off.clone(),
         });
-        self.lanes.spawn(async move {
+        let run = async move {
             let _going = going;
             lane.run().await;
-        });
+        };
+        self.lanes.spawn_on(run, self.threads.handle());
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, Clients> {

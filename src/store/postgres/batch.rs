@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -105,6 +105,9 @@ impl Kept {
 /// Hands jobs to the task.
 pub(super) struct Writer<J> {
     queue: mpsc::Sender<Message<J>>,
+    begun: Once,
+    /// The task, before it is begun.
+    idle: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -114,31 +117,42 @@ enum Message<J> {
 }
 
 impl<J: Job> Writer<J> {
-    /// Starts the task.
-    pub(super) fn start(work: impl Work<J>) -> Self {
+    /// One that begins with its first job, on the runtime of whoever brings that: batches are made, and what goes over its connection is
+    /// moved, by the threads that wait for it.
+    pub(super) fn new(work: impl Work<J>) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
-        let task = tokio::spawn(run(work, jobs));
-        Self { queue, task: Mutex::new(Some(task)) }
+        Self { queue, begun: Once::new(), idle: Mutex::new(Some(Box::pin(run(work, jobs)))), task: Mutex::default() }
     }
 
     /// Runs the job that `make` builds around the way its answer goes.
     pub(super) async fn make<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T>>) -> J) -> Result<T> {
+        self.begin();
         let (reply, answer) = oneshot::channel();
         self.queue.send(Message::Job(make(reply))).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 
+    fn begin(&self) {
+        self.begun.call_once(|| *held(&self.task) = held(&self.idle).take().map(tokio::spawn));
+    }
+
     /// Returns when what is queued is committed.
     pub(super) async fn close(&self) {
+        // One that has not begun never will.
+        self.begun.call_once(|| drop(held(&self.idle).take()));
         // Fails when the task has ended already.
         let _ = self.queue.send(Message::Stop).await;
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = held(&self.task).take();
         if let Some(task) = task
             && task.await.is_err()
         {
             tracing::error!("a writer of the store broke off");
         }
     }
+}
+
+fn held<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn run<J: Job, W: Work<J>>(work: W, mut queue: mpsc::Receiver<Message<J>>) {
@@ -425,7 +439,7 @@ mod tests {
         /// One that has written a batch of one job, and rests for so long now.
         async fn resting(rest: Duration) -> Self {
             let book = Book { rest, batches: Arc::default() };
-            let mut office = Self { writer: Writer::start(book.clone()), book, answers: Vec::new() };
+            let mut office = Self { writer: Writer::new(book.clone()), book, answers: Vec::new() };
             office.ask(1, false).await;
             office.all_are_answered().await;
             office
@@ -433,6 +447,7 @@ mod tests {
 
         async fn ask(&mut self, rows: usize, urgent: bool) {
             let (reply, answer) = oneshot::channel();
+            self.writer.begin();
             assert!(self.writer.queue.send(Message::Job(Slip { rows, urgent, reply })).await.is_ok());
             self.answers.push(answer);
         }
@@ -475,6 +490,51 @@ mod tests {
         office.ask(1, false).await;
         office.all_are_answered().await;
         assert_eq!(office.batches(), [1, 1]);
+    }
+
+    #[tokio::test]
+    async fn it_works_where_its_first_job_comes_from() {
+        struct Where(std::sync::mpsc::Sender<Option<String>>);
+
+        impl Work<Slip> for Where {
+            const WORTH_WHILE: usize = 64;
+
+            fn rest(&self, _: Duration) -> Duration {
+                Duration::ZERO
+            }
+
+            async fn send(&mut self, batch: Vec<Slip>) -> std::result::Result<Sent<Slip>, Vec<Slip>> {
+                let _ = self.0.send(std::thread::current().name().map(str::to_owned));
+                Ok(Box::pin(async move { (batch, Came::Done) }))
+            }
+
+            async fn commit(&mut self, _: &mut [Slip]) -> Result<()> {
+                Ok(())
+            }
+
+            fn committed(&mut self, _: &mut [Slip], _: Instant) {}
+        }
+
+        let (said, heard) = std::sync::mpsc::channel();
+        let writer = Arc::new(Writer::new(Where(said)));
+        let elsewhere =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("elsewhere").enable_all().build().unwrap();
+        let asking = writer.clone();
+        let job = move |reply| Slip { rows: 1, urgent: false, reply };
+        elsewhere.spawn(async move { asking.make(job).await }).await.unwrap().unwrap();
+        writer.make(job).await.unwrap();
+        writer.close().await;
+        assert_eq!(heard.iter().collect::<Vec<_>>(), [Some("elsewhere".to_owned()), Some("elsewhere".to_owned())]);
+        elsewhere.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_after_it_closed_is_told_so_even_where_nobody_came_before() {
+        let writer = Writer::new(Book { rest: LONG, batches: Arc::default() });
+        writer.close().await;
+        let answer = writer.make(|reply| Slip { rows: 1, urgent: false, reply }).await;
+        assert!(matches!(answer, Err(Error::Closed)));
+        writer.close().await;
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use tokio_postgres::{
 };
 
 use super::{
-    BATCHES, LANES, LISTS, WALKS, WORK,
+    BATCHES, LANES, LISTS, LOOKS, WALKS, WORK,
     connect::fault,
     owners::LEASE_MAX_MS,
     schema,
@@ -31,7 +31,7 @@ use crate::{
 mod server;
 
 /// Connections of one relay: its pools, and the one that listens.
-const PER_REPLICA: i64 = (BATCHES + WORK + LANES + LISTS + WALKS + 1) as i64;
+const PER_REPLICA: i64 = (BATCHES + WORK + LANES + LOOKS + LISTS + WALKS + 1) as i64;
 /// Connections that are made at once to find out whether each has a session of its own.
 const SESSIONS: usize = 3;
 

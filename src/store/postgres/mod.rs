@@ -104,8 +104,11 @@ pub(in crate::store) use insert::size_of as size_of_event;
 const BATCHES: usize = 4;
 /// Connections of other writes.
 const WORK: usize = 4;
-/// Connections that answer the lanes and those who look for what others changed, whose questions are short.
+/// Connections that answer the lanes, whose questions are short. What goes over them is moved by the threads that lanes work on, as these
+/// make them.
 const LANES: usize = 4;
+/// Connections that answer those who look for what others changed, and for single records.
+const LOOKS: usize = 2;
 /// Connections that answer lists, which may take long: they must not hold up a delivery.
 const LISTS: usize = 3;
 /// Connections that answer those who follow along: there may be many of them, who must not hold up a list.
@@ -120,6 +123,7 @@ pub struct Postgres {
     batches: Arc<Pool>,
     work: Arc<Pool>,
     lanes: Arc<Pool>,
+    looks: Arc<Pool>,
     lists: Arc<Pool>,
     walks: Arc<Pool>,
     news: std::sync::Mutex<Option<JoinHandle<()>>>,
@@ -143,18 +147,20 @@ pub async fn open(url: &Secret, clock: Clock) -> Result<Arc<Postgres>> {
     let shared = Arc::new(Shared::new(reading, clock, newest));
     let gate = Arc::new(Gate::default());
     let pool = |count, by_index, rounds| Pool::new(&servers, &gate, count, by_index, rounds).map(Arc::new);
-    let (batches, work, lanes) = (pool(BATCHES, true, BRIEF)?, pool(WORK, true, PATIENT)?, pool(LANES, true, BRIEF)?);
+    let (batches, work) = (pool(BATCHES, true, BRIEF)?, pool(WORK, true, PATIENT)?);
+    let (lanes, looks) = (pool(LANES, true, BRIEF)?, pool(LOOKS, true, BRIEF)?);
     let (lists, walks) = (pool(LISTS, false, PATIENT)?, pool(WALKS, true, BRIEF)?);
     let stop = CancellationToken::new();
-    let news = News { servers, pool: lanes.clone(), shared: shared.clone(), stop: stop.clone() };
+    let news = News { servers, pool: looks.clone(), shared: shared.clone(), stop: stop.clone() };
     Ok(Arc::new(Postgres {
-        ingest: Writer::start(Ingest { connection: Kept::of(batches.clone()), shared: shared.clone() }),
-        recorder: Writer::start(Recorder { connection: Kept::of(batches.clone()), shared: shared.clone() }),
+        ingest: Writer::new(Ingest { connection: Kept::of(batches.clone()), shared: shared.clone() }),
+        recorder: Writer::new(Recorder { connection: Kept::of(batches.clone()), shared: shared.clone() }),
         news: std::sync::Mutex::new(Some(tokio::spawn(news.run()))),
         shared,
         batches,
         work,
         lanes,
+        looks,
         lists,
         walks,
         stop,
@@ -299,7 +305,7 @@ impl Store for Postgres {
     }
 
     async fn setting(&self, key: &str) -> Result<Option<String>> {
-        read!(self.lanes, |db| people::setting(db, key))
+        read!(self.looks, |db| people::setting(db, key))
     }
 
     async fn set_setting(&self, key: &str, value: String) -> Result<()> {
@@ -307,7 +313,7 @@ impl Store for Postgres {
     }
 
     async fn settings(&self, prefix: &str) -> Result<Vec<(String, String)>> {
-        read!(self.lanes, |db| people::settings(db, prefix))
+        read!(self.looks, |db| people::settings(db, prefix))
     }
 
     async fn remove_setting(&self, key: &str) -> Result<()> {
@@ -329,7 +335,7 @@ impl Store for Postgres {
     }
 
     async fn thread(&self, key: [u8; 16]) -> Result<Option<String>> {
-        read!(self.lanes, |db| people::thread(db, key))
+        read!(self.looks, |db| people::thread(db, key))
     }
 
     async fn set_thread(&self, key: [u8; 16], root: Option<String>) -> Result<()> {
@@ -354,7 +360,7 @@ impl Store for Postgres {
     }
 
     async fn replicas(&self, now: Timestamp) -> Result<Vec<Replica>> {
-        read!(self.lanes, |db| owners::replicas(db, &self.shared, now))
+        read!(self.looks, |db| owners::replicas(db, &self.shared, now))
     }
 
     async fn retry(&self, ids: Vec<DeliveryId>, now: Timestamp) -> Result<Vec<DeliveryId>> {
@@ -423,11 +429,11 @@ impl Store for Postgres {
     }
 
     async fn records(&self, kind: RecordKind, after: i64) -> Result<Vec<super::Record>> {
-        read!(self.lanes, |db| people::records(db, kind, after))
+        read!(self.looks, |db| people::records(db, kind, after))
     }
 
     async fn record_of(&self, kind: RecordKind, id: &str) -> Result<Option<super::Record>> {
-        read!(self.lanes, |db| people::record_of(db, kind, id))
+        read!(self.looks, |db| people::record_of(db, kind, id))
     }
 
     async fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditRow>> {
@@ -452,7 +458,7 @@ impl Store for Postgres {
         self.stop.cancel();
         self.ingest.close().await;
         self.recorder.close().await;
-        for pool in [&self.batches, &self.work, &self.lanes, &self.lists, &self.walks] {
+        for pool in [&self.batches, &self.work, &self.lanes, &self.looks, &self.lists, &self.walks] {
             pool.close();
         }
         self.shared.presence.leave();
