@@ -114,6 +114,13 @@ impl Relay {
         Ok((200..300).contains(&status))
     }
 
+    /// Whether it sends to `target`, being the one of several that does.
+    pub(crate) async fn works_on(&self, target: &str) -> Outcome<bool> {
+        let answer = wire::get(self.admin, &format!("/api/v1/targets/{target}"), TOKEN).await?;
+        // Who does not make the attempts cannot count them.
+        Ok(answer["data"]["attempts_per_minute"].is_u64())
+    }
+
     /// Lets `target` go on; false when this relay cannot.
     pub(crate) fn resume(&self, target: &str) -> impl Future<Output = Outcome<bool>> + Send + use<> {
         let (admin, path) = (self.admin, format!("/api/v1/targets/{target}/resume"));

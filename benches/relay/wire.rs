@@ -109,10 +109,19 @@ impl Message<'_> {
 
 /// Sends a request without a body on a connection of its own and returns the status of its answer.
 pub(crate) async fn call(address: SocketAddr, method: &str, path: &str, bearer: &str) -> io::Result<u16> {
-    let request = format!(
+    Wire::connect(address).await?.ask(bare(address, method, path, bearer).as_bytes()).await?.status()
+}
+
+/// Likewise a question, and returns what it is answered.
+pub(crate) async fn get(address: SocketAddr, path: &str, bearer: &str) -> io::Result<serde_json::Value> {
+    let mut wire = Wire::connect(address).await?;
+    Ok(serde_json::from_slice(wire.ask(bare(address, "GET", path, bearer).as_bytes()).await?.body)?)
+}
+
+fn bare(address: SocketAddr, method: &str, path: &str, bearer: &str) -> String {
+    format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {bearer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
-    Wire::connect(address).await?.ask(request.as_bytes()).await?.status()
+    )
 }
 
 fn head_end(buffer: &[u8]) -> Option<usize> {

@@ -201,7 +201,8 @@ fn relay(work: Work<'_>) -> Result<(), Failure> {
     done
 }
 
-/// How long what still goes on may take when a relay has ended: a disk that hangs, or a name that nobody resolves, is waited for no longer.
+/// How long what still goes on may take when a relay has ended: a disk that hangs is waited for no longer. (What lanes left is not waited
+/// for at all.)
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
 /// Runs what asks one.

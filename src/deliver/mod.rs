@@ -369,8 +369,8 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
-    /// The system gives no threads for the lanes.
-    #[error("the threads that deliver cannot be started: {0}")]
+    /// The runtime of the lanes cannot be made.
+    #[error("the runtime that delivers does not start: {0}")]
     Threads(#[source] std::io::Error),
 }
 
@@ -393,7 +393,8 @@ pub struct Deliver {
     /// Rung when a delivery begins to wait for a report.
     awaited: Arc<Notify>,
     lanes: TaskTracker,
-    /// What lanes run on. The store's tasks for them do too, so it lives until the store has closed.
+    /// What lanes run on. What the store does for them alone does too, so whoever stops a relay in good order closes the store before this
+    /// is dropped.
     threads: Threads,
     keeper: std::sync::Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,

@@ -24,7 +24,7 @@ fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delivery_carries_the_envelope_and_the_relays_headers() {
     let crm = Receiver::start([200]).await;
     let relay = Relay::start(vec![webhook(
@@ -54,7 +54,7 @@ async fn a_delivery_carries_the_envelope_and_the_relays_headers() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_fails_is_tried_again_under_the_same_id_and_body() {
     let crm = Receiver::start([503, 500, 200]).await;
     let relay = Relay::start(vec![webhook(&crm, "retry: interactor")]);
@@ -69,7 +69,7 @@ async fn what_fails_is_tried_again_under_the_same_id_and_body() {
     assert_eq!(got[2].header("x-hookyard-attempt"), "3");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_already_made_stays_when_the_file_names_another_payload() {
     let crm = Receiver::start([503, 200]).await;
     let relay = Relay::start(vec![webhook(&crm, "retry: interactor")]);
@@ -84,7 +84,7 @@ async fn a_body_already_made_stays_when_the_file_names_another_payload() {
     assert_eq!(got[0].header("content-type"), got[1].header("content-type"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_attempt_falls_on_give_up_time() {
     let crm = Receiver::start([500]).await;
     let relay = Relay::start(vec![webhook(&crm, "retry: {initial: 40s, max: 40s, jitter: none, give_up_after: 60s}")]);
@@ -96,7 +96,7 @@ async fn the_last_attempt_falls_on_give_up_time() {
     insta::assert_snapshot!(relay.store.log(), @"1 retry http_500, 2 retry http_500, 3 dead (receiver) http_500");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn permanent_answers_make_dead_letters_at_once() {
     let crm =
         Receiver::start([Says(302, Some(("location", "http://127.0.0.1:1/")), Duration::ZERO), 400.into(), 410.into()]).await;
@@ -106,7 +106,7 @@ async fn permanent_answers_make_dead_letters_at_once() {
     insta::assert_snapshot!(relay.store.log(), @"1 dead (config) http_302, 1 dead (receiver) http_400, 1 dead (receiver) http_410");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retry_after_holds_the_whole_lane_up_to_its_cap() {
     let crm = Receiver::start([Says(429, Some(("retry-after", "86400")), Duration::ZERO), 200.into()]).await;
     let relay = Relay::start(vec![webhook(&crm, "concurrency: 1, retry_after_max: 10m")]);
@@ -119,7 +119,7 @@ async fn retry_after_holds_the_whole_lane_up_to_its_cap() {
     relay.settled("all are delivered", |store| store.states(State::Delivered) == 3).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_target_delays_no_other() {
     let slow = Receiver::start([Says(200, None, secs(600))]).await;
     let quick = Receiver::start([200]).await;
@@ -130,7 +130,7 @@ async fn a_slow_target_delays_no_other() {
     assert_eq!(relay.deliver.in_flight().len(), 8);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_waiting_are_read_in_bounded_parts_and_sent_once() {
     const COUNT: usize = 2_000;
     let store = Arc::new(MemoryStore::default());
@@ -149,7 +149,7 @@ async fn thousands_waiting_are_read_in_bounded_parts_and_sent_once() {
     assert!(relay.store.most_read.load(Ordering::SeqCst) <= 128 + 512 + 128, "{:?}", relay.store.most_read);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn free_slots_are_filled_however_much_one_read_back_brings() {
     let store = Arc::new(MemoryStore::default());
     let slow = Receiver::start([Says(200, None, secs(600))]).await;
@@ -162,7 +162,7 @@ async fn free_slots_are_filled_however_much_one_read_back_brings() {
     assert!(store.most_read.load(Ordering::SeqCst) < 128);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_new_is_sent_while_the_store_refuses_records() {
     let crm = Receiver::start([200]).await;
     let relay = Relay::start(vec![webhook(&crm, "concurrency: 1")]);
@@ -178,7 +178,7 @@ async fn nothing_new_is_sent_while_the_store_refuses_records() {
     assert_eq!(crm.received().len(), 21);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_of_one_lanes_records_stops_every_lane() {
     let (crm, other) = (Receiver::start([200]).await, Receiver::start([200]).await);
     let second = destination("other", &format!("{{kind: webhook, url: '{}'}}", other.url())).unwrap();
@@ -194,7 +194,7 @@ async fn a_refusal_of_one_lanes_records_stops_every_lane() {
     relay.settled("all are delivered", |store| store.states(State::Delivered) == 21).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_new_is_sent_while_the_store_does_not_answer() {
     let crm = Receiver::start([200]).await;
     let relay = Relay::start(vec![webhook(&crm, "concurrency: 1")]);
@@ -209,7 +209,7 @@ async fn nothing_new_is_sent_while_the_store_does_not_answer() {
     relay.settled("all are delivered", |store| store.states(State::Delivered) == 21).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_waits_for_what_is_under_way_and_breaks_off_what_takes_too_long() {
     let quick = Receiver::start([Says(200, None, Duration::from_millis(200))]).await;
     let relay = Relay::start(vec![webhook(&quick, "concurrency: 1")]);
@@ -229,7 +229,7 @@ async fn a_drain_waits_for_what_is_under_way_and_breaks_off_what_takes_too_long(
     assert!(!cut_off.counts && matches!(cut_off.next, Next::Retry(at) if at <= relay.clock.now()), "{cut_off:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_relay_commits_for_a_subscription_without_a_lane_is_looked_into() {
     let crm = Receiver::start([200]).await;
     let relay = Relay::start(vec![webhook(&crm, "")]);
@@ -239,7 +239,7 @@ async fn what_another_relay_commits_for_a_subscription_without_a_lane_is_looked_
     assert_eq!(told.strays.into_iter().collect::<Vec<_>>(), [gone]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bug_of_ours_leaves_a_dead_letter_and_the_lane_goes_on() {
     let crm = Receiver::start([200]).await;
     let relay = Relay::start(vec![webhook(&crm, "concurrency: 1")]);
@@ -250,7 +250,7 @@ async fn a_bug_of_ours_leaves_a_dead_letter_and_the_lane_goes_on() {
     assert!(relay.store.log().contains("1 dead (internal) internal"), "{}", relay.store.log());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_secret_is_tried_within_the_same_attempt() {
     let crm = Receiver::start([401, 200]).await;
     let relay = Relay::start(vec![webhook(&crm, "signing: {schemes: [agent], secrets: [new, old]}")]);
@@ -261,7 +261,7 @@ async fn a_second_secret_is_tried_within_the_same_attempt() {
     assert_ne!(got[0].header("x-webhook-signature"), got[1].header("x-webhook-signature"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forbidden_addresses_are_recorded_and_never_reached() {
     let crm = Receiver::start([200]).await;
     for host in ["[::ffff:10.0.0.1]", "0x0a.1", "169.254.169.254", "[::1]"] {
@@ -274,7 +274,7 @@ async fn forbidden_addresses_are_recorded_and_never_reached() {
     assert!(crm.received().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_are_vetted_when_they_resolve() {
     use super::{
         AddressPolicy,
@@ -293,7 +293,7 @@ async fn names_are_vetted_when_they_resolve() {
     assert_eq!(kinds, [Err(FailureKind::Forbidden), Ok(200)]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_have_codes_and_say_nothing_of_the_path() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -324,7 +324,7 @@ async fn failures_have_codes_and_say_nothing_of_the_path() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_drips_counts_by_its_status() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -342,7 +342,7 @@ async fn an_answer_that_drips_counts_by_its_status() {
     assert_eq!(relay.store.attempts.lock().unwrap()[0].response, "hel");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn n8n_gets_a_message_with_metadata_and_its_404_passes() {
     let crm = Receiver::start([404, 200]).await;
     let relay = Relay::start(vec![n8n(
@@ -360,7 +360,7 @@ async fn n8n_gets_a_message_with_metadata_and_its_404_passes() {
     assert_eq!(relay.store.attempts.lock().unwrap()[1].response, "answered");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn templates_make_the_message_and_fall_back_when_they_fail() {
     let crm = Receiver::start([200]).await;
     let relay =
@@ -383,7 +383,7 @@ async fn templates_make_the_message_and_fall_back_when_they_fail() {
     ");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_original_goes_out_as_it_came() {
     let crm = Receiver::start([200]).await;
     let relay = Relay::start(vec![webhook(&crm, "payload: original")]);
@@ -454,7 +454,7 @@ fn what_a_destination_cannot_be_is_an_error() {
     ");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_checked_against_the_system_or_the_ca_file_or_not_at_all() {
     let port = super::testing::tls_server();
     let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/src/deliver/testing/ca.pem");
@@ -484,4 +484,18 @@ proptest::proptest! {
         });
         let _ = destination("crm", &yaml.to_string());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_is_dropped_in_mid_attempt_leaves_nothing_running() {
+    let crm = Receiver::start([Says(200, None, secs(60))]).await;
+    let relay = Relay::start(vec![webhook(&crm, "")]);
+    relay.accept(&["crm"]);
+    eventually("an attempt is under way", || !crm.received().is_empty()).await;
+    let (left, threads) = (std::sync::Arc::downgrade(&relay.deliver), relay.deliver.threads.handle().clone());
+    assert_ne!(threads.id(), tokio::runtime::Handle::current().id());
+    drop(relay);
+    eventually("nobody holds it", || left.strong_count() == 0).await;
+    assert!(threads.spawn(std::future::ready(())).await.unwrap_err().is_cancelled());
+    eventually("the request is broken off", || crm.open() == 0).await;
 }

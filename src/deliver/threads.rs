@@ -1,6 +1,7 @@
-//! The threads that lanes work on: apart from those that answer requests. Who sends in as much as the relay can take does not keep
-//! deliveries from being made, nor the other way round; and the few threads of each side do not take tasks from one another, which costs
-//! more than the tasks where there are more threads than processors (several relays on a machine, a database beside them).
+//! The threads that lanes work on: apart from those that answer requests. Who sends in as much as the relay can take leaves deliveries
+//! their share of the machine, and the other way round; and the few threads of each side do not take tasks from one another, which costs
+//! more than it brings where there are more threads than processors (several relays on a machine, a database beside them). What both
+//! need (the lease, how a lane stands, what is decided under the lock of the store) may be answered over a connection of either.
 
 use std::io;
 
@@ -9,7 +10,7 @@ use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 /// What the threads are called, in the tools of the system.
 const NAME: &str = "deliver";
 
-/// A runtime of their own; it ends, with whatever still runs on it, when this is dropped.
+/// A runtime of their own; it ends, with whatever still runs on it, when this is dropped. Nobody waits for that.
 pub(super) struct Threads {
     own: Option<Runtime>,
     handle: Handle,
@@ -19,7 +20,7 @@ impl Threads {
     /// Half as many as answer requests, at least one. None beside a runtime that has but the thread it is run by: all work there.
     ///
     /// # Errors
-    /// What the system says where it gives none.
+    /// What the system says where it gives no means of waiting for connections.
     pub(super) fn start() -> io::Result<Self> {
         let here = Handle::current();
         if here.runtime_flavor() == RuntimeFlavor::CurrentThread {

@@ -335,7 +335,7 @@ impl Store for Postgres {
     }
 
     async fn thread(&self, key: [u8; 16]) -> Result<Option<String>> {
-        read!(self.looks, |db| people::thread(db, key))
+        read!(self.lanes, |db| people::thread(db, key))
     }
 
     async fn set_thread(&self, key: [u8; 16], root: Option<String>) -> Result<()> {
