@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::{
-    mask::{Mask, has_secret_url},
+    mask::{Mask, has_secret_url, is_of_the_web},
     references::{Part, parts},
     tree::{Key, Node, Value},
 };
@@ -147,11 +147,14 @@ fn reference(raw: &str) -> Reference<'_> {
 /// A URL without what of it is secret: all after its host, or user and password.
 fn without_path(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return SECRET.to_owned() };
-    let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://{SECRET}@{}", named(host)),
-        None => format!("{scheme}://{}{}", named(authority), path.map_or_else(String::new, |_| format!("/{SECRET}"))),
+    let cut = |text: &'_ str| text.find(['/', '?', '#']).unwrap_or(text.len());
+    let authority = if is_of_the_web(url) { rest.get(..cut(rest)).unwrap_or_default() } else { rest };
+    if let Some((_, place)) = authority.rsplit_once('@') {
+        return format!("{scheme}://{SECRET}@{}", named(place.get(..cut(place)).unwrap_or_default()));
     }
+    let (host, path) = rest.split_at_checked(cut(rest)).unwrap_or_default();
+    let path = path.get(..1).map_or_else(String::new, |sign| format!("{sign}{SECRET}"));
+    format!("{scheme}://{}{path}", named(host))
 }
 
 /// `value` as YAML in block style.
@@ -262,6 +265,24 @@ mod tests {
         let node = reader::parse(text, &mut cx).unwrap_or_else(|| panic!("{:?}\n{text}", cx.problems));
         assert_eq!(cx.problems, [], "{text}");
         Shown { mask: &Mask::default() }.value(&node)
+    }
+
+    #[test]
+    fn no_password_in_a_url_is_shown_however_it_is_written() {
+        for (url, shown) in [
+            ("postgres://me:hush@host/db", "postgres://<secret>@host"),
+            ("postgres://me:hu/sh?hush#hush@host:1,two/db?sslmode=require", "postgres://<secret>@host:1,two"),
+            ("postgres://me:P@hush/hush@host/db", "postgres://<secret>@host"),
+            ("postgres://host/db?user=me&password=hush", "postgres://host/<secret>"),
+            ("postgres://host?password=hush", "postgres://host?<secret>"),
+            ("postgres://me:${file:/run/hush}@${HOST}/db", "postgres://<secret>@<env HOST>"),
+            ("https://u:hush@a.example.com?to=b@c/", "https://<secret>@a.example.com"),
+            ("https://a.example.com?key=hush", "https://a.example.com?<secret>"),
+            ("https://a.example.com/in/hush@b", "https://a.example.com/<secret>"),
+            ("https://a.example.com", "https://a.example.com"),
+        ] {
+            assert_eq!(without_path(url), shown);
+        }
     }
 
     #[test]

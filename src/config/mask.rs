@@ -138,7 +138,7 @@ fn collect(node: &Node, text: &str, key: &str, secret: bool, places: &mut Vec<Pl
                 let near = node.entries().is_empty() && is_nearly_secret(name);
                 let secret = secret || is_secret(name) || near || in_header || (key == "headers" && is_secret_header(name));
                 if name == "url" {
-                    places.extend(secret_of_url(node, capability));
+                    places.extend(secrets_of_url(node, capability));
                 }
                 collect(node, text, name, secret, places);
             }
@@ -172,18 +172,54 @@ pub(super) fn has_secret_url(kind: &Node) -> bool {
     matches!(&kind.value, Value::String(kind) if matches!(kind.as_str(), "n8n" | "slack" | "webhook" | "poll"))
 }
 
-/// The secret part of a URL: all after the host, or the user and password.
-fn secret_of_url(node: &Node, capability: bool) -> Option<Place> {
-    let Value::String(url) = &node.value else { return None };
+/// The secret parts of a URL: all after the host, or the user and password. In one that is not of the web (a database's, a mail server's) a
+/// password may hold anything as it was typed, and stand among the options too.
+fn secrets_of_url(node: &Node, capability: bool) -> Vec<Place> {
+    let Value::String(url) = &node.value else { return Vec::new() };
     let quote = usize::from(node.place.end - node.place.start == url.len() + 2);
-    let authority = url.find("://")? + 3;
-    let path = url.get(authority..)?.find(['/', '?', '#']).map_or(url.len(), |sign| authority + sign + 1);
+    let Some(authority) = url.find("://").map(|at| at + 3) else { return Vec::new() };
     let at = |offset: usize| (node.place.start + quote + offset).min(node.place.end);
-    if let Some(sign) = url.get(authority..path)?.rfind('@') {
-        let end = if capability { url.len() } else { authority + sign };
-        return Some(Place { start: at(authority), end: at(end) });
+    let place = |start: usize, end: usize| Place { start: at(start), end: at(end) };
+    let rest = url.get(authority..).unwrap_or_default();
+    if !is_of_the_web(url) {
+        let user = rest.rfind('@').map(|sign| place(authority, authority + sign));
+        let passwords = rest.match_indices(PASSWORD).map(|(found, _)| {
+            let start = authority + found + PASSWORD.len();
+            let value = url.get(start..).unwrap_or_default();
+            place(start, start + value.find('&').unwrap_or(value.len()))
+        });
+        return user.into_iter().chain(passwords).collect();
     }
-    (capability && path < url.len()).then(|| Place { start: at(path), end: at(url.len()) })
+    let path = rest.find(AFTER_HOST).map_or(url.len(), |sign| authority + sign + 1);
+    let user = url.get(authority..path).and_then(|authority| authority.rfind('@'));
+    let secret = match user {
+        Some(sign) => Some(place(authority, if capability { url.len() } else { authority + sign })),
+        None => (capability && path < url.len()).then(|| place(path, url.len())),
+    };
+    secret.into_iter().collect()
+}
+
+/// What a host ends with.
+const AFTER_HOST: [char; 3] = ['/', '?', '#'];
+/// Goes before a password among the options of a URL.
+const PASSWORD: &str = "password=";
+
+/// True for a URL in which a user and a password end before the first `/`.
+pub(super) fn is_of_the_web(url: &str) -> bool {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+}
+
+/// What of `line`, which begins at byte `start` of the file, may be secret of a URL: all behind its host, and with a user all of it.
+fn url_in(line: &str, start: usize) -> Option<Place> {
+    let authority = line.find("://")? + 3;
+    let rest = line.get(authority..)?;
+    let from = match rest.contains('@') {
+        true => authority,
+        false => authority + rest.find(AFTER_HOST)? + 1,
+    };
+    let place = inner(line, start, from);
+    (place.start < place.end).then_some(place)
 }
 
 /// Stars out `secret` but for quotes, line ends and references, whose names are not secret (their defaults are).
@@ -248,7 +284,7 @@ impl Lines {
         let deeper = self.inside.is_some_and(|key| key < indent);
         if !deeper {
             self.inside = None;
-            return None;
+            return url_in(content, start);
         }
         Some(inner(content, start, indent))
     }
@@ -347,6 +383,47 @@ mod tests {
         w: {kind: webhook, url: https://************************}
         x: {url: https://***@a.example.com?to=b@c/}
         y: {kind: n8n, url: https://n8n.example.com#****}
+        "#);
+    }
+
+    #[test]
+    fn a_password_in_the_url_of_a_database_is_hidden_however_it_is_written() {
+        let urls = [
+            "postgres://me:hush@host/db",
+            "postgres://host/db?user=me&password=hush",
+            "postgres://host/db?password=hush&sslmode=require",
+            "postgres://me:P?hush@host/db",
+            "postgres://me:P@hush/hush@host/db",
+            "postgresql://me:hu/sh#hush@host/db?sslmode=require",
+            "smtps://me:pa/hush@mail.example.com:465",
+        ];
+        for url in urls {
+            for text in [format!("store: {{url: \"{url}\"}}\n"), format!("store:\n  url: '{url}'\n")] {
+                let shown = masked(&text);
+                assert!(!shown.contains("hu") && !shown.contains("sh"), "{shown}");
+                assert!(shown.contains("host") || shown.contains("mail"), "{shown}");
+                let (broken, base) = (format!("a: [\n{text}"), 5);
+                let mut mask = Mask::default();
+                mask.add_lines(&broken, base);
+                let shown = mask.finish(&[]).apply(&format!("     {broken}"));
+                assert!(!shown.contains("hu") && !shown.contains("sh"), "{shown}");
+                assert!(lexical_line(
+                    &broken,
+                    broken.rfind("url").unwrap() - broken.lines().last().unwrap().find("url").unwrap()
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_yaml_hides_what_stands_behind_the_host_of_a_url() {
+        let text = "a: [\nurl: https://hooks.slack.com/services/T0/B0/hush\nx: {url: \"https://a.example.com?key=hush\"}\ny: https://a.example.com\nz: https://u:hush@a.example.com\n";
+        insta::assert_snapshot!(of_lines(text).apply(text), @r#"
+        a: [
+        url: https://hooks.slack.com/*******************
+        x: {url: "https://a.example.com?********"}
+        y: https://a.example.com
+        z: https://********************
         "#);
     }
 
