@@ -461,6 +461,15 @@ pub fn store_url_of(text: &str, env: &dyn Environment) -> Result<Secret, String>
     })
 }
 
+/// Puts into `config`, which another replica may have written, what of `server` is each replica's own, as `files` says it, which may be bad
+/// otherwise: where it listens, above all.
+pub fn keep_own(config: &mut Config, files: &Files, env: &dyn Environment) {
+    sections::own(&mut config.server, |key| match lone(files, ["server", key], env, &mut Context::default()) {
+        Lone::Said(node) => Some(node),
+        Lone::Absent | Lone::Unclear => None,
+    });
+}
+
 /// `server.admin_listen` of a file that may be bad otherwise; `None` where it does not say.
 pub fn admin_listen(files: &Files, env: &dyn Environment) -> Option<String> {
     let mut cx = Context::default();

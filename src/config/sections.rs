@@ -105,6 +105,25 @@ pub(super) fn server(node: Option<&Node>, cx: &mut Context) -> Server {
     server
 }
 
+/// Puts into `server` what is each replica's own ([`super::meaning`]), as far as `said` answers it for a key and it can be used.
+pub(super) fn own(server: &mut Server, mut said: impl FnMut(&'static str) -> Option<Node>) {
+    fn read<T: Decode>(node: Option<Node>) -> Option<T> {
+        T::decode(&node?, &mut Context::default())
+    }
+    if let Some(Listen(address)) = read(said("listen")) {
+        server.listen = address;
+    }
+    if let Some(Listen(address)) = read(said("admin_listen")) {
+        server.admin_listen = address;
+    }
+    if let Some(WebUrl(url)) = read(said("admin_url")) {
+        server.admin_url = Some(url);
+    }
+    server.watch = read(said("watch")).unwrap_or(server.watch);
+    let grace: Option<Duration> = read(said("shutdown_grace"));
+    server.shutdown_grace = grace.filter(|grace| *grace <= GRACE_MAX).unwrap_or(server.shutdown_grace);
+}
+
 fn max_body(size: &Located<Size>, cx: &mut Context) -> Option<usize> {
     if !BODY.contains(&size.value.0) {
         cx.error("bad-value", size.place, "`max_body` is between 1KiB and 64MiB");
@@ -176,7 +195,7 @@ const STORE: Keys = Keys::of(&[
 const RETENTION: Keys = Keys::of(&[
     Field::of::<Duration>(
         "events",
-        "How long events are kept, with deliveries and attempts; on PostgreSQL up to a sixth longer.",
+        "How long events are kept, with deliveries and attempts; on PostgreSQL up to a sixth, or two hours, longer.",
     )
     .default("30d"),
     Field::of::<Duration>("dead_letters", "How long dead letters are kept.").default("90d"),

@@ -406,6 +406,29 @@ fn the_store_of_a_bad_file_is_found() {
 }
 
 #[test]
+fn what_is_a_replicas_own_is_taken_from_its_bad_file() {
+    let kept = |bad: &str| {
+        let mut config =
+            good("version: 1\nserver: {listen: 'a:1', admin_listen: 'a:2', watch: false, shutdown_grace: 9s, max_body: 2KiB}\n");
+        keep_own(&mut config, &files(bad), &env);
+        let server = config.server;
+        let url = server.admin_url.map(String::from);
+        (server.listen, server.admin_listen, url, server.watch, server.shutdown_grace.as_secs(), server.max_body)
+    };
+    let theirs = || ("a:1".to_owned(), "a:2".to_owned(), None, false, 9, 2048);
+    let own = "server:\n  listen: b:${PORT:-1}\n  admin_listen: b:2\n  admin_url: http://b/\n  watch: true\n  shutdown_grace: 3s\n  max_body: 4KiB\n";
+    let ours = ("b:1".to_owned(), "b:2".to_owned(), Some("http://b/".to_owned()), true, 3, 2048);
+    assert_eq!(kept(&format!("version: 1\nruels: []\n{own}")), ours);
+    assert_eq!(kept(&format!("a: [\n{own}")), ours);
+    for nothing in
+        ["", "a: [", "server: {listen: nowhere, admin_listen: '${NOT_SET}', watch: 7, shutdown_grace: 2h, admin_url: b}"]
+    {
+        assert_eq!(kept(nothing), theirs(), "{nothing}");
+    }
+    assert_eq!(kept("ruels: []\nserver: {listen: 'b:1'}"), ("b:1".to_owned(), "a:2".to_owned(), None, false, 9, 2048));
+}
+
+#[test]
 fn the_keys_of_a_bad_file_are_found() {
     let keys = |text: &str| encryption_keys(&files(text), &env).iter().map(|key| key.reveal().to_owned()).collect::<Vec<_>>();
     assert_eq!(keys("version: 7\nsecurity: {encryption_key: '${WORD}'}"), ["swordfish"]);

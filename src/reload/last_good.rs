@@ -34,13 +34,15 @@ pub(crate) async fn keep(relay: &Handles, files: &Files) {
 }
 
 /// The last good file that the store of this one holds, on that store: it may have been copied or moved there since the file was good, or
-/// be reached in another way.
+/// be reached in another way. Where it listens, and what else is each replica's own, this one says.
 pub(crate) async fn find(loaded: &Loaded) -> Option<Config> {
     let why = report::headline(loaded)?;
     let url = config::store_url(&loaded.files, &System)?;
     let text = kept(&loaded.files, &url).await?;
     let (main, fragments) = read_back(text, loaded.files.path());
     let mut config = config::parse_kept(main, fragments, &System).config?;
+    // Of several replicas on one store, whoever came last has left it.
+    config::keep_own(&mut config, &loaded.files, &System);
     let former = std::mem::replace(&mut config.store.url, url);
     if former.reveal() != config.store.url.reveal() {
         let (names, store) = (store::shown(&former), store::shown(&config.store.url));
