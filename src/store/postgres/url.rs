@@ -86,6 +86,14 @@ pub(super) fn parse(url: &str) -> Result<Place, String> {
             Some(("password", _)) => {
                 return Err("a password stands before the server: postgres://user:password@host/database".into());
             }
+            Some(("channel_binding", "require")) => {
+                return Err("channel binding is not spoken: leave `channel_binding` out, or write `prefer`".into());
+            }
+            Some(("sslnegotiation", "direct")) => {
+                return Err("TLS begins by asking for it: leave `sslnegotiation` out, or write `postgres`".into());
+            }
+            // One that is no standby: all that are written to are of that kind.
+            Some(("target_session_attrs", "primary")) => rest.push("target_session_attrs=read-write".into()),
             Some(("sslrootcert", path)) => authorities = Some(decoded(path)?),
             _ => rest.push(pair.to_owned()),
         }
@@ -247,6 +255,8 @@ mod tests {
         for (url, said) in [
             ("postgres://me:hush@host/db?sslmode=hush", "sslmode"),
             ("postgres://me:hush@host/db?colour=hush", "colour"),
+            ("postgres://me:hush@host/db?channel_binding=require", "channel binding"),
+            ("postgres://me:hush@host/db?sslnegotiation=direct", "sslnegotiation"),
             ("postgres://me:hush@host:hush/db", "port"),
             ("postgresql:///db", "server"),
             ("postgres://host/db?user=me&password=hush", "before the server"),
