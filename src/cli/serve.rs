@@ -13,6 +13,7 @@ use crate::{
     config::{Loaded, report},
     reload::{self, Rejected, Reloader, ending, last_good},
     secret::Secret,
+    store,
 };
 
 #[derive(Debug, clap::Args)]
@@ -36,7 +37,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let rejected = if loaded.config.is_none() { Rejected::of(&loaded, clock.now()) } else { None };
     let config = match loaded.config.clone() {
         Some(config) => config,
-        None => last_good::find(&loaded).await.ok_or_else(|| refused(&loaded))?,
+        None => last_good::find(&loaded).await.map_err(|error| unknown(&loaded, &error))?.ok_or_else(|| refused(&loaded))?,
     };
     let good = rejected.is_none();
     if good {
@@ -70,6 +71,12 @@ async fn reload_on_hangups(mut hangups: Signal, handles: Handles) {
 fn refused(loaded: &Loaded) -> Failure {
     output::block(&report::text(loaded, output::note_coloured()));
     Failure::Bad("the configuration is bad, and the store holds no good one".to_owned())
+}
+
+/// Likewise where the store cannot tell: it may, later.
+fn unknown(loaded: &Loaded, error: &store::Error) -> Failure {
+    output::block(&report::text(loaded, output::note_coloured()));
+    Failure::Unreachable(format!("the configuration is bad, and whether the store holds a good one cannot be told: {error}"))
 }
 
 fn admin_token() -> Option<Secret> {

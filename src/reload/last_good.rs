@@ -35,12 +35,15 @@ pub(crate) async fn keep(relay: &Handles, files: &Files) {
 
 /// The last good file that the store of this one holds, on that store: it may have been copied or moved there since the file was good, or
 /// be reached in another way. Where it listens, and what else is each replica's own, this one says.
-pub(crate) async fn find(loaded: &Loaded) -> Option<Config> {
-    let why = report::headline(loaded)?;
-    let url = config::store_url(&loaded.files, &System)?;
-    let text = kept(&loaded.files, &url).await?;
+///
+/// # Errors
+/// The store's, where it cannot tell.
+pub(crate) async fn find(loaded: &Loaded) -> store::Result<Option<Config>> {
+    let named = report::headline(loaded).zip(config::store_url(&loaded.files, &System));
+    let Some((why, url)) = named else { return Ok(None) };
+    let Some(text) = kept(&loaded.files, &url).await? else { return Ok(None) };
     let (main, fragments) = read_back(text, loaded.files.path());
-    let mut config = config::parse_kept(main, fragments, &System).config?;
+    let Some(mut config) = config::parse_kept(main, fragments, &System).config else { return Ok(None) };
     // Of several replicas on one store, whoever came last has left it.
     config::keep_own(&mut config, &loaded.files, &System);
     let former = std::mem::replace(&mut config.store.url, url);
@@ -51,7 +54,7 @@ pub(crate) async fn find(loaded: &Loaded) -> Option<Config> {
         );
     }
     error!(config.error = %why, config.hash = %config.hash, "the configuration is bad: running on the last good one");
-    Some(config)
+    Ok(Some(config))
 }
 
 /// Names what is kept of a configuration of several files; one of a single file is kept as it is.
@@ -100,26 +103,21 @@ pub(crate) fn reopened(sealed: &str, loaded: &Loaded, url: &Secret) -> Option<Co
 }
 
 /// What the store at `url`, which a bad file names, keeps. A store is not made for that, nor a key.
-async fn kept(bad: &Files, url: &Secret) -> Option<String> {
+async fn kept(bad: &Files, url: &Secret) -> store::Result<Option<String>> {
     if let Some(path) = store::file(url, Path::new(""))
         && !tokio::fs::try_exists(path).await.unwrap_or(false)
     {
-        return None;
+        return Ok(None);
     }
-    let opened = store::open(url, Path::new(""), Clock::system()).await;
-    let store = opened.inspect_err(|error| warn!("the store has no last good configuration to tell: {error}")).ok()?;
-    let sealed = read(&*store).await;
+    let store = store::open(url, Path::new(""), Clock::system()).await?;
+    let read = sealed(&*store).await;
     store.close().await;
-    let text = open(&sealed?, &sealers(bad, url));
+    let Some(sealed) = read?.and_then(|text| BASE64.decode(text.as_bytes()).ok()) else { return Ok(None) };
+    let text = open(&sealed, &sealers(bad, url));
     if text.is_none() {
         warn!("the last good configuration was sealed under an encryption key that is not at hand");
     }
-    text
-}
-
-async fn read(store: &dyn Store) -> Option<Vec<u8>> {
-    let text = store.setting(KEY).await.ok()??;
-    BASE64.decode(text.as_bytes()).ok()
+    Ok(text)
 }
 
 /// What `sealed` holds, by the first of `sealers` that opens it.

@@ -411,6 +411,17 @@ async fn a_bad_file_goes_on_with_the_last_good_one_wherever_its_store_is() {
 }
 
 #[tokio::test]
+async fn a_bad_file_while_the_store_is_away_ends_as_any_start_without_its_store() {
+    let home = Home::new();
+    let bad = routes().interactor().store_at("postgres://me:hush@127.0.0.1:1/db?connect_timeout=1").section("tolerence: 5m");
+    home.write("routes.yaml", &bad.text());
+    let ended = home.run(&["serve", "--config", "routes.yaml"]).await;
+    let said = err(&ended);
+    assert_eq!(ended.status.code(), Some(3), "{said}");
+    assert!(said.contains("tolerence") && said.contains("cannot be told") && !said.contains("hush"), "{said}");
+}
+
+#[tokio::test]
 async fn a_refused_request_is_a_line_in_the_log() {
     let relay = Relay::start(&routes().interactor()).await;
     for _ in 0..3 {
