@@ -97,6 +97,11 @@ impl Server {
         Ok(())
     }
 
+    /// Has everything written to its files.
+    pub(crate) async fn checkpoint(&self) -> Outcome {
+        Ok(self.client.batch_execute("CHECKPOINT").await?)
+    }
+
     /// Removes a database that is not used any more.
     pub(crate) async fn remove(&self, name: &str) -> Outcome {
         Ok(self.client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?)

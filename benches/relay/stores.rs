@@ -7,6 +7,7 @@ use std::{
     fs::{self, File},
     io,
     path::Path,
+    process::Command,
     sync::Arc,
 };
 
@@ -85,15 +86,22 @@ impl Stores {
         }
     }
 
-    /// The same again, for another relay; nobody is using `place`.
+    /// The same again, for another relay; nobody is using `place`. All of it is on disk: what the copying, and whatever was measured before,
+    /// left to be written would be written while the relay waits for its own commits.
     pub(crate) async fn copy_of(&mut self, place: &Place) -> Outcome<Place> {
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        if let Some(name) = &place.database {
-            return self.database(dir, Some(name)).await;
+        let copied = if let Some(name) = &place.database {
+            self.database(dir, Some(name)).await?
+        } else {
+            copy(place.path(), dir.path())?;
+            let url = Secret::new(format!("sqlite://{}", dir.path().join(DATABASE).display()));
+            Place { dir, url, database: None }
+        };
+        if let Some(server) = &self.server {
+            server.checkpoint().await?;
         }
-        copy(place.path(), dir.path())?;
-        let url = Secret::new(format!("sqlite://{}", dir.path().join(DATABASE).display()));
-        Ok(Place { dir, url, database: None })
+        Command::new("sync").status()?;
+        Ok(copied)
     }
 
     /// How many shards each relay at `place` holds for good.
