@@ -279,7 +279,10 @@ impl Lines {
         }
         if let Some(key) = secret_key_in(content) {
             self.inside = Some(content.len() - content.trim_start().len());
-            return Some(inner(content, start, key));
+            let secret = inner(content, start, key);
+            // A URL may stand before it.
+            let from = url_in(content, start).map_or(secret.start, |url| url.start.min(secret.start));
+            return Some(Place { start: from, ..secret });
         }
         let deeper = self.inside.is_some_and(|key| key < indent);
         if !deeper {
@@ -417,13 +420,14 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_yaml_hides_what_stands_behind_the_host_of_a_url() {
-        let text = "a: [\nurl: https://hooks.slack.com/services/T0/B0/hush\nx: {url: \"https://a.example.com?key=hush\"}\ny: https://a.example.com\nz: https://u:hush@a.example.com\n";
+        let text = "a: [\nurl: https://hooks.slack.com/services/T0/B0/hush\nx: {url: \"https://a.example.com?key=hush\"}\ny: https://a.example.com\nz: https://u:hush@a.example.com\nw: {url: 'postgres://me:hush@host/db', token: hush}\n";
         insta::assert_snapshot!(of_lines(text).apply(text), @r#"
         a: [
         url: https://hooks.slack.com/*******************
         x: {url: "https://a.example.com?********"}
         y: https://a.example.com
         z: https://********************
+        w: {url: 'postgres://***************'* ****** ****}
         "#);
     }
 
